@@ -1,0 +1,43 @@
+# make demo: everything from a bare Python to pictures. The other targets: setup, test, train, lint, doctor, clean.
+PYTHON ?= python3
+CONFIG ?= configs/default.yaml
+RUN ?= runs/default
+BIN := .venv/bin
+
+.PHONY: setup demo test train data-given lint doctor clean
+setup: .venv/ready
+
+# the stamp is written last, so that an interrupted set-up is taken up again
+.venv/ready: setup.py
+	@python=; for p in "$(PYTHON)" python3.12 python3.11 python3.10; do \
+	  if "$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
+	  then python=$$p; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "error: no Python 3.10, 3.11 or 3.12 here; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 2; fi; \
+	if ! "$$python" -m venv .venv; then \
+	  echo "error: $$python cannot make a virtual environment; apt install python3-venv" >&2; exit 2; fi
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python tools/infer.py --input_path examples/test --img_path examples/train --output_path demo --overview demo/overview.jpg
+	@echo "The pictures are in demo/, all of them on one sheet: demo/overview.jpg"
+
+test: setup
+	$(BIN)/python -m pytest
+
+train: data-given setup
+	$(BIN)/python tools/train.py all --config "$(CONFIG)" --data "$(DATA)" --run "$(RUN)"
+
+data-given:
+	@if [ -z "$(DATA)" ]; then echo "error: where is the data set? make train DATA=/path/to/dataset" >&2; exit 2; fi
+
+lint: setup
+	$(BIN)/python -m ruff check .
+
+doctor: setup
+	$(BIN)/python tools/doctor.py
+
+clean:
+	rm -rf .venv build dist demo *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,204 @@
+"""What a network, a run and a recipe are made of: frozen dataclasses whose defaults are the paper's.
+
+A configuration is data. It comes from a YAML file in `configs/` (any section or key may be left out) or from the
+metadata of a checkpoint; a key that does not exist or a value of the wrong type is an error that names it.
+"""
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from jiidm.files import InputError
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Size of the pictures that the networks are trained for, in pixels."""
+
+    width: int = 512
+    height: int = 384
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The VQ autoencoder (Esser et al. 2021; Rombach et al. 2022); the down-sampling factor is 2 ** (levels - 1)."""
+
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 3
+    embed_dim: int = 3
+    n_embed: int = 8192
+    norm_groups: int = 32
+
+    @property
+    def factor(self):
+        """Pixels a side of a latent position."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The denoiser: a guided-diffusion UNet with SPADE in the middle and the decoder."""
+
+    in_channels: int = 3
+    num_classes: int = 29
+    model_channels: int = 256
+    channel_mult: tuple[int, ...] = (1, 1, 2, 3, 4)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (4, 8, 16)
+    head_channels: int = 64
+    spade_channels: int = 128
+    norm_groups: int = 32
+    dropout: float = 0.0
+
+    @property
+    def factor(self):
+        """Down-sampling factor of the deepest level; latents are padded to a multiple of it inside the network."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The forward process: `timesteps` steps with beta linear from `beta_start` to `beta_end`."""
+
+    timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+
+@dataclass(frozen=True)
+class RoundConfig:
+    """One pass of noising and denoising: guidance scale, respacing ("ddimN") and start index in the respaced chain."""
+
+    guidance: float = 3.5
+    respacing: str = "ddim500"
+    start: int = 300
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """The recipe: the rounds in order (the paper's table) and the method of colour transfer."""
+
+    rounds: tuple[RoundConfig, ...] = (
+        RoundConfig(3.5, "ddim500", 300),
+        RoundConfig(3.7, "ddim500", 320),
+        RoundConfig(3.7, "ddim50", 20),
+    )
+    color_transfer: str = "reinhard"
+
+
+@dataclass(frozen=True)
+class AutoencoderTrainingConfig:
+    """Training of the autoencoder on random crops. Intervals are in optimiser steps; 0 switches a part off.
+
+    Before the step `quantize_from` the decoder reads the latents themselves; at that step the codebook starts from
+    latents of the batch. A codebook that starts at random (0) collapses in short runs. The discriminator learns from
+    `discriminator_start` on; its part in the loss grows to full weight over `discriminator_ramp` steps.
+    """
+
+    steps: int = 200_000
+    batch: int = 8
+    crop: int = 256
+    learning_rate: float = 4.5e-6 * 8
+    warmup: int = 500
+    decay_from: float = 1.0
+    ema: float = 0.999
+    codebook_weight: float = 1.0
+    quantize_from: int = 0
+    discriminator_start: int = 100_000
+    discriminator_ramp: int = 0
+    discriminator_weight: float = 0.8
+    discriminator_channels: int = 64
+    discriminator_layers: int = 3
+    revive_codes_every: int = 0
+    save_every: int = 5000
+    sheet_every: int = 5000
+
+
+@dataclass(frozen=True)
+class UNetTrainingConfig:
+    """Training of the UNet on stored latents. `decay_from` is the share of the steps after which the rate falls."""
+
+    steps: int = 266_000
+    batch: int = 30
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    warmup: int = 0
+    decay_from: float = 1.0
+    ema: float = 0.9999
+    mask_drop: float = 0.2
+    keep_at: tuple[int, ...] = (176_000, 266_000)
+    save_every: int = 5000
+    sheet_every: int = 5000
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a model and the run that made it."""
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    train_autoencoder: AutoencoderTrainingConfig = field(default_factory=AutoencoderTrainingConfig)
+    train_unet: UNetTrainingConfig = field(default_factory=UNetTrainingConfig)
+    seed: int = 0
+
+
+def load_config(path):
+    """Reads a `Config` from the YAML file `path`; raises InputError that names the file and the key."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({error})") from error
+    return from_dict(Config, {} if data is None else data, str(path))
+
+
+def builtin_config(name):
+    """Path of a configuration that comes with the package: "default", "paper" or "tiny"."""
+    path = Path(__file__).parent / "configs" / f"{name}.yaml"
+    return path if path.exists() else Path(__file__).parent.parent / "configs" / f"{name}.yaml"
+
+
+def to_dict(config):
+    """The dataclass `config` as nested dicts and lists that YAML and JSON can hold."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return [to_dict(item) for item in config] if isinstance(config, tuple) else config
+
+
+def from_dict(cls, data, where):
+    """Builds the dataclass `cls` from nested dicts; `where` is what errors call the source.
+
+    Raises InputError for an unknown key, a value of the wrong type, or a number below zero.
+    """
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected keys and values for {cls.__name__}, found {data!r}")
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        if key not in hints:
+            raise InputError(f"{where}: unknown key {key!r}; known here: {', '.join(hints)}")
+    return cls(**{key: _checked(hints[key], value, f"{where}: {key}") for key, value in data.items()})
+
+
+def _checked(kind, value, where):
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, value, where)
+    if typing.get_origin(kind) in (tuple, types.GenericAlias):
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where}: expected a list, found {value!r}")
+        item = typing.get_args(kind)[0]
+        return tuple(_checked(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise InputError(f"{where}: expected {kind.__name__}, found {value!r}")
+    if kind in (int, float) and not value >= 0:
+        raise InputError(f"{where}: expected a number of at least 0, found {value!r}")
+    return value

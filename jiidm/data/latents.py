@@ -1,0 +1,79 @@
+"""The store of latents that the UNet is trained on."""
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from jiidm.data.folder import fit_labels, fit_photo
+from jiidm.files import InputError, output_folder, written_whole
+from jiidm.labels import NO_CLASS
+from jiidm.pictures import from_pixels
+from jiidm.runtime import jt
+
+_BATCH = 8
+
+
+class LatentStore:
+    """Latents (2N, C, h, w float32) and label maps (2N, h, w uint8) on disk, memory-mapped.
+
+    Every photo is followed by its mirror image. A label map has the latent's size, reduced as the UNet would do it.
+    """
+
+    def __init__(self, path):
+        path = Path(path)
+        try:
+            self.latents = np.load(path / "latents.npy", mmap_mode="r")
+            self.labels = np.load(path / "labels.npy", mmap_mode="r")
+            self.about = json.loads((path / "latents.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: no readable store of latents ({error}); make it with tools/train.py latents"
+            ) from error
+
+    def __len__(self):
+        return len(self.latents)
+
+
+def write_latents(path, network, folder, image, num_classes, factor):
+    """Encodes every photo of a `TrainingFolder`, and its mirror image, with the autoencoder `network`.
+
+    image is the `ImageConfig`, factor the autoencoder's. Writes `latents.npy`, `labels.npy` and, last,
+    `latents.json` into the folder `path`; returns the `LatentStore`.
+    """
+    path = output_folder(path)
+    (path / "latents.json").unlink(missing_ok=True)
+    count, height, width = 2 * len(folder), image.height // factor, image.width // factor
+    channels = network.quantize.embedding.weight.shape[1]
+    with written_whole(path / "latents.npy") as latents_path, written_whole(path / "labels.npy") as labels_path:
+        latents = np.lib.format.open_memmap(latents_path, "w+", np.float32, (count, channels, height, width))
+        labels = np.lib.format.open_memmap(labels_path, "w+", np.uint8, (count, height, width))
+        for start in tqdm(range(0, len(folder), _BATCH), "latents", unit="batch", dynamic_ncols=True):
+            names = folder.names[start : start + _BATCH]
+            photos = np.stack([fit_photo(folder.photo(n), image.width, image.height) for n in names])
+            masks = np.stack([fit_labels(folder.labels(n, num_classes), image.width, image.height) for n in names])
+            for i, mirror in enumerate((slice(None), slice(None, None, -1))):
+                rows = slice(2 * start + i, 2 * (start + len(names)), 2)
+                with jt.no_grad():
+                    latents[rows] = network.encode(jt.array(from_pixels(photos[:, :, mirror]))).numpy()
+                labels[rows] = masks[:, :, mirror][:, ::factor, ::factor]
+        latents.flush(), labels.flush()
+        del latents, labels
+    about = {"autoencoder": fingerprint(network), "photos": folder.names}
+    with written_whole(path / "latents.json") as temporary:
+        temporary.write_text(json.dumps(about), encoding="utf-8")
+    return LatentStore(path)
+
+
+def fingerprint(network):
+    """SHA-256 of a network's parameters, in hexadecimal."""
+    return hashlib.sha256(b"".join(p.numpy().tobytes() for p in network.parameters())).hexdigest()
+
+
+def one_hot_batch(labels, num_classes):
+    """Label maps (N, h, w uint8, numpy) -> one-hot masks (N, classes, h, w float32, Jittor); 255 is no class at all."""
+    if ((labels >= num_classes) & (labels != NO_CLASS)).any():
+        raise InputError(f"label {labels[labels != NO_CLASS].max()}: the network knows {num_classes} classes")
+    classes = jt.arange(num_classes).int32().reshape(1, -1, 1, 1)
+    return (jt.array(labels.astype(np.int32)).unsqueeze(1) == classes).float32()

@@ -1,0 +1,50 @@
+"""The hybrid training loss of learned variances (Nichol & Dhariwal 2021)."""
+import math
+
+import numpy as np
+
+from jiidm.runtime import jt
+
+_BIN = 1 / 255  # half a grey level of 8-bit pixels in [-1, 1], which the likelihood at t = 0 takes latents for
+
+
+def hybrid_loss(schedule, output, z0, noise, t):
+    """Mean squared error of epsilon, and the variational bound in bits per dimension with the mean detached.
+
+    output is N, 2C, H, W (epsilon and v), z0 and noise N, C, H, W, t an integer array of N steps of the full chain
+    (numpy). Returns the two terms, N each; the loss is their sum.
+    """
+    channels = z0.shape[1]
+    epsilon, v = output[:, :channels], output[:, channels:]
+    mse = ((noise - epsilon) ** 2).mean((1, 2, 3))
+
+    def at(values):
+        return jt.array(values[t].astype("float32")).reshape(-1, 1, 1, 1)
+
+    alpha = schedule.alphas_cumprod
+    signal, deviation = at(alpha**0.5), at((1 - alpha) ** 0.5)
+    zt = signal * z0 + deviation * noise
+    to_z0, to_zt, true_log = at(schedule.posterior_z0), at(schedule.posterior_zt), at(schedule.posterior_log_variance)
+    share = (v + 1) / 2
+    log_variance = share * at(np.log(schedule.betas)) + (1 - share) * true_log
+    mean = to_z0 * (zt - deviation * epsilon.detach()) / signal + to_zt * zt
+    true_mean = to_z0 * z0 + to_zt * zt
+
+    kl = 0.5 * (log_variance - true_log - 1 + jt.exp(true_log - log_variance)
+                + (true_mean - mean) ** 2 * jt.exp(-log_variance))
+    first = jt.array((t == 0).astype("float32")).reshape(-1, 1, 1, 1)
+    bound = first * -_log_likelihood(z0, mean, 0.5 * log_variance) + (1 - first) * kl
+    return mse, bound.mean((1, 2, 3)) / math.log(2)
+
+
+def _log_likelihood(x, mean, log_deviation):
+    """Log-probability of x under a Gaussian, discretised to the bins of 8-bit pixels; the outer bins are open."""
+    inverse, centred = jt.exp(-log_deviation), x - mean
+    upper, lower = _normal_cdf((centred + _BIN) * inverse), _normal_cdf((centred - _BIN) * inverse)
+    inner = jt.log(jt.clamp(upper - lower, 1e-12))
+    low, high = jt.log(jt.clamp(upper, 1e-12)), jt.log(jt.clamp(1 - lower, 1e-12))
+    return jt.ternary(x < -0.999, low, jt.ternary(x > 0.999, high, inner))
+
+
+def _normal_cdf(x):
+    return 0.5 * (1 + jt.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))

@@ -1,0 +1,60 @@
+"""The forward process and its respaced chains (Ho et al. 2020; Song et al. 2021)."""
+import re
+
+import numpy as np
+
+from jiidm.files import InputError
+
+
+class Chain:
+    """A chain of diffusion steps: the full one, or every n-th step of it.
+
+    `timesteps[k]` is the place of index k in the full chain (what the network is told) and `alphas_cumprod[k]` the
+    share of the signal's variance that is left there; both have N entries, float64 for the latter.
+    """
+
+    def __init__(self, timesteps, alphas_cumprod):
+        self.timesteps = timesteps
+        self.alphas_cumprod = alphas_cumprod
+
+    def __len__(self):
+        return len(self.timesteps)
+
+    def previous_alpha_cumprod(self, index):
+        """alphas_cumprod one index nearer to the picture; 1 before index 0."""
+        return self.alphas_cumprod[index - 1] if index else 1.0
+
+    def add_noise(self, z, noise, index):
+        """z_t = sqrt(abar) z + sqrt(1 - abar) noise at `index` of the chain; raises InputError beyond its end."""
+        if not 0 < index < len(self):
+            raise InputError(f"start index {index}: expected 1 to {len(self) - 1} in a chain of {len(self)} steps")
+        alpha = self.alphas_cumprod[index]
+        return float(np.sqrt(alpha)) * z + float(np.sqrt(1 - alpha)) * noise
+
+
+class Schedule(Chain):
+    """The full chain with beta linear from `beta_start` to `beta_end`, and the posterior of its steps (float64)."""
+
+    def __init__(self, config):
+        self.betas = np.linspace(config.beta_start, config.beta_end, config.timesteps, dtype=np.float64)
+        super().__init__(np.arange(config.timesteps), np.cumprod(1 - self.betas))
+        before = np.append(1.0, self.alphas_cumprod[:-1])
+        variance = self.betas * (1 - before) / (1 - self.alphas_cumprod)
+        # the variance of the first step is 0; the second's stands in for it under the logarithm
+        self.posterior_log_variance = np.log(np.append(variance[1], variance[1:]))
+        self.posterior_z0 = self.betas * np.sqrt(before) / (1 - self.alphas_cumprod)
+        self.posterior_zt = (1 - before) * np.sqrt(1 - self.betas) / (1 - self.alphas_cumprod)
+
+    def respaced(self, respacing):
+        """The chain "ddimN": every (T / N)-th step from 0. Raises InputError where no stride gives N steps."""
+        match = re.fullmatch(r"ddim([1-9]\d*)", respacing)
+        if not match:
+            raise InputError(f'respacing {respacing!r}: expected "ddimN", such as "ddim50"')
+        count, total = int(match[1]), len(self)
+        for stride in range(1, total + 1):
+            steps = self.timesteps[::stride]
+            if len(steps) == count:
+                return Chain(steps, self.alphas_cumprod[steps])
+        raise InputError(
+            f"respacing {respacing!r}: no stride through {total} steps gives {count}; try ddim50 or ddim100"
+        )

@@ -1,0 +1,55 @@
+"""Errors that a user can mend, and files that are either whole or absent."""
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: one line that names the file and the value, what was expected, what to do."""
+
+
+def run_tool(main):
+    """Runs the `main` of a command-line tool and turns its outcome into an exit code.
+
+    `main` returns an exit code (None is 0). An `InputError` prints one line and gives 2, Ctrl-C gives 130.
+    """
+    try:
+        sys.exit(main() or 0)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """Gives a temporary path beside `path`; when the block ends well the file is flushed to disk and renamed to `path`.
+
+    After an exception the temporary file is gone and `path` is as it was. The suffix of `path` is kept, so that a
+    writer that goes by the suffix (PIL) works.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def output_folder(path):
+    """Makes the folder `path` where it is missing and checks that files can be written in it; raises InputError."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{path}: cannot write there ({error.strerror}); choose another output folder") from error
+    return path

@@ -1,0 +1,141 @@
+"""The one class that chains everything: label map and style photo in, landscape picture out."""
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jiidm.checkpoint import load_checkpoint, load_into
+from jiidm.data.folder import fit_photo, read_photo
+from jiidm.diffusion.guidance import GuidedDenoiser
+from jiidm.diffusion.schedule import Schedule
+from jiidm.files import InputError
+from jiidm.inference.color_transfer import METHODS
+from jiidm.inference.ensemble import average, check_alike, ensemble_weights
+from jiidm.inference.refinement import chosen_rounds, refine
+from jiidm.labels import one_hot, read_label_map, resize_labels
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.unet import UNet
+from jiidm.runtime import announce_compilation, jt, use_device
+
+DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
+
+
+class Generator:
+    """Semantic image synthesis with IIDM (Liu & Chang 2024).
+
+    Make one with `Generator.from_checkpoint`. `width` and `height` are the size in pixels that its networks work at,
+    `config` the whole configuration they were trained with.
+    """
+
+    def __init__(self, autoencoder, unets):
+        """autoencoder is a `Checkpoint`, unets a list of them (one run's); see `from_checkpoint`."""
+        check_alike(unets)
+        if autoencoder.config.autoencoder.embed_dim != unets[0].config.unet.in_channels:
+            raise InputError(
+                f"{autoencoder.path}: latents of {autoencoder.config.autoencoder.embed_dim} channels, but "
+                f"{unets[0].path} denoises {unets[0].config.unet.in_channels}; give checkpoints of one run"
+            )
+        self.config = unets[-1].config
+        self.width, self.height = self.config.image.width, self.config.image.height
+        self.schedule = Schedule(self.config.diffusion)
+        self.checkpoints = unets
+        self._autoencoder = Autoencoder(autoencoder.config.autoencoder)
+        load_into(self._autoencoder, autoencoder.tensors, autoencoder.path)
+        self._autoencoder.eval()
+        self._unet = UNet(self.config.unet)
+        self._unet.eval()
+        self._loaded = None
+        self._use(ensemble_weights(True, len(unets)))
+
+    @classmethod
+    def from_checkpoint(cls, paths="default", device="auto"):
+        """Loads the weights and returns a `Generator`.
+
+        paths: "default" (the weights that come with the package), a folder with one autoencoder and one or more UNets
+        (`*.safetensors`), or a list of such files. device: "auto" (CUDA where it works), "cpu" or "cuda".
+        Raises InputError for what is missing, unreadable, of another architecture, or has NaN.
+        """
+        use_device(device)
+        autoencoders, unets = [], []
+        for path in _files(paths):
+            checkpoint = load_checkpoint(path)
+            (autoencoders if checkpoint.kind == "autoencoder" else unets).append(checkpoint)
+        if len(autoencoders) != 1 or not unets:
+            raise InputError(
+                f"{paths}: found {len(autoencoders)} autoencoders and {len(unets)} UNets, "
+                "expected one autoencoder and at least one UNet"
+            )
+        return cls(autoencoders[0], sorted(unets, key=lambda c: c.step))
+
+    def infer(self, mask, style, rounds=3, color_transfer=True, ensemble=True, seed=0, size="model", names=None,
+              on_step=None):
+        """Pictures of the label maps in the manner of the style photos.
+
+        mask: path, PIL image or H x W integer array (0..classes-1). style: path, PIL image or H x W x 3 uint8 array
+        (cropped to the model's aspect). Lists of equal length of both make a batch and give a list; else one
+        `PIL.Image` (RGB) comes back. rounds: the first n rounds of the recipe, or a list of round settings
+        (`RoundConfig` or dicts with guidance, respacing, start). color_transfer: bool, or a method's name, between
+        rounds. ensemble: True (mean of the loaded checkpoints), False (the last one), or a list of weights. size:
+        "model", or "mask" for the mask's own size. names: what each image's noise is drawn for, together with the
+        seed; by default a path's stem and "" for others. on_step(round, done, steps, pictures) is called after every
+        step; pictures is a list of PIL images after a round's last step, else None.
+        Raises InputError for anything that cannot be used.
+        """
+        batch = isinstance(mask, list | tuple)
+        masks, styles = (mask, style) if batch else ([mask], [style])
+        if not isinstance(styles, list | tuple) or len(masks) != len(styles) or not masks:
+            raise InputError("mask and style: expected one of each, or two lists of equal length")
+        if size not in ("model", "mask"):
+            raise InputError(f'size {size!r}: expected "model" or "mask"')
+        names = [_name_of(m) for m in masks] if names is None else names
+        settings = chosen_rounds(rounds, self.config.inference.rounds)
+        for s in settings:  # a wrong start index or respacing is told before anything is computed
+            self.schedule.respaced(s.respacing).add_noise(0.0, 0.0, s.start)
+        method = self._method(color_transfer)
+        self._use(ensemble_weights(ensemble, len(self.checkpoints)))
+
+        labels = [read_label_map(m, self.config.unet.num_classes) for m in masks]
+        photos = np.stack([fit_photo(read_photo(s), self.width, self.height) for s in styles])
+        hot = np.stack([
+            one_hot(resize_labels(label, self.width, self.height), self.config.unet.num_classes) for label in labels
+        ])
+        with announce_compilation(f"the networks for {self.width}x{self.height} pictures"):
+            factor = self.config.autoencoder.factor
+            denoiser = GuidedDenoiser(self._unet, jt.array(hot), self.height // factor, self.width // factor)
+            for number, done, steps, pictures in refine(
+                self._autoencoder, denoiser, self.schedule, photos, settings, names, seed, method
+            ):
+                if on_step is not None:
+                    on_step(number, done, steps, None if pictures is None else [Image.fromarray(p) for p in pictures])
+        images = [Image.fromarray(p) for p in pictures]
+        if size == "mask":
+            images = [
+                i.resize(label.shape[::-1], Image.Resampling.LANCZOS) for i, label in zip(images, labels, strict=True)
+            ]
+        return images if batch else images[0]
+
+    def _method(self, color_transfer):
+        if isinstance(color_transfer, bool):
+            return self.config.inference.color_transfer if color_transfer else None
+        if color_transfer not in METHODS:
+            raise InputError(f"color_transfer {color_transfer!r}: expected True, False or one of {', '.join(METHODS)}")
+        return color_transfer
+
+    def _use(self, weights):
+        """Loads the mean of the checkpoints with the given weights, unless it is loaded already."""
+        if weights != self._loaded:
+            load_into(self._unet, average(self.checkpoints, weights), self.checkpoints[0].path)
+            self._loaded = weights
+
+
+def _files(paths):
+    if isinstance(paths, list | tuple):
+        return [Path(p) for p in paths]
+    folder = DEFAULT_WEIGHTS if paths == "default" else Path(paths)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of checkpoints (give a folder, or a list of files)")
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _name_of(mask):
+    return Path(mask).stem if isinstance(mask, str | Path) else ""

@@ -1,0 +1,74 @@
+"""The contest's result file: a zip of one picture `MASK-STEM.jpg` for each mask of the test folder."""
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from jiidm.data.folder import PHOTO_SUFFIXES, read_references
+from jiidm.files import InputError, output_folder, written_whole
+from jiidm.labels import open_image
+
+_OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold; a fixed one makes equal pictures an equal file
+
+
+class Check(NamedTuple):
+    """The pictures of a submission in the order of the archive, a sentence for each that is missing or wrong, and the
+    names of pictures beside them that belong to no mask."""
+
+    pictures: list[Path]
+    faults: list[str]
+    extra: list[str]
+
+
+def check_submission(input_path, results, width, height):
+    """Compares the pictures in the folder `results` with the masks that `input_path`/label_to_img.json names.
+
+    Each has to be an RGB JPEG of width x height pixels, readable to its end. Returns a Check; raises InputError where
+    the folder or the JSON file is missing or the latter is broken.
+    """
+    references = read_references(Path(input_path) / "label_to_img.json")
+    results = Path(results)
+    if not results.is_dir():
+        raise InputError(f"{results}: no such folder; the folder of the generated pictures was expected")
+    names = sorted({f"{Path(mask).stem}.jpg" for mask in references})
+    faults = [fault for fault in (_fault(results / name, width, height) for name in names) if fault]
+    found = {path.name for path in results.iterdir()
+             if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")}
+    return Check([results / name for name in names], faults, sorted(found.difference(names)))
+
+
+def _fault(path, width, height):
+    """Returns what is wrong with the picture `path`, None where it is good."""
+    if not path.exists():
+        return f"{path}: missing"
+    try:
+        picture = open_image(path)
+    except InputError as error:
+        return str(error)
+    if picture.format != "JPEG":
+        return f"{path}: a {picture.format} under the name of a JPEG"
+    if picture.mode != "RGB":
+        return f"{path}: mode {picture.mode}, expected RGB"
+    if picture.size != (width, height):
+        return f"{path}: {picture.width}x{picture.height}, expected {width}x{height}"
+    return None
+
+
+def write_submission(output, pictures):
+    """Writes the files `pictures` to the root of the zip `output`, in their order; returns nothing.
+
+    They are stored, not compressed: JPEGs do not shrink. Equal pictures give an equal file, byte for byte. The file
+    appears complete or not at all; raises InputError where it cannot be written or is not called .zip.
+    """
+    output = Path(output)
+    if output.suffix.lower() != ".zip" or output.is_dir():
+        raise InputError(f"{output}: the name of a zip file was expected, such as result.zip")
+    output_folder(output.parent)
+    try:
+        with written_whole(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for path in pictures:
+                entry = zipfile.ZipInfo(path.name, _OLDEST)
+                entry.create_system = 3  # Unix, wherever this runs; the rights are those of such a system
+                entry.external_attr = 0o100644 << 16
+                archive.writestr(entry, path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror or error}); mend that and repeat") from error

@@ -1,0 +1,131 @@
+"""The contest's 29 classes, their colours, and the reading, checking and resizing of label maps."""
+import os
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from jiidm.files import InputError
+
+CLASSES = (
+    "mountain", "sky", "water", "sea", "rock", "tree", "earth", "hill", "river", "sand",
+    "land", "building", "grass", "plant", "person", "boat", "waterfall", "wall", "pier", "path",
+    "lake", "bridge", "field", "road", "railing", "fence", "ship", "house", "other",
+)
+
+# 29 x 3 uint8, RGB: near to what the eye expects of a class, yet no two alike.
+PALETTE = np.array([
+    (122, 117, 133), (148, 199, 236), (64, 136, 178), (28, 88, 140), (101, 92, 84),
+    (38, 92, 50), (133, 96, 62), (133, 150, 88), (92, 165, 200), (234, 212, 156),
+    (176, 140, 96), (196, 112, 92), (120, 176, 68), (72, 142, 84), (244, 116, 152),
+    (206, 62, 56), (206, 236, 246), (168, 152, 140), (116, 72, 40), (212, 184, 132),
+    (44, 116, 132), (148, 96, 128), (216, 198, 80), (84, 84, 92), (196, 200, 208),
+    (160, 104, 52), (120, 32, 64), (228, 148, 72), (178, 88, 196),
+], np.uint8)
+
+# The value of a pixel that belongs to no class: an all-zero one-hot column, no part in a metric.
+NO_CLASS = 255
+
+# Pillow stretches grey PNGs of 2 and 4 bits to 0..255; these factors bring the stored values back.
+_STRETCHED = {"L;2": 85, "L;4": 17}
+
+
+def open_image(path):
+    """Returns the decoded PIL image in the file `path`; raises InputError where it is missing, broken or no picture.
+
+    `image.info["raw_mode"]` is how the file stores its pixels, in Pillow's terms ("L;4": grey of 4 bits).
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        raise InputError(f"{path}: a folder, a picture file was expected; give a file in it")
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file; check the path")
+    try:
+        image = Image.open(path)
+        raw_mode = image.tile[0][3] if image.tile else None  # load() clears it
+        image.load()
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read (permission denied); change the file's permissions") from error
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"{path}: not a picture; a PNG or JPEG file was expected") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
+            Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: broken picture ({reason}); copy or export the file again") from error
+    image.info["raw_mode"] = raw_mode
+    return image
+
+
+def read_label_map(source, num_classes=29, name=None, allow_no_class=False):
+    """Reads a label map and checks each of its values.
+
+    `source` is the path of a PNG, a PIL image or an H x W integer array. A PNG is grey of 1 to 8 bits or has a palette,
+    in which case the indices are the labels. `name` is what errors call the source (default: the path).
+    Returns H x W uint8 with values 0..num_classes-1, and NO_CLASS (255) where `allow_no_class`. The array is new.
+    Raises InputError for a broken or lossy file, colour, 16 bits, floats, no pixels, and a value out of range.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        name = name or os.fspath(source)
+        image = open_image(source)
+    else:
+        name = name or "label map"
+        image = source
+    labels = _image_values(image, name) if isinstance(image, Image.Image) else np.asarray(image)
+    if labels.ndim != 2 or labels.size == 0:
+        raise InputError(f"{name}: an array of shape {labels.shape}; a label map is height x width, one class a pixel")
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"{name}: values of type {labels.dtype}; a label map holds integers 0..{num_classes - 1}")
+    wrong = (labels < 0) | (labels >= num_classes)
+    if allow_no_class:
+        wrong &= labels != NO_CLASS
+    if wrong.any():
+        values = np.unique(labels[wrong])
+        shown = ", ".join(str(value) for value in values[:5]) + (", ..." if len(values) > 5 else "")
+        y, x = (int(place) for place in np.unravel_index(wrong.argmax(), wrong.shape))
+        also = f" or {NO_CLASS} (no class)" if allow_no_class else ""
+        raise InputError(f"{name}: label {shown} in {int(wrong.sum())} of {labels.size} pixels, first at x={x}, y={y}; "
+                         f"expected 0..{num_classes - 1}{also}; map the values to the {num_classes} classes")
+    return labels.astype(np.uint8)
+
+
+def _image_values(image, name):
+    """Returns the stored values of a one-channel PIL image, H x W uint8; raises InputError for any other image."""
+    if image.format in ("JPEG", "MPO"):
+        raise InputError(f"{name}: a JPEG; its compression alters labels; save the label map as an 8-bit grey PNG")
+    if image.mode not in ("1", "L", "P"):
+        kind = "16-bit or float" if image.mode[0] in "IF" else "colour or transparent"
+        raise InputError(f"{name}: a {kind} picture (mode {image.mode}); a label map is an 8-bit grey PNG whose "
+                         f"values are the classes; convert it")
+    raw_mode = image.info.get("raw_mode")
+    return np.array(image).astype(np.uint8) // (_STRETCHED.get(raw_mode, 1) if isinstance(raw_mode, str) else 1)
+
+
+def resize_labels(labels, width, height):
+    """Resizes H x W labels to height x width by nearest neighbour, pixel centres aligned; no value is invented.
+
+    Row i of the result is row floor((i + 1/2) * H / height) of the source, in integers, so that no rounding error
+    decides a tie. The same for columns.
+    """
+    rows = (2 * np.arange(height) + 1) * labels.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * labels.shape[1] // (2 * width)
+    return labels[rows[:, None], columns]
+
+
+def one_hot(labels, num_classes=29):
+    """Returns num_classes x H x W float32: 1 in the channel of each pixel's class, all 0 where it is NO_CLASS.
+
+    Raises InputError for any other label outside 0..num_classes-1.
+    """
+    labels = read_label_map(labels, num_classes, allow_no_class=True)
+    return (labels == np.arange(num_classes, dtype=np.uint8)[:, None, None]).astype(np.float32)
+
+
+def colorize(labels):
+    """Returns H x W x 3 uint8 RGB: each pixel in its class's colour of PALETTE, NO_CLASS black.
+
+    Raises InputError for any other label outside 0..28.
+    """
+    colors = np.zeros((256, 3), np.uint8)
+    colors[:len(PALETTE)] = PALETTE
+    return colors[read_label_map(labels, len(CLASSES), allow_no_class=True)]

@@ -1,0 +1,227 @@
+"""The denoiser: a guided-diffusion UNet with SPADE normalisation in the middle and the decoder.
+
+The encoder does not see the mask, and the SPADE maps see neither the latent nor the timestep. The network is therefore
+offered in three parts that a sampler calls as often as each is needed: `condition` (once a mask), `encode` (once a
+step) and `decode` (once a step and branch of the guidance). Calling the network runs all three.
+"""
+import math
+
+from jiidm.kernels.attention import attention
+from jiidm.kernels.group_norm import group_norm
+from jiidm.models.blocks import (
+    GroupNorm,
+    PointwiseConv,
+    conv1x1,
+    conv3x3,
+    downsample_average,
+    pad_right_below,
+    resize_nearest,
+    upsample_nearest,
+    zeroed,
+)
+from jiidm.runtime import jt, nn
+
+_EPS = 1e-5
+
+
+def timestep_embedding(t, channels):
+    """Sinusoids of the timestep t (N, index in the full chain) -> N, channels: cosines, then sines."""
+    half = channels // 2
+    frequencies = jt.exp(-math.log(10000) / half * jt.arange(half).float32())
+    angles = t.float32().unsqueeze(1) * frequencies.unsqueeze(0)
+    return jt.concat([jt.cos(angles), jt.sin(angles)], 1)
+
+
+class ResBlock(nn.Module):
+    """Residual block of the encoder, modulated by the time embedding; `down` halves the resolution."""
+
+    def __init__(self, in_channels, out_channels, config, down=False):
+        self.down = down
+        self.in_layers = nn.Sequential(
+            GroupNorm(in_channels, config.norm_groups, _EPS), nn.SiLU(), conv3x3(in_channels, out_channels)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.model_channels, 2 * out_channels))
+        self.out_layers = nn.Sequential(
+            GroupNorm(out_channels, config.norm_groups, _EPS), nn.SiLU(), nn.Dropout(config.dropout),
+            zeroed(conv3x3(out_channels, out_channels)),
+        )
+        self.skip_connection = conv1x1(in_channels, out_channels) if in_channels != out_channels else None
+
+    def execute(self, x, emb):
+        h = self.in_layers[0](x)
+        if self.down:
+            h, x = downsample_average(h), downsample_average(x)
+        h = self.in_layers[2](h)
+        scale, shift = self.emb_layers(emb).chunk(2, dim=1)
+        h = self.out_layers[3](self.out_layers[2](self.out_layers[0](h, scale, shift)))
+        return h + (self.skip_connection(x) if self.skip_connection is not None else x)
+
+
+class SpadeNorm(nn.Module):
+    """Spatially adaptive normalisation (Park et al. 2019): GroupNorm with gamma and beta as maps made from the mask."""
+
+    def __init__(self, channels, config):
+        hidden = config.spade_channels
+        self.groups = config.norm_groups
+        self.mlp_shared = nn.Sequential(conv3x3(config.num_classes, hidden), nn.ReLU())
+        self.mlp_gamma = conv3x3(hidden, channels)
+        self.mlp_beta = conv3x3(hidden, channels)
+
+    def maps(self, mask):
+        """1 + gamma and beta (N, C, H, W) for a one-hot mask of the same H, W."""
+        hidden = self.mlp_shared(mask)
+        return 1 + self.mlp_gamma(hidden), self.mlp_beta(hidden)
+
+    def execute(self, x, maps, scale=None, shift=None):
+        """SiLU of the normalised x, modulated by the maps and then by scale and shift (N, C) of the time embedding."""
+        gamma, beta = maps
+        if scale is not None:
+            scale, shift = 1 + scale.unsqueeze(2).unsqueeze(3), shift.unsqueeze(2).unsqueeze(3)
+            gamma, beta = gamma * scale, beta * scale + shift
+        return group_norm(x, self.groups, _EPS, gamma, beta, silu=True)
+
+
+class SpadeResBlock(nn.Module):
+    """Residual block of the middle and the decoder: SPADE norms in place of the affine ones; `up` doubles the size."""
+
+    def __init__(self, in_channels, out_channels, config, up=False):
+        self.up = up
+        self.in_norm = SpadeNorm(in_channels, config)
+        self.in_layers = nn.Sequential(nn.SiLU(), conv3x3(in_channels, out_channels))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.model_channels, 2 * out_channels))
+        self.out_norm = SpadeNorm(out_channels, config)
+        self.out_layers = nn.Sequential(
+            nn.SiLU(), nn.Dropout(config.dropout), zeroed(conv3x3(out_channels, out_channels))
+        )
+        self.skip_connection = conv1x1(in_channels, out_channels) if in_channels != out_channels else None
+
+    def execute(self, x, emb, maps):
+        """`maps` are those of the two norms: in_norm at the size of x, out_norm at the size of the result."""
+        h = self.in_norm(x, maps[0])
+        if self.up:
+            h, x = upsample_nearest(h), upsample_nearest(x)
+        h = self.in_layers[1](h)
+        scale, shift = self.emb_layers(emb).chunk(2, dim=1)
+        h = self.out_layers[2](self.out_layers[1](self.out_norm(h, maps[1], scale, shift)))
+        return h + (self.skip_connection(x) if self.skip_connection is not None else x)
+
+
+class AttentionBlock(nn.Module):
+    """Multi-head attention over all positions, plus the input."""
+
+    def __init__(self, channels, config):
+        self.head_channels = config.head_channels
+        self.norm = GroupNorm(channels, config.norm_groups, _EPS)
+        self.qkv = PointwiseConv(channels, 3 * channels)
+        self.proj_out = zeroed(PointwiseConv(channels, channels))
+
+    def execute(self, x):
+        n, c, height, width = x.shape
+        h = self.qkv(self.norm(x, silu=False).reshape(n, c, height * width))
+        q, k, v = h.reshape(-1, 3 * self.head_channels, height * width).chunk(3, dim=1)  # heads first, then q, k, v
+        h = attention(q, k, v).reshape(n, c, height * width)
+        return x + self.proj_out(h).reshape(x.shape)
+
+
+class UNet(nn.Module):
+    """epsilon and the variance's v (N, 2 * in_channels, H, W) from a noised latent (N, in_channels, H, W).
+
+    Sides that are no multiple of the deepest level's factor are padded with zeros on the right and below, and cropped
+    again. Parameter names are those of published checkpoints.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        width, blocks = config.model_channels, config.num_res_blocks
+        emb = 4 * width
+        self.time_embed = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
+
+        def attention_at(factor, channels):
+            return [AttentionBlock(channels, config)] if factor in config.attention_resolutions else []
+
+        channels, factor = width, 1
+        encoder, skips = [nn.ModuleList([conv3x3(config.in_channels, width)])], [width]
+        for level, mult in enumerate(config.channel_mult):
+            for _ in range(blocks):
+                block = ResBlock(channels, mult * width, config)
+                channels = mult * width
+                encoder.append(nn.ModuleList([block, *attention_at(factor, channels)]))
+                skips.append(channels)
+            if level < len(config.channel_mult) - 1:
+                encoder.append(nn.ModuleList([ResBlock(channels, channels, config, down=True)]))
+                skips.append(channels)
+                factor *= 2
+        self.input_blocks = nn.ModuleList(encoder)
+
+        self.middle_block = nn.ModuleList([
+            SpadeResBlock(channels, channels, config),
+            AttentionBlock(channels, config),
+            SpadeResBlock(channels, channels, config),
+        ])
+
+        decoder = []
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for i in range(blocks + 1):
+                layers = [SpadeResBlock(channels + skips.pop(), mult * width, config)]
+                channels = mult * width
+                layers += attention_at(factor, channels)
+                if level and i == blocks:
+                    layers.append(SpadeResBlock(channels, channels, config, up=True))
+                    factor //= 2
+                decoder.append(nn.ModuleList(layers))
+        self.output_blocks = nn.ModuleList(decoder)
+        self.out = nn.Sequential(
+            GroupNorm(width, config.norm_groups, _EPS), nn.SiLU(), zeroed(conv3x3(width, 2 * config.in_channels))
+        )
+
+    def _spade_blocks(self):
+        return [b for group in (self.middle_block, *self.output_blocks) for b in group if isinstance(b, SpadeResBlock)]
+
+    def _padding(self, height, width):
+        return -width % self.config.factor, -height % self.config.factor
+
+    def condition(self, mask, height, width):
+        """The SPADE maps of every norm for a one-hot mask (N, classes, any size) and latents of height x width."""
+        right, below = self._padding(height, width)
+        if right or below:
+            mask = pad_right_below(resize_nearest(mask, height, width), right, below)
+            height, width = height + below, width + right
+        pyramid = {f: resize_nearest(mask, height // f, width // f) for f in self._factors()}
+        factor, maps = self.config.factor, []
+        for block in self._spade_blocks():
+            low = pyramid[factor]
+            factor //= 1 + block.up
+            maps.append((block.in_norm.maps(low), block.out_norm.maps(pyramid[factor])))
+        return maps
+
+    def _factors(self):
+        return [2**level for level in range(len(self.config.channel_mult))]
+
+    def encode(self, z, t):
+        """The encoder's features (the lowest last) for latents z and timesteps t (N), and the time embedding."""
+        emb = self.time_embed(timestep_embedding(t, self.config.model_channels))
+        h = pad_right_below(z, *self._padding(*z.shape[2:]))
+        features = []
+        for layers in self.input_blocks:
+            for layer in layers:
+                h = layer(h, emb) if isinstance(layer, ResBlock) else layer(h)
+            features.append(h)
+        return features, emb
+
+    def decode(self, encoded, maps, height, width):
+        """epsilon and v (N, 2 * in_channels, height, width) from what `encode` and `condition` returned."""
+        features, emb = list(encoded[0]), encoded[1]
+        maps = iter(maps)
+        h = features[-1]
+        for layers in (self.middle_block, *self.output_blocks):
+            if layers is not self.middle_block:
+                h = jt.concat([h, features.pop()], 1)
+            for layer in layers:
+                h = layer(h, emb, next(maps)) if isinstance(layer, SpadeResBlock) else layer(h)
+        h = self.out[2](self.out[0](h))
+        return h[:, :, :height, :width] if tuple(h.shape[2:]) != (height, width) else h
+
+    def execute(self, z, t, mask):
+        """z (N, C, H, W), t (N, in the full chain), mask (N, classes, any size; all zero is the null condition)."""
+        height, width = z.shape[2:]
+        return self.decode(self.encode(z, t), self.condition(mask, height, width), height, width)

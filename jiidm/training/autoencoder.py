@@ -1,0 +1,187 @@
+"""Training of the autoencoder (Esser et al. 2021): L1, commitment, and a PatchGAN from a start step."""
+import numpy as np
+from PIL import Image
+
+from jiidm.checkpoint import arrays_of, load_into, save_checkpoint
+from jiidm.data.folder import fit_photo
+from jiidm.files import InputError, written_whole
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.discriminator import PatchDiscriminator
+from jiidm.pictures import from_pixels, sheet_of, to_pixels
+from jiidm.runtime import jt, nn
+from jiidm.training.ema import EMA
+from jiidm.training.loop import train_loop
+from jiidm.training.state import TrainingState, batch_indices, step_generator
+
+CROPS, NEW_CODES = 1, 2  # purposes of random numbers
+COLUMNS = ("reconstruction", "codebook", "generator", "discriminator", "codes_used")
+SHEET_PHOTOS = 8
+
+
+def quantizer_loss(z, codes):
+    """mean((sg[codes] - z)^2) + 0.25 mean((codes - sg[z])^2), z and codes N, D, h, w."""
+    return ((codes.detach() - z) ** 2).mean() + 0.25 * ((codes - z.detach()) ** 2).mean()
+
+
+def adaptive_weight(reconstruction, generator, last_layer):
+    """Ratio of both losses' gradient norms at the decoder's last layer, at most 1e4 (Esser et al. 2021, eq. 7)."""
+    norms = [jt.grad(loss, last_layer, retain_graph=True).norm() for loss in (reconstruction, generator)]
+    return jt.clamp(norms[0] / (norms[1] + 1e-4), 0, 1e4).detach()
+
+
+def hinge_loss(real, fake):
+    """Hinge loss of the discriminator for its scores of real and reconstructed pictures."""
+    return 0.5 * (nn.relu(1 - real).mean() + nn.relu(1 + fake).mean())
+
+
+class AutoencoderTrainer:
+    """Trains `config.autoencoder` on the photos of a `TrainingFolder`, in the folder `run`."""
+
+    def __init__(self, config, folder, run, validation=None):
+        self.config, self.folder, self.run = config, folder, run
+        self.training = config.train_autoencoder
+        if self.training.crop > min(config.image.width, config.image.height):
+            raise InputError(
+                f"train_autoencoder.crop: {self.training.crop} exceeds the picture of "
+                f"{config.image.width}x{config.image.height}; choose at most the smaller side"
+            )
+        jt.set_global_seed(config.seed)
+        self.network = Autoencoder(config.autoencoder)
+        self.discriminator = PatchDiscriminator(
+            self.training.discriminator_channels, self.training.discriminator_layers
+        )
+        self.ema = EMA(self.network, self.training.ema)
+        adam = {"eps": 1e-8, "betas": (0.5, 0.9)}
+        self.optimizer = jt.optim.AdamW(self.network.parameters(), self.training.learning_rate, **adam)
+        self.adversary = jt.optim.AdamW(self.discriminator.parameters(), self.training.learning_rate, **adam)
+        self.state = TrainingState(
+            run / "autoencoder-state.safetensors", config, ("image", "autoencoder", "train_autoencoder")
+        )
+        self.state.add_module("network", self.network)
+        self.state.add_module("discriminator", self.discriminator)
+        self.state.add_ema("ema", self.ema)
+        self.state.add_optimizer("optimizer", self.optimizer)
+        self.state.add_optimizer("adversary", self.adversary)
+        self.usage = jt.zeros((config.autoencoder.n_embed,)).detach()
+        self.state.variables["usage"] = self.usage
+        shown = validation or folder
+        names = [shown.names[i] for i in np.linspace(0, len(shown) - 1, SHEET_PHOTOS).astype(int)]
+        self.shown = [self._photo(shown, name) for name in names]
+
+    def fit(self, resume=False):
+        """Trains to the configured number of steps and writes `autoencoder.safetensors`: the averaged weights, with
+        latents normalised over the training photos. Savings in between go to `autoencoder-latest.safetensors`."""
+        train_loop(
+            "autoencoder", self.training, self.state, self._batch, self._step, self._save, self._sheet, COLUMNS, resume
+        )
+        self.ema.swap()
+        mean, std = self._latent_statistics()
+        normalise_latents(self.network, mean, std)
+        save_checkpoint(
+            self.run / "autoencoder.safetensors", "autoencoder", arrays_of(self.network), self.config,
+            self.training.steps, "float32",
+        )
+
+    def _latent_statistics(self):
+        """Mean (D) and standard deviation (a number) of E(x) over at most 1000 training photos."""
+        names = self.folder.names[:: max(1, len(self.folder) // 1000)]
+        latents = []
+        for name in names:
+            with jt.no_grad():
+                latents.append(self.network.encode(jt.array(from_pixels(self._photo(self.folder, name)[None]))).numpy())
+        latents = np.concatenate(latents)
+        mean = latents.mean((0, 2, 3))
+        return mean, float((latents - mean[:, None, None]).std())
+
+    def _photo(self, folder, name):
+        return fit_photo(folder.photo(name), self.config.image.width, self.config.image.height)
+
+    def _batch(self, step):
+        random = step_generator(self.config.seed, step, CROPS)
+        crop, pictures = self.training.crop, []
+        for i in batch_indices(self.config.seed, step, self.training.batch, len(self.folder)):
+            photo = self._photo(self.folder, self.folder.names[i])
+            y, x = (random.integers(0, side - crop + 1) for side in photo.shape[:2])
+            part = photo[y : y + crop, x : x + crop]
+            pictures.append(part[:, ::-1] if random.random() < 0.5 else part)
+        return from_pixels(np.stack(pictures))
+
+    def _step(self, step, batch, rate):
+        x = jt.array(batch)
+        self.optimizer.lr = self.adversary.lr = rate
+        quantize = step >= self.training.quantize_from
+        if step and step == self.training.quantize_from:
+            with jt.no_grad():
+                self._renew_codes(step, self.network.encode(x), np.arange(self.config.autoencoder.n_embed))
+        recon, z, codes, index = self.network(x, quantize)
+        reconstruction, codebook = jt.abs(x - recon).mean(), quantizer_loss(z, codes)
+        loss = reconstruction + (self.training.codebook_weight * codebook if quantize else 0)
+        generator = discriminator = jt.zeros(1)
+        if step >= self.training.discriminator_start:
+            generator = -self.discriminator(recon).mean()
+            weight = adaptive_weight(reconstruction, generator, self.network.decoder.conv_out.weight)
+            ramp = min(1.0, (step - self.training.discriminator_start + 1) / max(1, self.training.discriminator_ramp))
+            loss = loss + ramp * self.training.discriminator_weight * weight * generator
+        self.optimizer.step(loss)
+        if step >= self.training.discriminator_start:
+            discriminator = hinge_loss(self.discriminator(x), self.discriminator(recon.detach()))
+            self.adversary.step(discriminator)
+        self.ema.update(step)
+        used = self._count_codes(step, index, z) if quantize else 0.0
+        return {
+            "reconstruction": reconstruction, "codebook": codebook, "generator": generator,
+            "discriminator": discriminator, "codes_used": used,
+        }
+
+    def _count_codes(self, step, index, z):
+        """Share of the codes used since the last revival; every so often codes without use move to latents."""
+        counts = self.usage.numpy() + np.bincount(index.numpy().ravel(), minlength=self.usage.shape[0])
+        share = float((counts > 0).mean())
+        every = self.training.revive_codes_every
+        if every and step % every == 0:
+            self._renew_codes(step, z, np.flatnonzero(counts == 0))
+            counts[:] = 0
+        self.usage.assign(jt.array(counts.astype(np.float32)))
+        return share
+
+    def _renew_codes(self, step, z, which):
+        """Sets the codes with the indices `which`, and their averages, to latents drawn from z (N, D, h, w)."""
+        vectors = z.numpy().transpose(0, 2, 3, 1).reshape(-1, z.shape[1])
+        chosen = vectors[step_generator(self.config.seed, step, NEW_CODES).integers(0, len(vectors), len(which))]
+        for weight in (self.network.quantize.embedding.weight, self.ema.average["quantize.embedding.weight"]):
+            codes = weight.numpy().copy()
+            codes[which] = chosen
+            weight.assign(jt.array(codes))
+
+    def _save(self, step):
+        path = self.run / "autoencoder-latest.safetensors"
+        save_checkpoint(path, "autoencoder", self.ema.arrays(), self.config, step, "float32")
+
+    def _sheet(self, step):
+        quantize = step > self.training.quantize_from
+        self.ema.swap()
+        with jt.no_grad():
+            pictures = [
+                to_pixels(self.network(jt.array(from_pixels(p[None])), quantize)[0].numpy())[0] for p in self.shown
+            ]
+        self.ema.swap()
+        sheet = sheet_of([self.shown, pictures], ["photo", "reconstruction"])
+        with written_whole(self.run / f"autoencoder-{step:07d}.jpg") as path:
+            Image.fromarray(sheet).save(path, quality=92)
+
+
+def normalise_latents(network, mean, std):
+    """Rescales the latents of a trained autoencoder to mean 0 and standard deviation 1 without changing what it does.
+
+    mean (D) and std (a number) are those of E(x) over the training photos. They are folded into quant_conv, the
+    codebook and post_quant_conv; nearest codes stay nearest since one factor serves all channels. The noise of the
+    diffusion has unit variance, and E(x) is diffused as it is: its scale decides what a start index means.
+    """
+    parameters = dict(network.named_parameters())
+    tensors = {name: p.numpy().copy() for name, p in parameters.items()}
+    tensors["quant_conv.weight"] /= std
+    tensors["quant_conv.bias"] = (tensors["quant_conv.bias"] - mean) / std
+    tensors["quantize.embedding.weight"] = (tensors["quantize.embedding.weight"] - mean) / std
+    tensors["post_quant_conv.bias"] += tensors["post_quant_conv.weight"][:, :, 0, 0] @ mean
+    tensors["post_quant_conv.weight"] *= std
+    load_into(network, tensors, "normalised latents")

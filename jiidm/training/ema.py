@@ -1,0 +1,33 @@
+"""Exponential moving average of weights."""
+from jiidm.runtime import jt
+
+
+class EMA:
+    """Averaged copies of a module's parameters, kept on the device.
+
+    The decay grows with the number of updates n as min(decay, (1 + n) / (10 + n)), so that a short run is not held
+    back by its random start.
+    """
+
+    def __init__(self, module, decay):
+        self.module = module
+        self.decay = decay
+        self.average = {name: p.clone().detach() for name, p in module.named_parameters()}
+
+    def update(self, step):
+        """Takes in the parameters after optimiser step number `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in self.module.named_parameters():
+            average = self.average[name]
+            average.update(average + (parameter.detach() - average) * (1 - decay))
+
+    def arrays(self):
+        """Names to averaged float32 arrays."""
+        return {name: value.numpy() for name, value in self.average.items()}
+
+    def swap(self):
+        """Exchanges the module's parameters and the averages; a second call restores them."""
+        for name, parameter in self.module.named_parameters():
+            own = parameter.numpy()
+            parameter.assign(jt.array(self.average[name].numpy()))
+            self.average[name].assign(jt.array(own))

@@ -1,0 +1,68 @@
+"""The three stages of a training run, in one folder."""
+from jiidm.checkpoint import load_checkpoint, load_into
+from jiidm.data.folder import TrainingFolder
+from jiidm.data.latents import LatentStore, fingerprint, write_latents
+from jiidm.files import InputError, output_folder
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.runtime import announce_compilation, use_device
+from jiidm.training.autoencoder import AutoencoderTrainer
+from jiidm.training.unet import UNetTrainer
+
+
+class Stages:
+    """Autoencoder, latents and UNet of `config`, from the photos of the folder `data`, in the folder `run`.
+
+    With `resume` a stage that is finished is left as it is and an interrupted one goes on where it was last saved;
+    without, `run` must not hold a run yet.
+    """
+
+    def __init__(self, config, data, run, validation=None, resume=False, device="auto"):
+        use_device(device)
+        self.config, self.resume = config, resume
+        if resume and not run.is_dir():
+            raise InputError(f"{run}: no such run to resume; leave out --resume to start it")
+        self.folder = TrainingFolder(data)
+        self.validation = TrainingFolder(validation) if validation else None
+        self.run = output_folder(run)
+
+    def autoencoder(self):
+        """Trains the autoencoder: `autoencoder.safetensors`."""
+        if self._finished(self.run / "autoencoder.safetensors"):
+            return
+        with announce_compilation("the training of the autoencoder"):
+            AutoencoderTrainer(self.config, self.folder, self.run, self.validation).fit(self.resume)
+
+    def latents(self):
+        """Encodes all photos and their mirror images: `latents/`."""
+        network, path = self._trained_autoencoder(), self.run / "latents"
+        if self._finished(path / "latents.json") and LatentStore(path).about["autoencoder"] == fingerprint(network):
+            return
+        with announce_compilation("the encoder"):
+            write_latents(
+                path, network, self.folder, self.config.image, self.config.unet.num_classes,
+                self.config.autoencoder.factor,
+            )
+
+    def unet(self):
+        """Trains the UNet on the stored latents: `unet-STEP.safetensors`."""
+        last = f"unet-{self.config.train_unet.steps:07d}.safetensors"
+        if self._finished(self.run / last):
+            return
+        network, store = self._trained_autoencoder(), LatentStore(self.run / "latents")
+        if store.about["autoencoder"] != fingerprint(network):
+            raise InputError(f"{self.run}: the stored latents are of another autoencoder; run the latents stage again")
+        with announce_compilation("the training of the UNet"):
+            UNetTrainer(self.config, store, network, self.run).fit(self.resume)
+
+    def _finished(self, path):
+        if path.exists() and not self.resume:
+            raise InputError(f"{path}: exists already; add --resume to go on, or choose another run folder")
+        return path.exists()
+
+    def _trained_autoencoder(self):
+        checkpoint = load_checkpoint(self.run / "autoencoder.safetensors", "autoencoder")
+        if checkpoint.config.autoencoder != self.config.autoencoder:
+            raise InputError(f"{checkpoint.path}: its network differs from the configuration's autoencoder section")
+        network = Autoencoder(self.config.autoencoder)
+        load_into(network, checkpoint.tensors, checkpoint.path)
+        return network

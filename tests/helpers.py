@@ -1,0 +1,88 @@
+"""What several test files use."""
+import gc
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jiidm.files import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = Path(__file__).resolve().parent / "data" / "reference"
+
+
+def reference(name):
+    """Returns the arrays of the reference file `name`.npz as a dict."""
+    with np.load(REFERENCE / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def reference_shapes(kind):
+    """Returns {parameter name: shape as a list} of the published full-size network of `kind`."""
+    return json.loads((REFERENCE / "keys.json").read_text())[kind]
+
+
+def made_up(module, salt):
+    """Sets the parameters of a network to the reference's made-up weights, in evaluation mode; returns the network."""
+    from jiidm.runtime import jt
+
+    for name, parameter in module.named_parameters():
+        random = np.random.RandomState((zlib.crc32(name.encode()) + salt) % 2**32)
+        values = random.standard_normal(tuple(parameter.shape)).astype("float32")
+        if values.ndim > 1:
+            values /= np.float32(np.sqrt(np.prod(values.shape[1:])))
+        else:
+            values = name.endswith("weight") + np.float32(0.1) * values
+        parameter.assign(jt.array(values.astype("float32")))
+    module.eval()
+    return module
+
+
+def one_hot_batch(labels, num_classes=29):
+    """Returns N x H x W labels as an N, num_classes, H, W float32 Jittor array."""
+    from jiidm.runtime import jt
+
+    return jt.array((labels[:, None] == np.arange(num_classes)[:, None, None]).astype("float32"))
+
+
+def numbers(value):
+    """Returns a Jittor or numpy array as numpy float64."""
+    return np.asarray(value.numpy() if hasattr(value, "numpy") else value, np.float64)
+
+
+def relative_error(actual, expected):
+    """Returns the largest difference of two arrays of one shape, as a share of the largest expected value."""
+    actual, expected = numbers(actual), numbers(expected)
+    assert actual.shape == expected.shape
+    return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+def refused(call, *words):
+    """Checks that the call raises an InputError of one line with these words."""
+    with pytest.raises(InputError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert str(word) in text, text
+
+
+def resident_bytes():
+    """Returns how much memory this process holds now."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def run_tool(name, *arguments, modules=None):
+    """Runs tools/`name`.py with this Python and the package of this checkout; returns the finished process.
+
+    `modules` is a folder of modules that stand in for installed ones.
+    """
+    path = os.pathsep.join(filter(None, [modules and str(modules), str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run([sys.executable, ROOT / "tools" / f"{name}.py", *map(str, arguments)],
+                          env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)

@@ -1,0 +1,226 @@
+"""Files of weights and of configuration: what goes in comes out, and what is wrong is named."""
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import yaml
+from helpers import refused
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, load_tensors, save_checkpoint
+from jiidm.config import Config, DiffusionConfig, RoundConfig, from_dict, load_config, to_dict
+from jiidm.models.blocks import GroupNorm
+from jiidm.runtime import nn
+
+WEIGHTS = {"a.weight": np.linspace(-3, 3, 24, dtype="float32").reshape(2, 3, 4), "a.bias": np.float32([0.1, 1e-3])}
+
+
+@pytest.fixture
+def saved(tmp_path, tiny_config):
+    """A good checkpoint of a UNet."""
+    path = tmp_path / "unet.safetensors"
+    save_checkpoint(path, "unet", WEIGHTS, tiny_config, 1234)
+    return path
+
+
+def write(path, tensors=None, **changes):
+    """Writes a checkpoint whose metadata is a good one's with `changes`; None takes an entry out."""
+    metadata = {"format": "jiidm-1", "kind": "unet", "config": json.dumps(to_dict(Config())), "step": "7", **changes}
+    save_file(tensors or WEIGHTS, path, {key: value for key, value in metadata.items() if value is not None})
+    return path
+
+
+# ---- checkpoints
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("kind", ["autoencoder", "unet"])
+def test_round_trip(tmp_path, tiny_config, kind, dtype):
+    path = tmp_path / "weights.safetensors"
+    save_checkpoint(path, kind, WEIGHTS, tiny_config, 1234, dtype)
+    found = load_checkpoint(path, kind)
+    assert (found.path, found.kind, found.config, found.step) == (path, kind, tiny_config, 1234)
+    assert found.tensors.keys() == WEIGHTS.keys()
+    for name, value in found.tensors.items():
+        assert value.dtype == np.float32 and np.array_equal(value, WEIGHTS[name].astype(dtype))
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_failed_save_leaves_the_earlier_file(saved, tiny_config):
+    before = saved.read_bytes()
+    with pytest.raises(ValueError):
+        save_checkpoint(saved, "unet", {"a": np.array(["no number"])}, tiny_config, 1)
+    assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1
+
+
+def test_weights_of_another_layout_in_memory(tmp_path, tiny_config):
+    path = tmp_path / "weights.safetensors"
+    turned = WEIGHTS["a.weight"].transpose(2, 1, 0)
+    save_checkpoint(path, "unet", {"a": turned}, tiny_config, 0, "float32")
+    assert np.array_equal(load_checkpoint(path).tensors["a"], turned)
+
+
+def test_wrong_kind(saved):
+    refused(lambda: load_checkpoint(saved, "autoencoder"), saved, "holds the unet, expected the autoencoder")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_broken_numbers(tmp_path, value):
+    weights = {**WEIGHTS, "a.bias": np.float32([0, value])}
+    path = write(tmp_path / "weights.safetensors", weights)
+    refused(lambda: load_checkpoint(path), path, "a.bias", "NaN")
+
+
+@pytest.mark.parametrize("share", [0, 4, 0.5, 0.99])
+def test_truncated(saved, share):
+    data = saved.read_bytes()
+    saved.write_bytes(data[:share if isinstance(share, int) else int(share * len(data))])
+    refused(lambda: load_checkpoint(saved), saved, "not a readable safetensors file")
+
+
+def test_no_checkpoint(tmp_path):
+    refused(lambda: load_checkpoint(tmp_path / "none.safetensors"), "none.safetensors", "no such")
+    refused(lambda: load_checkpoint(tmp_path), tmp_path, "no such")
+    (tmp_path / "text.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    refused(lambda: load_checkpoint(tmp_path / "text.safetensors"), "text.safetensors", "not a readable safetensors")
+
+
+def test_foreign_files(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(WEIGHTS, path)
+    assert load_tensors(path)[1] == {}
+    refused(lambda: load_checkpoint(path), path, "not a checkpoint of jiidm")
+    for changes in ({"format": "pt"}, {"format": None}, {"kind": "vae"}, {"kind": None}):
+        refused(lambda changes=changes: load_checkpoint(write(path, **changes)), path, "not a checkpoint of jiidm")
+
+
+def test_foreign_number_format(tmp_path):
+    """numpy has no bfloat16."""
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    refused(lambda: load_tensors(path), path)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"config": json.dumps({"unet": {"model_chanels": 32}})}, "'model_chanels'"),
+    ({"config": json.dumps({"unet": {"model_channels": "32"}})}, "model_channels"),
+    ({"config": json.dumps([])}, "[]"),
+    ({"config": "{"}, "config"),
+    ({"config": None}, "config"),
+    ({"step": "many"}, "step"),
+    ({"step": None}, "step"),
+])
+def test_broken_metadata(tmp_path, changes, words):
+    path = write(tmp_path / "weights.safetensors", **changes)
+    refused(lambda: load_checkpoint(path), path, words)
+
+
+def test_too_large_for_half_precision(tmp_path, tiny_config):
+    """A file that cannot be loaded again must not be written."""
+    path = tmp_path / "weights.safetensors"
+    refused(lambda: save_checkpoint(path, "unet", {"a": np.float32([1e5])}, tiny_config, 0), path, "a")
+    assert not path.exists()
+
+
+# ---- into a network
+
+def network():
+    return nn.Sequential(nn.Conv(3, 4, 1), GroupNorm(4, 2, 1e-6))
+
+
+def test_load_into(tmp_path):
+    module = network()
+    weights = {name: np.full(value.shape, i, "float32") for i, (name, value) in enumerate(arrays_of(module).items())}
+    load_into(module, {name: value.astype("float16") for name, value in weights.items()}, "a file")
+    found = arrays_of(module)
+    assert found.keys() == weights.keys() == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    for name, value in found.items():
+        assert value.dtype == np.float32 and np.array_equal(value, weights[name])
+
+
+def test_all_that_does_not_fit_is_listed_and_nothing_changed():
+    module = network()
+    before = arrays_of(module)
+    weights = {name: value + 1 for name, value in before.items()}
+    del weights["0.bias"]
+    weights["1.weight"] = np.zeros(5, "float32")
+    weights["2.weight"] = np.zeros(5, "float32")
+    refused(lambda: load_into(module, weights, "file.safetensors"), "file.safetensors", "missing: 0.bias",
+            "unexpected: 2.weight", "mis-shaped: 1.weight (5,) instead of (4,)")
+    assert all(np.array_equal(value, before[name]) for name, value in arrays_of(module).items())
+
+
+def test_long_lists_are_cut():
+    refused(lambda: load_into(network(), {f"{i}.x": np.zeros(1) for i in range(20)}, "file"), "and 12 more")
+
+
+# ---- configuration
+
+def yaml_file(folder, text):
+    path = folder / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_yaml_round_trip(tmp_path, tiny_config):
+    assert load_config(yaml_file(tmp_path, yaml.safe_dump(to_dict(tiny_config)))) == tiny_config
+    assert load_config(yaml_file(tmp_path, "")) == Config()
+
+
+FLOATS = st.floats(0, 100, allow_subnormal=False)  # Jittor switches the processor to flush these to zero
+
+
+@given(st.builds(RoundConfig, FLOATS, st.text(), st.integers(0, 10**6)),
+       st.builds(DiffusionConfig, st.integers(0, 10**6), FLOATS, FLOATS), st.integers(0, 2**63))
+def test_json_round_trip(round_config, diffusion, seed):
+    config = Config(diffusion=diffusion, seed=seed)
+    config = dataclasses.replace(config, inference=dataclasses.replace(config.inference, rounds=(round_config,) * 2))
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config))), "here") == config
+
+
+def test_yaml_values(tmp_path):
+    config = load_config(yaml_file(tmp_path, "diffusion: {beta_end: 1}\nunet: {channel_mult: [1, 2]}\n"
+                                             "inference: {rounds: [{start: 5}]}"))
+    assert config.diffusion.beta_end == 1.0 and type(config.diffusion.beta_end) is float
+    assert config.unet.channel_mult == (1, 2)
+    assert config.inference.rounds == (RoundConfig(start=5),)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("unett: {}", ["'unett'", "unet"]),
+    ("unet: {model_chanels: 32}", ["unet", "'model_chanels'", "model_channels"]),
+    ("inference: {rounds: [{strat: 5}]}", ["rounds[0]", "'strat'"]),
+    ("unet: {model_channels: 32.0}", ["unet: model_channels", "int", "32.0"]),
+    ("unet: {model_channels: '32'}", ["int", "'32'"]),
+    ("unet: {model_channels: true}", ["int", "True"]),
+    ("unet: {model_channels: null}", ["int", "None"]),
+    ("unet: {channel_mult: 2}", ["list", "2"]),
+    ("unet: {channel_mult: [1, x]}", ["channel_mult[1]", "'x'"]),
+    ("unet: 5", ["unet", "5"]),
+    ("unet:", ["unet", "None"]),
+    ("diffusion: {beta_end: high}", ["beta_end", "float", "'high'"]),
+    ("diffusion: {beta_end: .nan}", ["beta_end", "nan"]),
+    ("diffusion: {beta_end: false}", ["beta_end", "False"]),
+    ("seed: -1", ["seed", "-1"]),
+    ("inference: {color_transfer: 3}", ["color_transfer", "str", "3"]),
+    ("[1, 2]", ["[1, 2]"]),
+    ("just words", ["just words"]),
+    ("1: 2", ["unknown key 1"]),
+])
+def test_wrong_yaml(tmp_path, text, words):
+    path = yaml_file(tmp_path, text)
+    refused(lambda: load_config(path), path, *words)
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe\x00binary", b"a: !!python/object:os.system {}"])
+def test_no_yaml(tmp_path, content):
+    path = yaml_file(tmp_path, content)
+    refused(lambda: load_config(path), path, "cannot be read as YAML")
+
+
+def test_missing_yaml(tmp_path):
+    refused(lambda: load_config(tmp_path / "none.yaml"), "none.yaml")
+    refused(lambda: load_config(tmp_path), tmp_path)

@@ -1,0 +1,150 @@
+"""The compiled operations against the same in Jittor's own operators, forward and backward."""
+import numpy as np
+import pytest
+from helpers import numbers, relative_error, resident_bytes
+
+from jiidm.kernels.attention import attention, attention_plain
+from jiidm.kernels.group_norm import group_norm, group_norm_plain
+from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
+from jiidm.runtime import jt
+
+# fp32 sums in another order
+CLOSE = 1e-5
+EPS = 1e-5
+
+
+@pytest.fixture
+def normal():
+    """A function of a shape: standard normal Jittor arrays, the same in each run."""
+    random = np.random.default_rng(0)
+    return lambda *shape: jt.array(random.standard_normal(shape).astype("float32"))
+
+
+def results(operation, inputs, weight):
+    """The result and the gradients, with respect to the inputs, of its sum weighted by `weight`."""
+    out = operation(*inputs)
+    return [out, *jt.grad((out * weight).sum(), list(inputs))]
+
+
+# ---- group norm
+
+@pytest.mark.parametrize("modulation", ["channel", "sample", "map"])
+@pytest.mark.parametrize("shape, groups", [
+    ((2, 64, 9, 12), 32),
+    ((1, 24, 5, 7), 24),   # a channel a group; rows that are no multiple of a vector
+    ((2, 32, 1, 1), 4),
+    ((1, 6, 31, 33), 3),
+])
+def test_group_norm(normal, shape, groups, modulation):
+    x, weight = normal(*shape) * 2 + 3, normal(*shape)
+    extent = {"channel": shape[1:2], "sample": shape[:2], "map": shape}[modulation]
+    inputs = x, normal(*extent), normal(*extent)
+    actual, expected = (
+        results(lambda x, a, b, f=f: f(x, groups, EPS, a, b, silu=True), inputs, weight)
+        for f in (group_norm, group_norm_plain)
+    )
+    for one, other in zip(actual, expected, strict=True):
+        assert relative_error(one, other) < CLOSE
+
+
+@pytest.mark.parametrize("silu", [False, True])
+def test_group_norm_alone(normal, silu):
+    x, weight = normal(2, 64, 9, 12), normal(2, 64, 9, 12)
+    actual, expected = (
+        results(lambda x, f=f: f(x, 32, EPS, silu=silu), (x,), weight) for f in (group_norm, group_norm_plain)
+    )
+    for one, other in zip(actual, expected, strict=True):
+        assert relative_error(one, other) < CLOSE
+
+
+@pytest.mark.parametrize("size", [1, 9 * 12])
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3])
+def test_group_norm_of_a_constant(normal, value, size):
+    """Nothing but the shift is left. The mean is a float: half a unit in its last place is all that may remain of x."""
+    x = jt.full((2, 64, size, 1), value)
+    scale, shift = normal(64), normal(64)
+    left = 4 * np.spacing(np.float32(abs(value))) / np.sqrt(EPS)
+    for f in (group_norm, group_norm_plain):
+        out, *gradients = results(lambda x, f=f: f(x, 32, EPS, scale, shift), (x,), normal(*x.shape))
+        error = numbers(out) - numbers(shift)[:, None, None]
+        assert np.abs(error).max() <= left * np.abs(numbers(scale)).max()
+        assert all(np.isfinite(g.numpy()).all() for g in gradients)
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 9, 12), (1, 4, 144, 192)])
+def test_group_norm_with_a_large_mean(normal, shape):
+    """Mean 1e4, deviation 1: E[x^2] - E[x]^2 in fp32 would be noise. The mean itself is a float, exact to 1e-3."""
+    x = normal(*shape) + 1e4
+    exact = numbers(x).reshape(shape[0], 2, -1)
+    exact = (exact - exact.mean(2, keepdims=True)) / np.sqrt(exact.var(2, keepdims=True) + EPS)
+    error = numbers(group_norm(x, 2, EPS)) - exact.reshape(shape)
+    assert np.abs(error).max() < 4 * np.spacing(np.float32(1e4))
+
+
+# ---- attention
+
+@pytest.mark.parametrize("heads, depth, length", [
+    (8, 32, 108),
+    (3, 5, 37),     # neither a multiple of the vector nor of the tile
+    (2, 16, 64),    # no padding
+    (66, 3, 130),   # more heads than are copied at a time, several blocks of queries
+])
+def test_attention(normal, heads, depth, length):
+    inputs, weight = [normal(heads, depth, length) for _ in range(3)], normal(heads, depth, length)
+    actual, expected = (results(f, inputs, weight) for f in (attention, attention_plain))
+    for one, other in zip(actual, expected, strict=True):
+        assert relative_error(one, other) < CLOSE
+
+
+def test_attention_of_one_position(normal):
+    """Its weight is 1 whatever the score."""
+    inputs, weight = [normal(3, 8, 1) for _ in range(3)], normal(3, 8, 1)
+    out, dq, dk, dv = results(attention, inputs, weight)
+    assert relative_error(out, inputs[2]) < CLOSE
+    assert relative_error(dv, weight) < CLOSE
+    assert np.abs(numbers(dq)).max() < CLOSE and np.abs(numbers(dk)).max() < CLOSE
+
+
+def test_attention_with_large_scores(normal):
+    """Scores of some thousands: the maximum is taken off before exp."""
+    q, k, v = normal(2, 16, 50) * 40, normal(2, 16, 50) * 40, normal(2, 16, 50)
+    score = np.einsum("bdi,bdj->bij", numbers(q), numbers(k)) / 4
+    share = np.exp(score - score.max(2, keepdims=True))
+    exact = np.einsum("bij,bdj->bdi", share / share.sum(2, keepdims=True), numbers(v))
+    # a score is exact to a 1e-7th of itself, its exponential to as much as that is absolutely
+    assert relative_error(attention(q, k, v), exact) < 4 * np.abs(score).max() * np.finfo(np.float32).eps
+
+
+# ---- nearest code
+
+def chosen_is_nearest(z, codebook, index):
+    """Whether each chosen code is as near as the nearest, up to rounding."""
+    z, codebook = numbers(z), numbers(codebook)
+    distance = np.stack([((z - code) ** 2).sum(1) for code in codebook], 1)
+    taken = np.take_along_axis(distance, index.numpy()[:, None].astype(int), 1)[:, 0]
+    return (taken <= distance.min(1) * (1 + 1e-5) + 1e-12).all()
+
+
+@pytest.mark.parametrize("positions, codes, depth", [(1, 1, 3), (5000, 100, 3), (77, 1025, 3), (130, 2500, 4)])
+def test_nearest_code(normal, positions, codes, depth):
+    z, codebook = normal(positions, depth), normal(codes, depth)
+    for f in (nearest_code, nearest_code_plain):
+        index = f(z, codebook)
+        assert index.shape == [positions] and index.dtype == "int32"
+        assert chosen_is_nearest(z, codebook, index)
+
+
+def test_the_first_of_equal_codes(normal):
+    codebook = jt.concat([normal(900, 3)] * 3)  # copies in other blocks of the search
+    for f in (nearest_code, nearest_code_plain):
+        assert np.array_equal(f(codebook[:900], codebook).numpy(), np.arange(900))
+
+
+@pytest.mark.skipif(bool(jt.flags.use_cuda), reason="the memory in question is the CPU's")
+def test_nearest_code_needs_little_memory(normal):
+    """Two pictures at full size against 8192 codes; all the distances at once would take 800 MB."""
+    z, codebook = normal(2 * 96 * 128, 3), normal(8192, 3)
+    jt.sync([z, codebook])
+    before = resident_bytes()
+    assert nearest_code(z, codebook).numpy().max() < 8192
+    assert resident_bytes() - before < 50e6

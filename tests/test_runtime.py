@@ -1,0 +1,222 @@
+"""What is settled before Jittor is imported. Faults are simulated: nothing is uninstalled and no GPU is needed."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jiidm import cuda_home, runtime
+from jiidm.files import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments, path="", modules="", **variables):
+    """Runs Python on `arguments`, with `path` in front of PATH and `modules` in front of the packages."""
+    environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(filter(None, [str(modules), str(ROOT)]))}
+    environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
+    return subprocess.run([sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True)
+
+
+def script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def fake_numpy(folder):
+    (folder / "numpy").mkdir()
+    (folder / "numpy" / "__init__.py").write_text("__version__ = '2.1.0'\n")
+    return folder
+
+
+# ---- the import
+
+def test_stray_nvcc_and_mpicc_do_no_harm_and_the_environment_stays(tmp_path):
+    script(tmp_path / "nvcc", "echo 'Cuda compilation tools, release 12.2, V12.2.140'")
+    script(tmp_path / "mpicc", "exit 1")
+    done = run("-c", "import os; before = dict(os.environ); from jiidm.runtime import jt, nn, device_name\n"
+                     "assert dict(os.environ) == before\n"
+                     "print(device_name(), float(jt.ones(3).sum().item()))", path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout in ("cpu 3.0\n", "cuda 3.0\n")
+
+
+def test_interrupt_is_an_exception(tmp_path):
+    """Jittor's own handler of Ctrl-C would end the process; jittor is a stand-in that installs such a handler."""
+    stand_in(tmp_path, "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)")
+    done = run("-c", "import jiidm.runtime, os, signal\n"
+                     "try: os.kill(os.getpid(), signal.SIGINT)\n"
+                     "except KeyboardInterrupt: print('caught')", modules=tmp_path)
+    assert done.stdout == "caught\n", done.stderr
+
+
+def test_jittor_asking_to_be_run_again_is_run_again(tmp_path):
+    stand_in(tmp_path, f"import os, sys\nif not os.path.exists({str(tmp_path / 'second')!r}):\n"
+                       f"    open({str(tmp_path / 'second')!r}, 'w'); sys.exit(0)\n")
+    done = run("-c", "import jiidm.runtime, os; print('whole', 'JIIDM_RESTARTED' in os.environ)", modules=tmp_path)
+    assert done.stdout == "whole False\n", done.stderr
+
+
+def stand_in(folder, text):
+    """A package `jittor` that runs `text` and has what the runtime asks of Jittor."""
+    (folder / "jittor").mkdir()
+    (folder / "jittor" / "nn.py").touch()
+    (folder / "jittor" / "__init__.py").write_text(
+        f"{text}\nimport contextlib, types\nhas_cuda, flags = 0, types.SimpleNamespace(use_cuda=0)\n"
+        "flag_scope = lambda **_: contextlib.nullcontext()\n")
+
+
+def test_missing_jittor_offline_names_its_cure():
+    done = run("-c", "import sys; sys.modules['jittor_offline'] = None; import jiidm.runtime")
+    assert done.returncode == 1
+    assert "cure: pip install jittor_offline==0.0.7" in done.stderr
+
+
+def test_numpy_2_names_its_cure(tmp_path):
+    done = run("-c", "import jiidm.runtime", modules=fake_numpy(tmp_path))
+    assert done.returncode == 1
+    assert "numpy 2.1.0" in done.stderr
+    assert "cure: pip install 'numpy<2'" in done.stderr
+
+
+# ---- the settings
+
+@pytest.fixture
+def plain(monkeypatch):
+    """An environment in which the user has set nothing of ours."""
+    for name in ("nvcc_path", "cc_flags", "cc_path", "enable_lto", "cache_name", "use_mpi", "log_silent",
+                 "JIIDM_DEVICE", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(runtime, "cuda_settings", lambda: ({}, "no GPU"))
+    return monkeypatch
+
+
+def test_without_a_gpu_jittor_sees_no_nvcc_and_no_mpi(plain):
+    settings, reason = runtime._settings()
+    assert (settings["nvcc_path"], settings["use_mpi"], settings["cache_name"]) == ("", "0", "jiidm-cpu")
+    assert reason == "no GPU"
+
+
+def test_what_the_user_has_set_stands(plain):
+    for name, value in {"nvcc_path": "/opt/their/nvcc", "use_mpi": "1", "cache_name": "theirs"}.items():
+        plain.setenv(name, value)
+    settings, reason = runtime._settings()
+    assert not {"nvcc_path", "use_mpi", "cache_name"} & set(settings)
+    assert reason is None
+
+
+def test_cpu_on_request(plain):
+    plain.setattr(runtime, "cuda_settings", lambda: pytest.fail("CUDA was looked for"))
+    plain.setenv("JIIDM_DEVICE", "cpu")
+    settings, reason = runtime._settings()
+    assert settings["nvcc_path"] == ""
+    assert "JIIDM_DEVICE" in reason
+
+
+def test_flags_of_the_user_and_of_cuda_are_both_kept_in_a_cache_of_their_own(plain):
+    plain.setenv("cc_flags", "-g")
+    plain.setattr(runtime, "cuda_settings", lambda: ({"nvcc_path": "/c/nvcc", "cc_flags": "-Da=b"}, None))
+    settings, _ = runtime._settings()
+    assert settings["cc_flags"] == "-Da=b -g"
+    assert settings["cache_name"].startswith("jiidm-") and settings["cache_name"] != "jiidm-cpu"
+
+
+def test_under_mpirun_mpi_is_left_to_jittor(plain):
+    plain.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert "use_mpi" not in runtime._settings()[0]
+
+
+# ---- devices and messages
+
+def test_use_device():
+    assert runtime.use_device("cpu") == "cpu" == runtime.device_name()
+    with pytest.raises(InputError, match="'gpu'.*expected auto, cpu or cuda"):
+        runtime.use_device("gpu")
+    if runtime.cuda_reason:
+        with pytest.raises(InputError, match="device cuda: "):
+            runtime.use_device("cuda")
+    assert runtime.use_device("auto") == ("cpu" if runtime.cuda_reason else "cuda")
+
+
+def test_compilation_is_announced_until_it_has_ended_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "_cache", tmp_path)
+    with pytest.raises(ZeroDivisionError), runtime.announce_compilation("the UNet"):
+        raise ZeroDivisionError
+    with runtime.announce_compilation("the UNet"):
+        pass
+    assert capsys.readouterr().err.count("jiidm: first use of the UNet on this machine") == 2
+    with runtime.announce_compilation("the UNet"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+# ---- CUDA
+
+@pytest.fixture
+def toolkit(tmp_path, monkeypatch):
+    """A stand-in of a CUDA 13 toolkit with cuDNN 9; the only one to be found."""
+    root = tmp_path / "toolkit"
+    for folder in ("include/cccl/cub", "lib64", "bin"):
+        (root / folder).mkdir(parents=True)
+    (root / "include/cccl/cub/cub.cuh").touch()
+    for header, library in cuda_home._NEEDED:
+        (root / "include" / header.replace("_real", "")).write_text("theirs")
+        (root / "lib64" / f"lib{library}.so.13").touch()
+    for part in ("ops", "cnn"):
+        (root / "lib64" / f"libcudnn_{part}.so.9").touch()
+    script(root / "bin" / "nvcc", f"echo '#$ TOP={root}'; echo 'release 13.0'; echo \"args $*\"")
+    monkeypatch.setenv("CUDA_HOME", str(root))
+    monkeypatch.setattr(cuda_home, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cuda_home, "no_gpu", lambda major=0: None)
+    monkeypatch.setattr(cuda_home, "_preload", lambda home: None)
+    monkeypatch.setattr(cuda_home, "_nvidia_packages", list)
+    return root
+
+
+def test_cuda_13_gets_a_home(toolkit):
+    settings, reason = cuda_home.cuda_settings()
+    assert reason is None
+    home = Path(settings["nvcc_path"]).parents[1]
+    for shim in ("npp.h", "cudnn.h", "cub/cub.cuh"):
+        assert (home / "include" / shim).read_text() == (cuda_home.SHIMS / shim).read_text()
+    assert (home / "include" / "cudnn_real.h").read_text() == "theirs"
+    for name in ("libcudart.so", "libcudart.so.13", "libcudnn_ops_infer.so", "libcudnn_cnn_train.so"):
+        assert (home / "lib64" / name).exists()
+    answer = subprocess.run([home / "bin" / "nvcc", "-std=c++14", "a b"], capture_output=True, text=True).stdout
+    assert "args -std=c++17 a b" in answer
+    assert cuda_home.cuda_settings() == (settings, None)
+
+
+def test_what_a_cuda_13_lacks_is_named(toolkit):
+    (toolkit / "include" / "cudnn.h").unlink()
+    if any(Path("/usr/include").rglob("cudnn.h")):
+        pytest.skip("cuDNN is installed in /usr")
+    settings, reason = cuda_home.cuda_settings()
+    assert settings == {}
+    assert reason == "CUDA 13, but no cudnn.h; pip install nvidia-cudnn-cu13"
+    assert not list(toolkit.parent.glob("*cuda-home-*"))
+
+
+def test_older_cuda_is_left_to_jittor_if_it_has_its_libraries(toolkit):
+    nvcc = script(toolkit / "bin" / "nvcc", f"echo '#$ TOP={toolkit}'; echo 'release 12.2'")
+    settings, reason = cuda_home.cuda_settings()
+    assert (settings, reason) == ({}, f"{nvcc} has no libcudart.so in {toolkit}/lib64")
+    (toolkit / "lib64" / "libcudart.so").touch()
+    assert cuda_home.cuda_settings() == ({"nvcc_path": str(nvcc), "use_cutlass": "0"}, None)
+
+
+# ---- the doctor
+
+def test_doctor_finds_this_machine_well():
+    done = run(ROOT / "tools" / "doctor.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "GFLOP/s" in done.stdout and "all is well" in done.stdout
+
+
+def test_doctor_reports_a_fault_without_jittor(tmp_path):
+    done = run(ROOT / "tools" / "doctor.py", modules=fake_numpy(tmp_path))
+    assert done.returncode == 1
+    assert "fault: numpy 2.1.0" in done.stdout and "cure: pip install 'numpy<2'" in done.stdout

@@ -1,0 +1,46 @@
+"""Makes the contest's pictures: one STEM.jpg for every label map of a test folder, in the style that its JSON names."""
+import argparse
+from pathlib import Path
+
+from jiidm.files import run_tool
+
+
+def main():
+    """Reads the arguments and makes the pictures; returns 1 when some could not be made."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input_path", required=True, type=Path,
+                        help="folder with label_to_img.json and one folder of label PNGs")
+    parser.add_argument("--img_path", required=True, type=Path, help="folder of style photos, or one that has imgs/")
+    parser.add_argument("--output_path", required=True, type=Path, help="folder for the pictures")
+    parser.add_argument("--checkpoint", default="default", help="folder of checkpoints (default: the package's own)")
+    parser.add_argument("--rounds", type=int, default=3, help="how many rounds of the recipe (default 3)")
+    parser.add_argument("--color-transfer", default="on", help="on, off, or a method's name (default on)")
+    parser.add_argument("--no-ensemble", action="store_true", help="use the last checkpoint alone")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=4, help="pictures at a time (default 4)")
+    parser.add_argument("--width", type=int, default=512, help="of the pictures written (default 512)")
+    parser.add_argument("--height", type=int, default=384, help="of the pictures written (default 384)")
+    parser.add_argument("--quality", type=int, default=95, help="of the JPEGs, 1 to 100 (default 95)")
+    parser.add_argument("--resume", action="store_true", help="skip pictures that are there already")
+    parser.add_argument("--save-steps", action="store_true", help="keep each round's picture, in steps/")
+    parser.add_argument("--overview", type=Path, help="write one sheet of styles, coloured masks and results")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    args = parser.parse_args()
+
+    from jiidm.contest import ContestJob, make_pictures
+
+    job = ContestJob(
+        args.input_path, args.img_path, args.output_path, args.width, args.height, args.quality, args.batch,
+        args.resume, args.save_steps, args.overview,
+    )
+    problems = make_pictures(
+        job, args.checkpoint, args.device, rounds=args.rounds, ensemble=not args.no_ensemble, seed=args.seed,
+        color_transfer={"on": True, "off": False}.get(args.color_transfer, args.color_transfer),
+    )
+    for problem in problems:
+        print(f"not made: {problem}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

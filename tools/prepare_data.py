@@ -1,0 +1,76 @@
+"""Prepares training and test folders in the contest's layout, from the Stanford Background Dataset or drawn.
+
+  python tools/prepare_data.py stanford SOURCE train --split train
+  python tools/prepare_data.py stanford SOURCE test --split val --test --references train
+  python tools/prepare_data.py synthetic train --count 1000
+  python tools/prepare_data.py synthetic test --count 50 --seed 1 --test --references train
+"""
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from jiidm.data.folder import TrainingFolder, write_test_folder, write_training_folder  # noqa: E402
+from jiidm.data.stanford import fill_no_class, read_stanford  # noqa: E402
+from jiidm.data.synthetic import SMALLEST, draw_landscape  # noqa: E402
+from jiidm.files import InputError, run_tool  # noqa: E402
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    stanford = commands.add_parser("stanford", help="convert the Stanford Background Dataset")
+    stanford.add_argument("source", help="folder with images/, labels/, train.txt and val.txt")
+    stanford.add_argument("--split", choices=("train", "val"), default="train")
+    synthetic = commands.add_parser("synthetic", help="draw landscapes with exact labels")
+    synthetic.add_argument("--count", type=int, default=100, help="how many (default %(default)s)")
+    for command, width, height in ((stanford, 192, 144), (synthetic, 512, 384)):
+        command.add_argument("destination", help="the folder to write; it must not exist or be empty")
+        command.add_argument("--width", type=int, default=width, help="in pixels (default %(default)s)")
+        command.add_argument("--height", type=int, default=height, help="in pixels (default %(default)s)")
+        command.add_argument("--seed", type=int, default=0,
+                             help="of the drawings and of the choice of references (default %(default)s)")
+        command.add_argument("--test", action="store_true", help="write a test folder: masks and label_to_img.json")
+        command.add_argument("--references", metavar="FOLDER",
+                             help="with --test: the training folder whose photos are the style references")
+    return parser.parse_args()
+
+
+def check_arguments(arguments):
+    """Raises InputError for a value out of its range and for --test without --references or the reverse."""
+    for option, smallest in (("width", SMALLEST), ("height", SMALLEST), ("seed", 0), ("count", 1)):
+        value = getattr(arguments, option, smallest)
+        if value < smallest:
+            raise InputError(f"--{option} {value}: {smallest} or more was expected")
+    if arguments.test and not arguments.references:
+        raise InputError("--test: the style references are missing; add --references TRAINING_FOLDER")
+    if arguments.references and not arguments.test:
+        raise InputError("--references: is for a test folder; add --test or leave it out")
+
+
+def read_examples(arguments):
+    """Yields the (name, photo, labels) that the command line asks for."""
+    if arguments.command == "stanford":
+        yield from read_stanford(arguments.source, arguments.split, arguments.width, arguments.height)
+        return
+    for index in range(arguments.count):
+        yield f"{index:06d}", *draw_landscape((arguments.seed, index), arguments.width, arguments.height)
+
+
+def main():
+    arguments = parse_arguments()
+    check_arguments(arguments)
+    examples = read_examples(arguments)
+    if arguments.test:
+        training = TrainingFolder(arguments.references)
+        masks = ((name, fill_no_class(labels, name)) for name, _, labels in examples)
+        count = write_test_folder(arguments.destination, masks, training, arguments.seed)
+        print(f"{arguments.destination}: {count} masks, their references from {arguments.references}")
+    else:
+        count = write_training_folder(arguments.destination, examples)
+        print(f"{arguments.destination}: {count} photos with their label maps")
+
+
+if __name__ == "__main__":
+    run_tool(main)
