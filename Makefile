@@ -27,7 +27,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 train: data-given setup
-	$(BIN)/python tools/train.py all --config "$(CONFIG)" --data "$(DATA)" --run "$(RUN)"
+	$(BIN)/python tools/train.py all --config "$(CONFIG)" --data "$(DATA)" --run "$(RUN)" $(if $(RESUME),--resume)
 
 data-given:
 	@if [ -z "$(DATA)" ]; then echo "error: where is the data set? make train DATA=/path/to/dataset" >&2; exit 2; fi

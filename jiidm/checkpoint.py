@@ -27,9 +27,17 @@ class Checkpoint:
 
 
 def save_checkpoint(path, kind, tensors, config, step, dtype="float16"):
-    """Writes the tensors (names to arrays) of a network of `kind` as float16 or float32."""
+    """Writes the tensors (names to arrays) of a network of `kind` as float16 or float32.
+
+    Raises InputError for NaN and for a number beyond the range of `dtype`: the file could not be loaded again.
+    """
     metadata = {"format": FORMAT, "kind": kind, "config": json.dumps(to_dict(config)), "step": str(step)}
-    arrays = {name: np.ascontiguousarray(value, dtype) for name, value in tensors.items()}
+    with np.errstate(over="ignore"):
+        arrays = {name: np.ascontiguousarray(value, dtype) for name, value in tensors.items()}
+    broken = [name for name, value in arrays.items() if not np.isfinite(value).all()]
+    if broken:
+        raise InputError(f"{path}: NaN or a number too large for {dtype} in {_listed(broken)}; not written; go on from "
+                         f"an earlier checkpoint of the run")
     save_tensors(path, arrays, metadata)
 
 
@@ -48,7 +56,7 @@ def load_tensors(path):
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
         return load_file(path), metadata
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a type that numpy lacks, such as bfloat16
         raise InputError(f"{path}: not a readable safetensors file ({error}); copy or save it again") from error
 
 
@@ -65,8 +73,11 @@ def load_checkpoint(path, kind=None):
     broken = [name for name, value in tensors.items() if not np.isfinite(value).all()]
     if broken:
         raise InputError(f"{path}: NaN or Inf in {_listed(broken)}; take an earlier checkpoint of the run")
-    config = from_dict(Config, json.loads(metadata["config"]), f"{path}, config")
-    return Checkpoint(path, found, config, int(metadata["step"]), tensors)
+    try:
+        config, step = json.loads(metadata["config"]), int(metadata["step"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: its metadata lacks a readable config and step ({error}); save it again") from error
+    return Checkpoint(path, found, from_dict(Config, config, f"{path}, config"), step, tensors)
 
 
 def load_into(module, tensors, source):

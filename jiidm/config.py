@@ -4,6 +4,7 @@ A configuration is data. It comes from a YAML file in `configs/` (any section or
 metadata of a checkpoint; a key that does not exist or a value of the wrong type is an error that names it.
 """
 import dataclasses
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -95,6 +96,7 @@ class InferenceConfig:
 class AutoencoderTrainingConfig:
     """Training of the autoencoder on random crops. Intervals are in optimiser steps; 0 switches a part off.
 
+    `coarse_weight` is that of the L1 between means over each latent position's pixels: it brings colours early.
     Before the step `quantize_from` the decoder reads the latents themselves; at that step the codebook starts from
     latents of the batch. A codebook that starts at random (0) collapses in short runs. The discriminator learns from
     `discriminator_start` on; its part in the loss grows to full weight over `discriminator_ramp` steps.
@@ -107,6 +109,7 @@ class AutoencoderTrainingConfig:
     warmup: int = 500
     decay_from: float = 1.0
     ema: float = 0.999
+    coarse_weight: float = 0.0
     codebook_weight: float = 1.0
     quantize_from: int = 0
     discriminator_start: int = 100_000
@@ -156,7 +159,7 @@ def load_config(path):
         with open(path, encoding="utf-8") as file:
             data = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({error})") from error
+        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     return from_dict(Config, {} if data is None else data, str(path))
 
 
@@ -197,6 +200,8 @@ def _checked(kind, value, where):
         return tuple(_checked(item, v, f"{where}[{i}]") for i, v in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if kind is float and isinstance(value, str) and re.fullmatch(r"\d+e[+-]?\d+", value):
+        value = float(value)  # YAML 1.1 wants a point before the exponent and takes 1e-4 for text
     if type(value) is not kind:
         raise InputError(f"{where}: expected {kind.__name__}, found {value!r}")
     if kind in (int, float) and not value >= 0:

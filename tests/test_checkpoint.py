@@ -182,8 +182,9 @@ def test_json_round_trip(round_config, diffusion, seed):
 
 
 def test_yaml_values(tmp_path):
-    config = load_config(yaml_file(tmp_path, "diffusion: {beta_end: 1}\nunet: {channel_mult: [1, 2]}\n"
-                                             "inference: {rounds: [{start: 5}]}"))
+    config = load_config(yaml_file(tmp_path, "diffusion: {beta_start: 1e-3, beta_end: 1}\n"
+                                             "unet: {channel_mult: [1, 2]}\ninference: {rounds: [{start: 5}]}"))
+    assert config.diffusion.beta_start == 1e-3  # text to YAML 1.1
     assert config.diffusion.beta_end == 1.0 and type(config.diffusion.beta_end) is float
     assert config.unet.channel_mult == (1, 2)
     assert config.inference.rounds == (RoundConfig(start=5),)

@@ -10,7 +10,6 @@ from jiidm.diffusion.guidance import GuidedDenoiser
 from jiidm.diffusion.loss import hybrid_loss
 from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Schedule
-from jiidm.files import InputError
 from jiidm.runtime import jt
 
 SCHEDULE = Schedule(DiffusionConfig())
@@ -32,6 +31,13 @@ def test_schedule_is_the_papers():
     assert np.isfinite(SCHEDULE.posterior_log_variance).all()
     # without noise z_t = sqrt(abar_t) z_0, and the posterior's mean is z_{t-1} = sqrt(abar_{t-1}) z_0
     assert np.allclose(SCHEDULE.posterior_z0[t] + SCHEDULE.posterior_zt[t] * np.sqrt(alpha[t]), np.sqrt(alpha[t - 1]))
+
+
+@pytest.mark.parametrize("values", [
+    {"timesteps": 0}, {"timesteps": 1}, {"beta_start": 0.0}, {"beta_end": 1.0}, {"beta_start": 0.1},
+])
+def test_impossible_schedule(values):
+    refused(lambda: Schedule(DiffusionConfig(**values)), "diffusion", *values.values())
 
 
 @given(total=st.integers(2, 400), count=st.integers(1, 400))
@@ -219,7 +225,3 @@ def test_bound_vanishes_for_the_true_posterior():
     mse, bound = hybrid_loss(SCHEDULE, output, z0, noise, np.array([1, 613]))
     assert np.abs(mse.numpy()).max() == 0
     assert np.abs(bound.numpy()).max() < 1e-3
-
-
-def test_an_input_error_is_a_value_error():
-    assert issubclass(InputError, ValueError)

@@ -57,10 +57,10 @@ def test_group_norm_alone(normal, silu):
         assert relative_error(one, other) < CLOSE
 
 
-@pytest.mark.parametrize("size", [1, 9 * 12])
+@pytest.mark.parametrize("size", [1, 9 * 12, 144 * 192])
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3])
 def test_group_norm_of_a_constant(normal, value, size):
-    """Nothing but the shift is left. The mean is a float: half a unit in its last place is all that may remain of x."""
+    """Nothing but the shift is left, and of x what the mean, a float, misses in its last place."""
     x = jt.full((2, 64, size, 1), value)
     scale, shift = normal(64), normal(64)
     left = 4 * np.spacing(np.float32(abs(value))) / np.sqrt(EPS)
@@ -73,12 +73,13 @@ def test_group_norm_of_a_constant(normal, value, size):
 
 @pytest.mark.parametrize("shape", [(2, 64, 9, 12), (1, 4, 144, 192)])
 def test_group_norm_with_a_large_mean(normal, shape):
-    """Mean 1e4, deviation 1: E[x^2] - E[x]^2 in fp32 would be noise. The mean itself is a float, exact to 1e-3."""
+    """Mean 1e4, deviation 1: E[x^2] - E[x]^2 in fp32 would be noise. The mean itself is a float, exact to 5e-4."""
     x = normal(*shape) + 1e4
     exact = numbers(x).reshape(shape[0], 2, -1)
     exact = (exact - exact.mean(2, keepdims=True)) / np.sqrt(exact.var(2, keepdims=True) + EPS)
-    error = numbers(group_norm(x, 2, EPS)) - exact.reshape(shape)
-    assert np.abs(error).max() < 4 * np.spacing(np.float32(1e4))
+    for f in (group_norm, group_norm_plain):
+        error = numbers(f(x, 2, EPS)) - exact.reshape(shape)
+        assert np.abs(error).max() < 2 * np.spacing(np.float32(1e4))
 
 
 # ---- attention
@@ -112,7 +113,7 @@ def test_attention_with_large_scores(normal):
     share = np.exp(score - score.max(2, keepdims=True))
     exact = np.einsum("bij,bdj->bdi", share / share.sum(2, keepdims=True), numbers(v))
     # a score is exact to a 1e-7th of itself, its exponential to as much as that is absolutely
-    assert relative_error(attention(q, k, v), exact) < 4 * np.abs(score).max() * np.finfo(np.float32).eps
+    assert relative_error(attention(q, k, v), exact) < 4 * np.abs(score).max() * np.spacing(np.float32(1))
 
 
 # ---- nearest code

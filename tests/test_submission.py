@@ -92,7 +92,7 @@ def png_bytes():
     (lambda path: path.unlink(), "missing"),
     (lambda path: path.write_bytes(b""), "not a picture"),
     (lambda path: path.write_bytes(b"no picture"), "not a picture"),
-    (lambda path: path.write_bytes(path.read_bytes()[:200]), "p"),
+    (lambda path: path.write_bytes(path.read_bytes()[:200]), "picture"),
     (lambda path: path.write_bytes(png_bytes()), "a PNG"),
     (lambda path: picture(path, mode="L"), "mode L"),
     (lambda path: picture(path, mode="CMYK"), "mode CMYK"),

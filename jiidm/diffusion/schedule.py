@@ -33,9 +33,15 @@ class Chain:
 
 
 class Schedule(Chain):
-    """The full chain with beta linear from `beta_start` to `beta_end`, and the posterior of its steps (float64)."""
+    """The full chain with beta linear from `beta_start` to `beta_end`, and the posterior of its steps (float64).
+
+    Raises InputError for fewer than 2 steps, and where a beta is no variance between 0 and 1.
+    """
 
     def __init__(self, config):
+        if config.timesteps < 2 or not 0 < config.beta_start <= config.beta_end < 1:
+            raise InputError(f"diffusion: timesteps {config.timesteps}, beta_start {config.beta_start}, beta_end "
+                             f"{config.beta_end}; expected at least 2, and 0 < beta_start <= beta_end < 1")
         self.betas = np.linspace(config.beta_start, config.beta_end, config.timesteps, dtype=np.float64)
         super().__init__(np.arange(config.timesteps), np.cumprod(1 - self.betas))
         before = np.append(1.0, self.alphas_cumprod[:-1])

@@ -5,6 +5,7 @@ from jiidm.runtime import jt
 # the result cost one read and one write of main memory. The variance is the mean square of x - mean (a second pass
 # over cached data): E[x^2] - E[x]^2 would cancel. exp is a polynomial (Cephes) because it vectorises everywhere.
 _HEADER = r"""
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -44,14 +45,18 @@ _FORWARD = r"""
             for (int64_t i = 0; i < S; i++) s += xg[c * S + i];
             total += s;
         }
-        const float m = total / L;
+        float m = total / L;
+        // what float additions made the mean miss shows in the sum of the differences
+        double missed = 0;
         for (int64_t c = 0; c < M; c++) {
-            float s = 0;
-            #pragma omp simd reduction(+:s)
-            for (int64_t i = 0; i < S; i++) { float d = xg[c * S + i] - m; s += d * d; }
-            square += s;
+            float s = 0, e = 0;
+            #pragma omp simd reduction(+:s,e)
+            for (int64_t i = 0; i < S; i++) { float d = xg[c * S + i] - m; s += d * d; e += d; }
+            square += s; missed += e;
         }
-        const float r = 1 / std::sqrt(square / L + eps);
+        missed /= L;
+        m += missed;
+        const float r = 1 / std::sqrt(std::max(square / L - missed * missed, 0.) + eps);
         mean_p[k] = m; rstd_p[k] = r;
         for (int64_t c = 0; c < M; c++) {
             const float* xc = xg + c * S;
@@ -142,7 +147,8 @@ def group_norm_plain(x, groups, eps, scale=None, shift=None, silu=False):
     """`group_norm` in Jittor's own operators."""
     n, c = x.shape[:2]
     h = x.float32().reshape(n, groups, -1)
-    h = h - h.mean(2, keepdims=True)
+    for _ in range(2):  # the second time takes off what float additions made the first mean miss
+        h = h - h.mean(2, keepdims=True)
     h = (h / jt.sqrt((h * h).mean(2, keepdims=True) + eps)).reshape(x.shape)
     if scale is not None:
         if scale.ndim < 4:

@@ -1,4 +1,6 @@
 """Layers that the networks share."""
+from fractions import Fraction
+
 from jiidm.kernels.group_norm import group_norm
 from jiidm.runtime import jt, nn
 
@@ -65,7 +67,11 @@ def resize_nearest(x, height, width):
     h, w = x.shape[2:]
     if (h, w) == (height, width):
         return x
-    return x.reindex([*x.shape[:2], height, width], ["i0", "i1", f"i2*{h}/{height}", f"i3*{w}/{width}"])
+    # reduced fractions: Jittor compiles one kernel for each ratio, not for each pair of sizes
+    rows, columns = Fraction(h, height), Fraction(w, width)
+    return x.reindex([*x.shape[:2], height, width], [
+        "i0", "i1", f"i2*{rows.numerator}/{rows.denominator}", f"i3*{columns.numerator}/{columns.denominator}",
+    ])
 
 
 def pad_right_below(x, right, below):

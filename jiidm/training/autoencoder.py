@@ -6,6 +6,7 @@ from jiidm.checkpoint import arrays_of, load_into, save_checkpoint
 from jiidm.data.folder import fit_photo
 from jiidm.files import InputError, written_whole
 from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.blocks import downsample_average
 from jiidm.models.discriminator import PatchDiscriminator
 from jiidm.pictures import from_pixels, sheet_of, to_pixels
 from jiidm.runtime import jt, nn
@@ -21,6 +22,14 @@ SHEET_PHOTOS = 8
 def quantizer_loss(z, codes):
     """mean((sg[codes] - z)^2) + 0.25 mean((codes - sg[z])^2), z and codes N, D, h, w."""
     return ((codes.detach() - z) ** 2).mean() + 0.25 * ((codes - z.detach()) ** 2).mean()
+
+
+def coarse_loss(x, recon, factor):
+    """L1 between the means of x and recon (N, 3, H, W) over squares of factor x factor pixels, a power of two."""
+    difference = x - recon
+    while factor > 1:
+        difference, factor = downsample_average(difference), factor // 2
+    return jt.abs(difference).mean()
 
 
 def adaptive_weight(reconstruction, generator, last_layer):
@@ -112,10 +121,14 @@ class AutoencoderTrainer:
         quantize = step >= self.training.quantize_from
         if step and step == self.training.quantize_from:
             with jt.no_grad():
-                self._renew_codes(step, self.network.encode(x), np.arange(self.config.autoencoder.n_embed))
+                latents = self.network.encode(x)
+            # outside of no_grad, where an assigned parameter would stop taking gradients
+            self._renew_codes(step, latents, np.arange(self.config.autoencoder.n_embed))
         recon, z, codes, index = self.network(x, quantize)
         reconstruction, codebook = jt.abs(x - recon).mean(), quantizer_loss(z, codes)
         loss = reconstruction + (self.training.codebook_weight * codebook if quantize else 0)
+        if self.training.coarse_weight:
+            loss = loss + self.training.coarse_weight * coarse_loss(x, recon, self.config.autoencoder.factor)
         generator = discriminator = jt.zeros(1)
         if step >= self.training.discriminator_start:
             generator = -self.discriminator(recon).mean()

@@ -1,0 +1,185 @@
+"""Generator: what it takes, what it refuses, and that an image depends on nothing but its own inputs and the seed."""
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jiidm import Generator, InputError
+from jiidm.checkpoint import arrays_of, save_checkpoint
+from jiidm.config import AutoencoderConfig, Config, ImageConfig, InferenceConfig, RoundConfig, UNetConfig
+from jiidm.data.synthetic import draw_landscape
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.unet import UNet
+
+ROUNDS = (RoundConfig(2.0, "ddim20", 4), RoundConfig(2.0, "ddim20", 3))
+CONFIG = Config(
+    image=ImageConfig(64, 48),
+    autoencoder=AutoencoderConfig(ch=16, num_res_blocks=1, n_embed=64, norm_groups=4),
+    unet=UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(2,),
+                    head_channels=16, spade_channels=8, norm_groups=4),
+    inference=InferenceConfig(ROUNDS),
+)
+
+
+def made_up_weights(network, seed):
+    """Random tensors of a network's names and shapes: nothing stays zero, so every input counts."""
+    random = np.random.default_rng(seed)
+    return {
+        name: (random.standard_normal(v.shape) / np.sqrt(np.prod(v.shape[1:]) if v.ndim > 1 else 4)).astype(np.float32)
+        for name, v in arrays_of(network).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    autoencoder = made_up_weights(Autoencoder(CONFIG.autoencoder), 0)
+    save_checkpoint(folder / "autoencoder.safetensors", "autoencoder", autoencoder, CONFIG, 10)
+    for seed in (1, 2):
+        unet = made_up_weights(UNet(CONFIG.unet), seed)
+        save_checkpoint(folder / f"unet-{seed}.safetensors", "unet", unet, CONFIG, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generator(checkpoints):
+    return Generator.from_checkpoint(checkpoints)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    drawn = [draw_landscape(seed, 64, 48) for seed in range(3)]
+    return [labels for _, labels in drawn], [photo for photo, _ in drawn]
+
+
+def pixels(image):
+    return np.asarray(image).astype(int)
+
+
+def test_result_is_an_rgb_picture_of_the_models_size_and_repeats(generator, examples):
+    masks, styles = examples
+    first, second = (generator.infer(masks[0], styles[1], rounds=2) for _ in range(2))
+    assert (first.mode, first.size) == ("RGB", (64, 48))
+    assert (pixels(first) == pixels(second)).all()
+
+
+def test_mask_style_seed_and_name_each_change_the_picture(generator, examples):
+    masks, styles = examples
+    base = pixels(generator.infer(masks[0], styles[0], rounds=1))
+    for mask, style, settings in (
+        (masks[1], styles[0], {}), (masks[0], styles[1], {}), (masks[0], styles[0], {"seed": 1}),
+        (masks[0], styles[0], {"names": ["other"]}),
+    ):
+        assert (pixels(generator.infer(mask, style, rounds=1, **settings)) != base).any()
+
+
+def test_an_image_is_the_same_alone_in_a_batch_first_or_last(generator, examples):
+    masks, styles = examples
+    names = ["a", "b", "c"]
+    batch = generator.infer(masks, styles, rounds=2, names=names)
+    reverse = generator.infer(masks[::-1], styles[::-1], rounds=2, names=names[::-1])[::-1]
+    for i in range(3):
+        alone = generator.infer([masks[i]], [styles[i]], rounds=2, names=[names[i]])[0]
+        assert (pixels(alone) == pixels(batch[i])).all()
+        assert (pixels(alone) == pixels(reverse[i])).all()
+
+
+def test_paths_pil_images_and_arrays_give_the_same_picture(generator, examples, tmp_path):
+    mask, style = examples[0][0], examples[1][0]
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    Image.fromarray(style).save(tmp_path / "s.png")
+    wanted = pixels(generator.infer(mask, style, rounds=1, names=["m"]))
+    for m, s in ((tmp_path / "m.png", tmp_path / "s.png"), (str(tmp_path / "m.png"), Image.fromarray(style)),
+                 (Image.fromarray(mask), style)):
+        assert (pixels(generator.infer(m, s, rounds=1, names=["m"])) == wanted).all()
+    # the name is the stem of the mask's path
+    assert (pixels(generator.infer(tmp_path / "m.png", style, rounds=1)) == wanted).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])
+def test_style_photos_of_any_mode_are_converted(generator, examples, mode):
+    style = Image.fromarray(examples[1][0]).convert(mode)
+    assert generator.infer(examples[0][0], style, rounds=1).mode == "RGB"
+
+
+def test_size_mask_gives_the_masks_size_and_a_single_pixel_is_a_mask(generator, examples):
+    big = np.kron(examples[0][0], np.ones((3, 3), np.uint8))
+    assert generator.infer(big, examples[1][0], rounds=1, size="mask").size == (192, 144)
+    assert generator.infer(np.array([[2]]), examples[1][0][:1, :1], rounds=1).size == (64, 48)
+
+
+def test_color_transfer_counts_from_the_second_round_on(generator, examples):
+    mask, style = examples[0][0], examples[1][1]
+    results = {
+        (rounds, transfer): pixels(generator.infer(mask, style, rounds=rounds, color_transfer=transfer))
+        for rounds in (1, 2) for transfer in (True, False, "histogram")
+    }
+    assert (results[1, True] == results[1, False]).all()
+    assert (results[2, True] != results[2, False]).any()
+    assert (results[2, True] != results[2, "histogram"]).any()
+
+
+def test_ensemble_is_the_mean_of_the_weights(generator, checkpoints, examples):
+    mask, style = examples[0][0], examples[1][0]
+    files = [checkpoints / "autoencoder.safetensors", checkpoints / "unet-2.safetensors"]
+    last = pixels(Generator.from_checkpoint(files).infer(mask, style, rounds=1))
+    assert (pixels(generator.infer(mask, style, rounds=1, ensemble=False)) == last).all()
+    assert (pixels(generator.infer(mask, style, rounds=1, ensemble=[0, 5])) == last).all()
+    both = pixels(generator.infer(mask, style, rounds=1))
+    assert (both != last).any()
+    assert (pixels(generator.infer(mask, style, rounds=1, ensemble=[1, 1])) == both).all()
+
+
+def test_rounds_may_be_settings_and_steps_are_reported(generator, examples):
+    mask, style = examples[0][0], examples[1][0]
+    steps = []
+    picture = generator.infer(
+        mask, style, rounds=[ROUNDS[0], {"guidance": 2.0, "respacing": "ddim20", "start": 3}],
+        on_step=lambda *step: steps.append(step),
+    )
+    assert (pixels(picture) == pixels(generator.infer(mask, style, rounds=2))).all()
+    assert [s[:3] for s in steps] == [(0, i, 4) for i in range(1, 5)] + [(1, i, 3) for i in range(1, 4)]
+    assert [s[3] is not None for s in steps] == [False] * 3 + [True] + [False] * 2 + [True]
+    assert (pixels(steps[-1][3][0]) == pixels(picture)).all()
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"rounds": 0}, "rounds 0"),
+    ({"rounds": 3}, "expected 1 to 2"),
+    ({"rounds": []}, "rounds"),
+    ({"rounds": [{"guidanc": 2.0}]}, "guidanc"),
+    ({"rounds": [RoundConfig(2.0, "ddim20", 20)]}, "start index 20"),
+    ({"rounds": [RoundConfig(2.0, "ddim20", 0)]}, "start index 0"),
+    ({"rounds": [RoundConfig(2.0, "ddim7x", 2)]}, "ddim7x"),
+    ({"color_transfer": "sepia"}, "reinhard"),
+    ({"ensemble": [1.0]}, "2 weights"),
+    ({"ensemble": [-1, 2]}, "2 weights"),
+    ({"size": "big"}, "big"),
+])
+def test_settings_that_cannot_be_used_are_refused(generator, examples, settings, words):
+    with pytest.raises(InputError, match=words):
+        generator.infer(examples[0][0], examples[1][0], **settings)
+
+
+def test_inputs_that_cannot_be_used_are_refused(generator, examples):
+    mask, style = examples[0][0].copy(), examples[1][0]
+    mask[7, 5] = 29
+    with pytest.raises(InputError, match="29"):
+        generator.infer(mask, style)
+    with pytest.raises(InputError, match="equal length"):
+        generator.infer(examples[0], examples[1][:2])
+    with pytest.raises(InputError, match="no-such"):
+        generator.infer(examples[0][0], "no-such.jpg")
+
+
+def test_checkpoints_that_do_not_belong_together_are_refused(checkpoints, tmp_path):
+    wide = dataclasses.replace(CONFIG, unet=dataclasses.replace(CONFIG.unet, model_channels=24))
+    save_checkpoint(tmp_path / "wide.safetensors", "unet", made_up_weights(UNet(wide.unet), 3), wide, 3)
+    files = sorted(checkpoints.glob("*.safetensors"))
+    with pytest.raises(InputError, match="wide.safetensors.*instead|wide.safetensors.*averaged"):
+        Generator.from_checkpoint([*files, tmp_path / "wide.safetensors"])
+    with pytest.raises(InputError, match="0 autoencoders"):
+        Generator.from_checkpoint(files[1:])
+    with pytest.raises(InputError, match="no such"):
+        Generator.from_checkpoint(tmp_path / "absent")

@@ -1,0 +1,191 @@
+"""The tools as a user runs them, on drawn landscapes: train, infer, package; and what each says to bad input."""
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from helpers import run_tool
+from PIL import Image
+
+CONFIG = """
+image: {width: 64, height: 48}
+autoencoder: {ch: 16, num_res_blocks: 1, n_embed: 64, norm_groups: 4}
+unet: {model_channels: 16, channel_mult: [1, 2], num_res_blocks: 1, attention_resolutions: [2], head_channels: 16,
+       spade_channels: 8, norm_groups: 4}
+train_autoencoder: {steps: 4, batch: 2, crop: 32, quantize_from: 2, discriminator_start: 3, discriminator_channels: 8,
+                    discriminator_layers: 1, revive_codes_every: 2}
+train_unet: {steps: 4, batch: 3, keep_at: [2, 4], sheet_every: 4}
+inference:
+  rounds: [{guidance: 2.0, respacing: ddim20, start: 3}, {guidance: 2.0, respacing: ddim20, start: 2}]
+"""
+MASKS = 5
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder with train/ and test/ (drawn), a configuration and a run trained with it, all made by the tools."""
+    top = tmp_path_factory.mktemp("tools")
+    (top / "tiny.yaml").write_text(CONFIG)
+    for command in (
+        ("prepare_data", "synthetic", top / "train", "--count", 6, "--width", 64, "--height", 48),
+        ("prepare_data", "synthetic", top / "test", "--count", MASKS, "--width", 64, "--height", 48, "--seed", 9,
+         "--test", "--references", top / "train"),
+        ("train", "all", "--config", top / "tiny.yaml", "--data", top / "train", "--run", top / "run"),
+    ):
+        done = run_tool(*command)
+        assert done.returncode == 0, done.stderr
+    (top / "weights").mkdir()
+    for name in ("autoencoder", "unet-0000002", "unet-0000004"):
+        shutil.copy(top / "run" / f"{name}.safetensors", top / "weights")
+    return top
+
+
+def infer(folders, output, *options, test=None):
+    return run_tool("infer", "--input_path", test or folders / "test", "--img_path", folders / "train",
+                    "--output_path", output, "--checkpoint", folders / "weights", "--rounds", 2, *options)
+
+
+@pytest.fixture(scope="module")
+def results(folders):
+    output = folders / "results"
+    done = infer(folders, output, "--batch", 2, "--save-steps", "--overview", folders / "sheet.jpg")
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+@pytest.fixture
+def broken_test(folders, tmp_path):
+    """A copy of the test folder, to be spoilt; returns its path and the names of its masks."""
+    shutil.copytree(folders / "test", tmp_path / "test")
+    names = sorted(json.loads((tmp_path / "test" / "label_to_img.json").read_text()))
+    return tmp_path / "test", names
+
+
+def test_infer_makes_every_picture_at_the_contests_size(folders, results):
+    names = json.loads((folders / "test" / "label_to_img.json").read_text())
+    pictures = sorted(p.name for p in results.glob("*.jpg"))
+    assert pictures == sorted(n.replace(".png", ".jpg") for n in names) and len(pictures) == MASKS
+    for name in pictures:
+        with Image.open(results / name) as image:
+            image.load()
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (512, 384))
+
+
+def test_infer_keeps_each_round_and_draws_the_sheet(folders, results):
+    stems = [p.stem for p in results.glob("*.jpg")]
+    assert {p.name for p in (results / "steps").iterdir()} == {f"{s}-round{i}.jpg" for s in stems for i in (1, 2)}
+    with Image.open(folders / "sheet.jpg") as sheet:
+        assert sheet.width > MASKS * 256 and sheet.height > 3 * 192
+
+
+def test_infer_gives_the_same_pictures_one_at_a_time_and_resumes(folders, results, tmp_path):
+    names = sorted(p.name for p in results.glob("*.jpg"))
+    shutil.copy(results / names[0], tmp_path / names[0])
+    (tmp_path / names[1]).write_bytes((results / names[1]).read_bytes()[:900])  # cut off: to be made again
+    kept = (tmp_path / names[0]).stat().st_mtime_ns
+    done = infer(folders, tmp_path, "--batch", 1, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / names[0]).stat().st_mtime_ns == kept
+    for name in names:
+        assert (results / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_infer_settings_reach_the_picture(folders, tmp_path):
+    done = infer(folders, tmp_path, "--width", 32, "--height", 24, "--quality", 50, "--no-ensemble", "--seed", 3,
+                 "--color-transfer", "off")
+    assert done.returncode == 0, done.stderr
+    sizes = {Image.open(p).size for p in tmp_path.glob("*.jpg")}
+    assert sizes == {(32, 24)}
+
+
+def test_infer_reports_what_is_broken_and_makes_the_rest(folders, broken_test, tmp_path):
+    test, names = broken_test
+    labels = next(p for p in test.iterdir() if p.is_dir())
+    mask = np.asarray(Image.open(labels / names[0])).copy()
+    mask[4, 7] = 77
+    Image.fromarray(mask).save(labels / names[0])
+    (labels / names[1]).write_bytes(b"no picture")
+    references = json.loads((test / "label_to_img.json").read_text())
+    references[names[2]] = "absent.jpg"
+    (test / "label_to_img.json").write_text(json.dumps(references))
+    done = infer(folders, tmp_path / "out", "--batch", 2, test=test)
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("not made: ")]
+    assert len(lines) == 3 and all(any(n in line for line in lines) for n in names[:3])
+    assert "77" in done.stdout and "absent.jpg" in done.stdout
+    assert {p.name for p in (tmp_path / "out").glob("*.jpg")} == {n.replace(".png", ".jpg") for n in names[3:]}
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda test: (test / "label_to_img.json").unlink(), "label_to_img.json"),
+    (lambda test: (test / "label_to_img.json").write_text("{"), "label_to_img.json"),
+    (lambda test: [p.unlink() for p in test.glob("*/*.png")], "PNG"),
+])
+def test_infer_refuses_a_test_folder_that_is_none(folders, broken_test, tmp_path, spoil, words):
+    spoil(broken_test[0])
+    done = infer(folders, tmp_path / "out", test=broken_test[0])
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options, words", [
+    (("--rounds", 0), "rounds 0"),
+    (("--quality", 101), "quality 101"),
+    (("--batch", 0), "batch 0"),
+    (("--color-transfer", "sepia"), "sepia"),
+    (("--checkpoint", "no-such-folder"), "no-such-folder"),
+])
+def test_infer_refuses_settings_that_cannot_be_used(folders, tmp_path, options, words):
+    done = infer(folders, tmp_path / "out", *options)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("out/*.jpg"))
+
+
+def test_infer_refuses_an_output_folder_that_cannot_be_written(folders, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    done = infer(folders, tmp_path / "file" / "out")
+    assert done.returncode == 2 and "cannot write there" in done.stderr
+
+
+def test_package_submission_takes_the_pictures(folders, results, tmp_path):
+    shutil.copytree(results, tmp_path / "results", ignore=shutil.ignore_patterns("steps"))
+    done = run_tool("package_submission", "--input_path", folders / "test", "--results", tmp_path / "results",
+                    "--output", tmp_path / "result.zip")
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "result.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(p.name for p in results.glob("*.jpg"))
+
+
+def test_train_goes_on_where_it_is_and_refuses_to_overwrite(folders):
+    arguments = ("train", "all", "--config", folders / "tiny.yaml", "--data", folders / "train", "--run",
+                 folders / "run")
+    again = run_tool(*arguments)
+    assert again.returncode == 2 and "--resume" in again.stderr
+    resumed = run_tool(*arguments, "--resume")
+    assert resumed.returncode == 0 and "unet-0000004.safetensors" in resumed.stdout, resumed.stderr
+
+
+@pytest.mark.parametrize("config, data, words", [
+    ("unett: {}", "train", "unett"),
+    ("train_unet: {steps: many}", "train", "many"),
+    ("image: {width: 64, height: 48}", "absent", "absent"),
+])
+def test_train_refuses_bad_configurations_and_folders(folders, tmp_path, config, data, words):
+    (tmp_path / "bad.yaml").write_text(config)
+    done = run_tool("train", "all", "--config", tmp_path / "bad.yaml", "--data", folders / data, "--run",
+                    tmp_path / "run")
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_names_a_photo_and_label_map_of_different_size(folders, tmp_path):
+    shutil.copytree(folders / "train", tmp_path / "train")
+    photo = sorted((tmp_path / "train" / "imgs").iterdir())[0]
+    Image.new("RGB", (70, 48)).save(photo)
+    (tmp_path / "run").mkdir()
+    shutil.copy(folders / "run" / "autoencoder.safetensors", tmp_path / "run")
+    done = run_tool("train", "latents", "--config", folders / "tiny.yaml", "--data", tmp_path / "train", "--run",
+                    tmp_path / "run")
+    assert done.returncode == 2 and photo.name in done.stderr and "70x48" in done.stderr
+    assert not (tmp_path / "run" / "latents" / "latents.npy").exists()

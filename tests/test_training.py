@@ -1,0 +1,191 @@
+"""Training of both stages: losses in closed form, exact resuming, and the store of latents."""
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jiidm import InputError
+from jiidm.checkpoint import load_checkpoint
+from jiidm.config import (
+    AutoencoderConfig,
+    AutoencoderTrainingConfig,
+    Config,
+    ImageConfig,
+    UNetConfig,
+    UNetTrainingConfig,
+)
+from jiidm.data.folder import write_training_folder
+from jiidm.data.latents import LatentStore, one_hot_batch
+from jiidm.data.synthetic import draw_landscape
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.runtime import jt
+from jiidm.training.autoencoder import hinge_loss, normalise_latents, quantizer_loss
+from jiidm.training.ema import EMA
+from jiidm.training.stages import Stages
+from jiidm.training.state import batch_indices, learning_rate
+
+CONFIG = Config(
+    image=ImageConfig(64, 48),
+    autoencoder=AutoencoderConfig(ch=16, num_res_blocks=1, n_embed=64, norm_groups=4),
+    unet=UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(2,),
+                    head_channels=16, spade_channels=8, norm_groups=4),
+    train_autoencoder=AutoencoderTrainingConfig(
+        steps=6, batch=2, crop=32, learning_rate=1e-3, warmup=2, decay_from=0.5, quantize_from=2, discriminator_start=3,
+        discriminator_channels=8, discriminator_layers=1, revive_codes_every=2, save_every=4, sheet_every=6,
+    ),
+    train_unet=UNetTrainingConfig(
+        steps=6, batch=3, learning_rate=1e-3, warmup=2, keep_at=(3, 6), save_every=3, sheet_every=6,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "train"
+    write_training_folder(folder, ((f"{seed}", *draw_landscape(seed, 64, 48)) for seed in range(7)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    stages = Stages(CONFIG, data, folder)
+    stages.autoencoder(), stages.latents(), stages.unet()
+    return folder
+
+
+def test_a_run_leaves_checkpoints_tables_and_sheets(run):
+    assert {p.name for p in run.iterdir()} == {
+        "autoencoder.safetensors", "autoencoder-latest.safetensors", "autoencoder-state.safetensors", "autoencoder.csv",
+        "autoencoder-0000006.jpg", "latents", "unet-0000003.safetensors", "unet-0000006.safetensors",
+        "unet-state.safetensors", "unet.csv", "unet-0000006.jpg",
+    }
+    assert load_checkpoint(run / "unet-0000003.safetensors", "unet").config == CONFIG
+    columns, row = (run / "unet.csv").read_text().splitlines()
+    assert columns == "step,mse,bound,learning_rate,samples_per_second"
+    assert row.startswith("6,")
+
+
+def interrupted(trainer, last):
+    """Makes a trainer stop, as if killed, before step `last`."""
+    step = trainer._step
+
+    def until(number, batch, rate):
+        if number == last:
+            raise KeyboardInterrupt
+        return step(number, batch, rate)
+
+    trainer._step = until
+    return trainer
+
+
+def test_resumed_training_ends_with_the_very_same_weights(run, data, tmp_path, monkeypatch):
+    import jiidm.training.stages as stages_module
+
+    for name, stop in (("AutoencoderTrainer", 5), ("UNetTrainer", 4)):
+        trainer = getattr(stages_module, name)
+        monkeypatch.setattr(stages_module, name, lambda *a, t=trainer, s=stop: interrupted(t(*a), s))
+    stages = Stages(CONFIG, data, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        stages.autoencoder()
+    monkeypatch.undo()
+    Stages(CONFIG, data, tmp_path, resume=True).autoencoder()
+    Stages(CONFIG, data, tmp_path, resume=True).latents()
+    trainer = stages_module.UNetTrainer
+    monkeypatch.setattr(stages_module, "UNetTrainer", lambda *a: interrupted(trainer(*a), 4))
+    with pytest.raises(KeyboardInterrupt):
+        Stages(CONFIG, data, tmp_path, resume=True).unet()
+    monkeypatch.undo()
+    Stages(CONFIG, data, tmp_path, resume=True).unet()
+    for name in ("autoencoder", "unet-0000003", "unet-0000006"):
+        whole, resumed = (load_checkpoint(f / f"{name}.safetensors").tensors for f in (run, tmp_path))
+        for key, value in whole.items():
+            assert (value == resumed[key]).all(), f"{name}: {key}"
+
+
+def test_a_run_folder_is_not_overwritten_and_resumes_only_with_its_configuration(run, data, tmp_path):
+    with pytest.raises(InputError, match="--resume"):
+        Stages(CONFIG, data, run).autoencoder()
+    with pytest.raises(InputError, match="no such run"):
+        Stages(CONFIG, data, tmp_path / "absent", resume=True)
+    longer = dataclasses.replace(CONFIG, train_unet=dataclasses.replace(CONFIG.train_unet, steps=9))
+    with pytest.raises(InputError, match="another configuration"):
+        Stages(longer, data, run, resume=True).unet()
+
+
+def test_a_crop_larger_than_the_picture_is_refused(data, tmp_path):
+    config = dataclasses.replace(CONFIG, train_autoencoder=dataclasses.replace(CONFIG.train_autoencoder, crop=64))
+    with pytest.raises(InputError, match="crop.*64x48"):
+        Stages(config, data, tmp_path).autoencoder()
+
+
+def test_latents_come_with_their_mirror_images_and_are_normalised(run):
+    store = LatentStore(run / "latents")
+    assert store.latents.shape == (14, 3, 12, 16)
+    assert (store.labels[1::2] == np.stack([draw_labels(s)[:, ::-1][::4, ::4] for s in range(7)])).all()
+    assert (store.labels[::2] == np.stack([draw_labels(s)[::4, ::4] for s in range(7)])).all()
+    plain = np.asarray(store.latents[::2])
+    assert abs(plain.mean()) < 1e-3 and abs(plain.std() - 1) < 1e-2
+
+
+def draw_labels(seed):
+    return draw_landscape(seed, 64, 48)[1]
+
+
+def test_normalising_latents_changes_no_picture():
+    jt.set_global_seed(1)
+    network = Autoencoder(CONFIG.autoencoder)
+    network.quantize.embedding.weight.assign(jt.randn(64, 3))
+    x = jt.array(np.random.default_rng(0).uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32))
+    with jt.no_grad():
+        before, z, _, index = (v.numpy() for v in network(x))
+        normalise_latents(network, np.array([0.3, -0.2, 0.1], np.float32), 2.5)
+        after, scaled, _, same = (v.numpy() for v in network(x))
+    assert (index == same).mean() > 0.999
+    np.testing.assert_allclose(scaled, (z - np.array([0.3, -0.2, 0.1])[:, None, None]) / 2.5, atol=1e-5)
+    assert np.abs(before - after).mean() < 1e-3
+
+
+def test_losses_on_hand_computed_cases():
+    z, codes = jt.array([[[[1.0, 3.0]]]]), jt.array([[[[0.0, 1.0]]]])
+    assert quantizer_loss(z, codes).item() == pytest.approx(2.5 * 1.25)
+    by_z, by_codes = jt.grad(quantizer_loss(z, codes), [z, codes])
+    np.testing.assert_allclose(by_z.numpy().ravel(), [1, 2])
+    np.testing.assert_allclose(by_codes.numpy().ravel(), [-0.25, -0.5])
+    assert hinge_loss(jt.array([2.0, 0.5]), jt.array([-3.0, 0.0])).item() == pytest.approx(0.5 * (0.25 + 0.5))
+
+
+def test_ema_follows_its_formula_and_leaves_the_weights_trainable():
+    network = jt.nn.Linear(1, 1, bias=False)
+    network.weight.assign(jt.array([[0.0]]))
+    ema, expected = EMA(network, 0.9), 0.0
+    for step in range(30):
+        network.weight.assign(jt.array([[float(step)]]))
+        ema.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert ema.arrays()["weight"].item() == pytest.approx(expected, rel=1e-5)
+    assert jt.grad((network.weight * 3).sum(), network.weight).item() == 3
+    ema.swap()
+    assert network.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_batches_visit_every_item_once_an_epoch():
+    drawn = np.concatenate([batch_indices(5, step, 4, 10) for step in range(10)])
+    for epoch in range(4):
+        assert sorted(drawn[epoch * 10 : epoch * 10 + 10]) == list(range(10))
+    assert (drawn[:10] != drawn[10:20]).any()
+
+
+def test_learning_rate_warms_up_stays_and_falls():
+    rates = [learning_rate(1.0, step, 100, 10, 0.5) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[10:51] == [1.0] * 41
+    assert rates[-1] == pytest.approx(0.01, abs=2e-3)
+    assert all(a >= b for a, b in zip(rates[50:], rates[51:], strict=False))
+
+
+def test_no_class_is_an_all_zero_column_and_a_strange_class_is_refused():
+    hot = one_hot_batch(np.array([[[0, 255, 28]]], np.uint8), 29).numpy()
+    assert hot.shape == (1, 29, 1, 3) and hot.sum(1).ravel().tolist() == [1, 0, 1]
+    with pytest.raises(InputError, match="30"):
+        one_hot_batch(np.array([[[30]]], np.uint8), 29)
