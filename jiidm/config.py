@@ -96,7 +96,7 @@ class InferenceConfig:
 class AutoencoderTrainingConfig:
     """Training of the autoencoder on random crops. Intervals are in optimiser steps; 0 switches a part off.
 
-    `coarse_weight` is that of the L1 between means over each latent position's pixels: it brings colours early.
+    `coarse_weight` is that of the L1 between colour means over each latent position: it brings colours early.
     Before the step `quantize_from` the decoder reads the latents themselves; at that step the codebook starts from
     latents of the batch. A codebook that starts at random (0) collapses in short runs. The discriminator learns from
     `discriminator_start` on; its part in the loss grows to full weight over `discriminator_ramp` steps.

@@ -2,22 +2,18 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT, refused, run_tool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from jiidm.data import folder, stanford, synthetic
-from jiidm.files import InputError
 from jiidm.labels import NO_CLASS, read_label_map
 
-ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = arrays(np.uint8, st.tuples(st.integers(1, 24), st.integers(1, 24), st.just(3)))
 
 
@@ -42,16 +38,6 @@ def make_test_folder(path, references, masks=("m1.png", "m2.png")):
         save(path / "any_name" / mask, np.ones((24, 32), np.uint8))
     (path / "label_to_img.json").write_text(json.dumps(references))
     return path
-
-
-def refused(call, *words):
-    """Checks that the call raises an InputError of one line with these words."""
-    with pytest.raises(InputError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert str(word) in text, text
 
 
 # ------------------------------------------------------------------------------------------------------------ photos
@@ -343,8 +329,7 @@ def test_a_landscape_too_small_is_refused():
 
 def prepare(*arguments):
     """Runs tools/prepare_data.py; returns (exit code, stdout, stderr)."""
-    done = subprocess.run([sys.executable, ROOT / "tools" / "prepare_data.py", *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)
+    done = run_tool("prepare_data", *arguments)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 

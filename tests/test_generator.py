@@ -159,18 +159,18 @@ def test_rounds_may_be_settings_and_steps_are_reported(generator, examples):
 ])
 def test_settings_that_cannot_be_used_are_refused(generator, examples, settings, words):
     with pytest.raises(InputError, match=words):
-        generator.infer(examples[0][0], examples[1][0], **settings)
+        generator.infer(examples[0][0], examples[1][0], **{"rounds": 1, **settings})
 
 
 def test_inputs_that_cannot_be_used_are_refused(generator, examples):
     mask, style = examples[0][0].copy(), examples[1][0]
     mask[7, 5] = 29
     with pytest.raises(InputError, match="29"):
-        generator.infer(mask, style)
+        generator.infer(mask, style, rounds=1)
     with pytest.raises(InputError, match="equal length"):
-        generator.infer(examples[0], examples[1][:2])
+        generator.infer(examples[0], examples[1][:2], rounds=1)
     with pytest.raises(InputError, match="no-such"):
-        generator.infer(examples[0][0], "no-such.jpg")
+        generator.infer(examples[0][0], "no-such.jpg", rounds=1)
 
 
 def test_checkpoints_that_do_not_belong_together_are_refused(checkpoints, tmp_path):

@@ -35,15 +35,12 @@ def folders(tmp_path_factory):
     ):
         done = run_tool(*command)
         assert done.returncode == 0, done.stderr
-    (top / "weights").mkdir()
-    for name in ("autoencoder", "unet-0000002", "unet-0000004"):
-        shutil.copy(top / "run" / f"{name}.safetensors", top / "weights")
     return top
 
 
 def infer(folders, output, *options, test=None):
     return run_tool("infer", "--input_path", test or folders / "test", "--img_path", folders / "train",
-                    "--output_path", output, "--checkpoint", folders / "weights", "--rounds", 2, *options)
+                    "--output_path", output, "--checkpoint", folders / "run" / "weights", "--rounds", 2, *options)
 
 
 @pytest.fixture(scope="module")
@@ -163,13 +160,14 @@ def test_train_goes_on_where_it_is_and_refuses_to_overwrite(folders):
     again = run_tool(*arguments)
     assert again.returncode == 2 and "--resume" in again.stderr
     resumed = run_tool(*arguments, "--resume")
-    assert resumed.returncode == 0 and "unet-0000004.safetensors" in resumed.stdout, resumed.stderr
+    assert resumed.returncode == 0 and str(folders / "run" / "weights") in resumed.stdout, resumed.stderr
 
 
 @pytest.mark.parametrize("config, data, words", [
     ("unett: {}", "train", "unett"),
     ("train_unet: {steps: many}", "train", "many"),
-    ("image: {width: 64, height: 48}", "absent", "absent"),
+    ("train_unet: {steps: 3}", "train", "keep_at"),
+    ("train_unet: {steps: 3, keep_at: [3]}", "absent", "absent"),
 ])
 def test_train_refuses_bad_configurations_and_folders(folders, tmp_path, config, data, words):
     (tmp_path / "bad.yaml").write_text(config)

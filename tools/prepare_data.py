@@ -6,15 +6,11 @@
   python tools/prepare_data.py synthetic test --count 50 --seed 1 --test --references train
 """
 import argparse
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from jiidm.data.folder import TrainingFolder, write_test_folder, write_training_folder  # noqa: E402
-from jiidm.data.stanford import fill_no_class, read_stanford  # noqa: E402
-from jiidm.data.synthetic import SMALLEST, draw_landscape  # noqa: E402
-from jiidm.files import InputError, run_tool  # noqa: E402
+from jiidm.data.folder import TrainingFolder, write_test_folder, write_training_folder
+from jiidm.data.stanford import fill_no_class, read_stanford
+from jiidm.data.synthetic import SMALLEST, draw_landscape
+from jiidm.files import InputError, run_tool
 
 
 def parse_arguments():

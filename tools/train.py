@@ -1,14 +1,17 @@
-"""Trains the networks of IIDM from a folder in the contest's layout: autoencoder, store of latents, UNet."""
+"""Trains the networks of IIDM from a folder in the contest's layout: autoencoder, store of latents,
+UNet, and the export of the weights that inference needs."""
 import argparse
 from pathlib import Path
 
 from jiidm.files import run_tool
 
+STAGES = ("autoencoder", "latents", "unet", "export")
+
 
 def main():
     """Runs one stage of training, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=("all", "autoencoder", "latents", "unet"))
+    parser.add_argument("stage", choices=("all", *STAGES))
     parser.add_argument("--config", required=True, help="YAML file, or the name of one in configs/ (default, paper)")
     parser.add_argument("--data", required=True, type=Path, help="folder with imgs/ and labels/")
     parser.add_argument("--run", required=True, type=Path, help="folder for checkpoints, tables and sheets")
@@ -22,10 +25,11 @@ def main():
 
     path = args.config if args.config.endswith((".yaml", ".yml")) else builtin_config(args.config)
     stages = Stages(load_config(path), args.data, args.run, args.validation, args.resume, args.device)
-    for stage in ("autoencoder", "latents", "unet"):
+    for stage in STAGES:
         if args.stage in ("all", stage):
             getattr(stages, stage)()
-    print(f"done; {args.run} holds: {', '.join(sorted(p.name for p in args.run.glob('*.safetensors')))}")
+    if args.stage in ("all", "export"):
+        print(f"weights for tools/infer.py --checkpoint: {args.run / 'weights'}")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from jiidm.training.state import Table, learning_rate
 LOG_EVERY = 10
 
 
-def train_loop(stage, training, state, batch_of, step_of, save, sheet, columns, resume):
+def train_loop(stage, training, state, batch_of, step_of, save, sheet, columns, resume, keep=()):
     """Runs a stage of training to its last step.
 
     stage: its name, for the bar. training: its part of the configuration (steps, batch, learning_rate, warmup,
     decay_from, save_every, sheet_every). batch_of(step) -> host data, called one step ahead in a thread.
-    step_of(step, batch, rate) -> dict of Vars to log, with the `columns`' names. save(step) writes checkpoints,
-    sheet(step) a picture. Raises InputError when a loss is no longer finite; the last saved state stays.
+    step_of(step, batch, rate) -> dict of Vars to log, with the `columns`' names. save(step) writes checkpoints, also at
+    the steps in `keep`, sheet(step) a picture. Raises InputError when a loss is no longer finite; the last saved state
+    stays.
     """
     first = state.load() if resume and state.path.exists() else 0
     columns_of_table = ["step", *columns, "learning_rate", "samples_per_second"]
@@ -48,7 +49,7 @@ def train_loop(stage, training, state, batch_of, step_of, save, sheet, columns, 
                 table.write(step=done, **means, learning_rate=rate, samples_per_second=speed)
                 bar.set_postfix({**{k: f"{v:.4g}" for k, v in means.items()}, "samples/s": f"{speed:.1f}"})
             last = done == training.steps
-            if last or (training.save_every and done % training.save_every == 0):
+            if last or done in keep or (training.save_every and done % training.save_every == 0):
                 save(done)
                 state.save(done)
             if last or (training.sheet_every and done % training.sheet_every == 0):

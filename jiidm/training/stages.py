@@ -1,5 +1,5 @@
-"""The three stages of a training run, in one folder."""
-from jiidm.checkpoint import load_checkpoint, load_into
+"""The stages of a training run, in one folder."""
+from jiidm.checkpoint import load_checkpoint, load_into, save_checkpoint
 from jiidm.data.folder import TrainingFolder
 from jiidm.data.latents import LatentStore, fingerprint, write_latents
 from jiidm.files import InputError, output_folder
@@ -10,13 +10,18 @@ from jiidm.training.unet import UNetTrainer
 
 
 class Stages:
-    """Autoencoder, latents and UNet of `config`, from the photos of the folder `data`, in the folder `run`.
+    """Autoencoder, latents, UNet and export of `config`, from the photos of the folder `data`, in the folder `run`.
 
     With `resume` a stage that is finished is left as it is and an interrupted one goes on where it was last saved;
     without, `run` must not hold a run yet.
     """
 
     def __init__(self, config, data, run, validation=None, resume=False, device="auto"):
+        keep, steps = config.train_unet.keep_at, config.train_unet.steps
+        if not keep or max(keep) != steps or min(keep) < 1:
+            raise InputError(
+                f"train_unet.keep_at {list(keep)}: expected steps from 1 on, the last being train_unet.steps, {steps}"
+            )
         use_device(device)
         self.config, self.resume = config, resume
         if resume and not run.is_dir():
@@ -53,6 +58,13 @@ class Stages:
             raise InputError(f"{self.run}: the stored latents are of another autoencoder; run the latents stage again")
         with announce_compilation("the training of the UNet"):
             UNetTrainer(self.config, store, network, self.run).fit(self.resume)
+
+    def export(self):
+        """Writes what inference needs, in half precision: `weights/` with the autoencoder and the kept UNets."""
+        folder = output_folder(self.run / "weights")
+        for name in ("autoencoder", *(f"unet-{step:07d}" for step in self.config.train_unet.keep_at)):
+            made = load_checkpoint(self.run / f"{name}.safetensors")
+            save_checkpoint(folder / f"{name}.safetensors", made.kind, made.tensors, made.config, made.step, "float16")
 
     def _finished(self, path):
         if path.exists() and not self.resume:

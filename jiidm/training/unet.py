@@ -54,7 +54,10 @@ class UNetTrainer:
     def fit(self, resume=False):
         """Trains to the configured number of steps; writes `unet-STEP.safetensors` (EMA) at the steps of `keep_at` and
         `unet-latest.safetensors` at every saving in between."""
-        train_loop("unet", self.training, self.state, self._batch, self._step, self._save, self._sheet, COLUMNS, resume)
+        train_loop(
+            "unet", self.training, self.state, self._batch, self._step, self._save, self._sheet, COLUMNS, resume,
+            self.training.keep_at,
+        )
 
     def _batch(self, step):
         random = step_generator(self.config.seed, step, DRAWS)
