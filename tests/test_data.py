@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from jiidm.data import folder, stanford, synthetic
+from jiidm.files import InputError
 from jiidm.labels import NO_CLASS, read_label_map
 
 PHOTOS = arrays(np.uint8, st.tuples(st.integers(1, 24), st.integers(1, 24), st.just(3)))
