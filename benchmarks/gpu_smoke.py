@@ -110,8 +110,7 @@ def training_step(config, height, width):
     optimizer = jt.optim.AdamW(unet.parameters(), 1e-3)
     z0, noise, t = jt.array(normal(2, 3, height, width)), jt.array(normal(2, 3, height, width)), np.array([100, 600])
     mask = one_hot_batch(random.integers(0, 29, (2, height, width)).astype(np.uint8), 29)
-    alpha = schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1)
-    zt = jt.array((alpha**0.5).astype(np.float32)) * z0 + jt.array(((1 - alpha) ** 0.5).astype(np.float32)) * noise
+    zt = schedule.noised(z0, noise, t)
     losses, seconds = [], []
     for _ in range(3):
         start = time.perf_counter()

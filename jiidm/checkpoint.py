@@ -44,7 +44,10 @@ def save_checkpoint(path, kind, tensors, config, step, dtype="float16"):
 def save_tensors(path, arrays, metadata):
     """Writes a safetensors file, whole or not at all."""
     with written_whole(path) as temporary:
-        save_file(arrays, temporary, metadata)
+        try:
+            save_file(arrays, temporary, metadata)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from error
 
 
 def load_tensors(path):

@@ -5,7 +5,6 @@ metadata of a checkpoint; a key that does not exist or a value of the wrong type
 """
 import dataclasses
 import re
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import yaml
 
 from jiidm.files import InputError
+
+COLOR_AXES = ("brightness", "red_green", "yellow_blue")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,6 @@ class UNetConfig:
     head_channels: int = 64
     spade_channels: int = 128
     norm_groups: int = 32
-    dropout: float = 0.0
 
     @property
     def factor(self):
@@ -96,10 +96,13 @@ class InferenceConfig:
 class AutoencoderTrainingConfig:
     """Training of the autoencoder on random crops. Intervals are in optimiser steps; 0 switches a part off.
 
-    `coarse_weight` is that of the L1 between colour means over each latent position: it brings colours early.
-    Before the step `quantize_from` the decoder reads the latents themselves; at that step the codebook starts from
-    latents of the batch. A codebook that starts at random (0) collapses in short runs. The discriminator learns from
-    `discriminator_start` on; its part in the loss grows to full weight over `discriminator_ramp` steps.
+    `coarse_weight` is that of the L1 between colour means over each latent position. `anchors` names, for each latent
+    channel, the colour mean that it is drawn to ("brightness", "red_green", "yellow_blue"; "" leaves it free): in short
+    runs colours would else be left out of the latents.
+    Before the step `quantize_from` the decoder reads the latents themselves; at that step they are whitened, anchors
+    end, and the codebook starts from latents of the photos. A codebook that starts at random (0) collapses in short
+    runs. The discriminator learns from `discriminator_start` on; its part in the loss grows to full weight over
+    `discriminator_ramp` steps.
     """
 
     steps: int = 200_000
@@ -110,6 +113,8 @@ class AutoencoderTrainingConfig:
     decay_from: float = 1.0
     ema: float = 0.999
     coarse_weight: float = 0.0
+    anchors: tuple[str, ...] = ()
+    anchor_weight: float = 1.0
     codebook_weight: float = 1.0
     quantize_from: int = 0
     discriminator_start: int = 100_000
@@ -163,8 +168,52 @@ def load_config(path):
     return from_dict(Config, {} if data is None else data, str(path))
 
 
+def check_config(config):
+    """Raises InputError where the networks of a `Config` are not possible together, or not at its picture size."""
+    image, autoencoder, unet = config.image, config.autoencoder, config.unet
+    if not autoencoder.ch_mult or not unet.channel_mult:
+        raise InputError("autoencoder.ch_mult and unet.channel_mult: expected one number a level, at least one")
+    for name, side in (("width", image.width), ("height", image.height)):
+        if side < 1 or side % autoencoder.factor:
+            raise InputError(
+                f"image.{name} {side}: expected a multiple of {autoencoder.factor}, the autoencoder's factor"
+            )
+    if autoencoder.embed_dim != unet.in_channels:
+        raise InputError(
+            f"unet.in_channels {unet.in_channels}: expected {autoencoder.embed_dim}, which is autoencoder.embed_dim"
+        )
+
+
+def check_training(config):
+    """Raises InputError where the training sections of a `Config` contradict each other or its networks."""
+    first, second, factor = config.train_autoencoder, config.train_unet, config.autoencoder.factor
+    smaller = min(config.image.width, config.image.height)
+    if not 0 < first.crop <= smaller or first.crop % factor:
+        raise InputError(
+            f"train_autoencoder.crop {first.crop}: expected a multiple of {factor}, at most the smaller side of the "
+            f"picture of {config.image.width}x{config.image.height}"
+        )
+    if min(first.steps, first.batch, second.steps, second.batch) < 1 or config.seed >= 2**32:
+        raise InputError("steps and batch: expected at least 1; seed: expected less than 2**32")
+    if first.quantize_from >= first.steps:
+        raise InputError(
+            f"train_autoencoder.quantize_from {first.quantize_from}: expected less than the {first.steps} steps"
+        )
+    strange = set(first.anchors) - {"", *COLOR_AXES}
+    if strange or len(first.anchors) > config.autoencoder.embed_dim:
+        raise InputError(
+            f"train_autoencoder.anchors {list(first.anchors)}: expected at most {config.autoencoder.embed_dim} "
+            f'names out of {", ".join(COLOR_AXES)} and ""'
+        )
+    if not second.keep_at or max(second.keep_at) != second.steps or min(second.keep_at) < 1:
+        raise InputError(
+            f"train_unet.keep_at {list(second.keep_at)}: expected steps from 1 on, the last being train_unet.steps, "
+            f"{second.steps}"
+        )
+
+
 def builtin_config(name):
-    """Path of a configuration that comes with the package: "default", "paper" or "tiny"."""
+    """Path of a configuration that comes with the package: "default" or "paper"."""
     path = Path(__file__).parent / "configs" / f"{name}.yaml"
     return path if path.exists() else Path(__file__).parent.parent / "configs" / f"{name}.yaml"
 
@@ -193,7 +242,7 @@ def from_dict(cls, data, where):
 def _checked(kind, value, where):
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value, where)
-    if typing.get_origin(kind) in (tuple, types.GenericAlias):
+    if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise InputError(f"{where}: expected a list, found {value!r}")
         item = typing.get_args(kind)[0]

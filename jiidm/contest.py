@@ -1,4 +1,5 @@
 """The contest's main job: a test folder in, one picture for every label map out."""
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from tqdm import tqdm
 from jiidm.data.folder import TestFolder, fit_photo, read_photo
 from jiidm.files import InputError, output_folder, written_whole
 from jiidm.generator import Generator
-from jiidm.labels import colorize, read_label_map, resize_labels
+from jiidm.labels import CLASSES, colorize, read_label_map, resize_labels
 from jiidm.pictures import sheet_of
 
-_THUMBNAIL = 256
+_THUMBNAIL = 256  # pixels of width on the sheet; less where there are many pictures
+_MANY = 100
 _COLUMNS = 6
 
 
@@ -47,14 +49,18 @@ def make_pictures(job, checkpoint="default", device="auto", **settings):
             f"quality {job.quality}, {job.width}x{job.height}, batch {job.batch}: "
             "expected a quality of 1 to 100, a size and a batch of at least 1"
         )
+    if job.overview and (job.overview.suffix.lower() not in (".jpg", ".jpeg", ".png") or job.overview.is_dir()):
+        raise InputError(f"{job.overview}: expected the name of a picture for the overview, such as overview.jpg")
     folder = TestFolder(job.input_path, job.img_path)
-    problems = list(folder.problems)
+    problems, broken = list(folder.problems), set()
     steps = output_folder(job.output_path / "steps") if job.save_steps else output_folder(job.output_path)
     if job.overview:
         output_folder(job.overview.parent)
+    num_classes = len(CLASSES)
     waiting = [item for item in folder.items if not (job.resume and _is_whole(job.picture(item)))]
     if waiting:
         generator = Generator.from_checkpoint(checkpoint, device)
+        num_classes = generator.config.unet.num_classes
     made = len(folder.items) - len(waiting)
     with tqdm(total=len(folder.items), initial=made, unit="image", dynamic_ncols=True) as bar:
         for start in range(0, len(waiting), job.batch):
@@ -62,10 +68,11 @@ def make_pictures(job, checkpoint="default", device="auto", **settings):
             good, masks, styles = [], [], []
             for item in batch:
                 try:
-                    mask = read_label_map(item.mask, generator.config.unet.num_classes)
+                    mask = read_label_map(item.mask, num_classes)
                     style = read_photo(item.reference)
                 except InputError as error:
-                    problems.append(str(error))
+                    problems.append(f"{item.name}: {error}")
+                    broken.add(item.name)
                     bar.update()
                     continue
                 good.append(item), masks.append(mask), styles.append(style)
@@ -85,20 +92,24 @@ def make_pictures(job, checkpoint="default", device="auto", **settings):
                 _write(picture, job.picture(item), job)
                 bar.update()
     if job.overview:
-        write_overview(job, [item for item in folder.items if _is_whole(job.picture(item))])
+        shown = [item for item in folder.items if item.name not in broken and _is_whole(job.picture(item))]
+        write_overview(job, shown, num_classes)
     return problems
 
 
-def write_overview(job, items):
+def write_overview(job, items, num_classes):
     """Writes the sheet `job.overview`: style, coloured mask and picture of each `TestItem`, as thumbnails."""
-    width, height = _THUMBNAIL, round(_THUMBNAIL * job.height / job.width)
+    width = _THUMBNAIL if len(items) <= _MANY else _THUMBNAIL // 2
+    height = round(width * job.height / job.width)
+    # a JPEG has at most 65535 pixels a side: a sheet of many pictures grows in both directions
+    columns = min(len(items), max(_COLUMNS, math.isqrt(2 * len(items))))
     rows, titles = [], []
-    for start in range(0, len(items), _COLUMNS):
-        part = items[start : start + _COLUMNS]
-        blank = [np.full((height, width, 3), 255, np.uint8)] * (min(_COLUMNS, len(items)) - len(part))
+    for start in range(0, len(items), columns or 1):
+        part = items[start : start + columns]
+        blank = [np.full((height, width, 3), 255, np.uint8)] * (columns - len(part))
         rows += [
             [fit_photo(read_photo(item.reference), width, height) for item in part] + blank,
-            [colorize(resize_labels(read_label_map(item.mask), width, height)) for item in part] + blank,
+            [colorize(resize_labels(read_label_map(item.mask, num_classes), width, height)) for item in part] + blank,
             [fit_photo(read_photo(job.picture(item)), width, height) for item in part] + blank,
         ]
         titles += ["style", "mask", "result"]

@@ -9,14 +9,18 @@ class InputError(ValueError):
     """A mistake in what the user gave: one line that names the file and the value, what was expected, what to do."""
 
 
+class SetupError(RuntimeError):
+    """Something that this machine lacks: a line for each fault and its cure."""
+
+
 def run_tool(main):
     """Runs the `main` of a command-line tool and turns its outcome into an exit code.
 
-    `main` returns an exit code (None is 0). An `InputError` prints one line and gives 2, Ctrl-C gives 130.
+    `main` returns an exit code (None is 0). An `InputError` or a `SetupError` is printed and gives 2, Ctrl-C gives 130.
     """
     try:
         sys.exit(main() or 0)
-    except InputError as error:
+    except (InputError, SetupError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -26,10 +30,10 @@ def run_tool(main):
 
 @contextlib.contextmanager
 def written_whole(path):
-    """Gives a temporary path beside `path`; when the block ends well the file is flushed to disk and renamed to `path`.
+    """Gives a temporary path beside `path`; when the block ends well the file is flushed to disk and renamed to it.
 
-    After an exception the temporary file is gone and `path` is as it was. The suffix of `path` is kept, so that a
-    writer that goes by the suffix (PIL) works.
+    Raises InputError when it cannot be written. After an exception the temporary file is gone and `path` is as it was.
+    The suffix of `path` is kept, so that a writer that goes by the suffix (PIL) works.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -38,6 +42,8 @@ def written_whole(path):
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

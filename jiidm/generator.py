@@ -5,17 +5,19 @@ import numpy as np
 from PIL import Image
 
 from jiidm.checkpoint import load_checkpoint, load_into
+from jiidm.config import check_config
 from jiidm.data.folder import fit_photo, read_photo
+from jiidm.data.latents import one_hot_batch
 from jiidm.diffusion.guidance import GuidedDenoiser
 from jiidm.diffusion.schedule import Schedule
 from jiidm.files import InputError
 from jiidm.inference.color_transfer import METHODS
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.refinement import chosen_rounds, refine
-from jiidm.labels import one_hot, read_label_map, resize_labels
+from jiidm.labels import read_label_map, resize_labels
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
-from jiidm.runtime import announce_compilation, jt, use_device
+from jiidm.runtime import announce_compilation, use_device
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
 
@@ -28,14 +30,15 @@ class Generator:
     """
 
     def __init__(self, autoencoder, unets):
-        """autoencoder is a `Checkpoint`, unets a list of them (one run's); see `from_checkpoint`."""
+        """autoencoder is a `Checkpoint`, unets a list of them; raises InputError unless they are of one run."""
         check_alike(unets)
-        if autoencoder.config.autoencoder.embed_dim != unets[0].config.unet.in_channels:
-            raise InputError(
-                f"{autoencoder.path}: latents of {autoencoder.config.autoencoder.embed_dim} channels, but "
-                f"{unets[0].path} denoises {unets[0].config.unet.in_channels}; give checkpoints of one run"
-            )
         self.config = unets[-1].config
+        if autoencoder.config.autoencoder != self.config.autoencoder:
+            raise InputError(
+                f"{autoencoder.path}: is not the autoencoder that {unets[-1].path} was trained with; "
+                "give checkpoints of one run"
+            )
+        check_config(self.config)
         self.width, self.height = self.config.image.width, self.config.image.height
         self.schedule = Schedule(self.config.diffusion)
         self.checkpoints = unets
@@ -88,20 +91,21 @@ class Generator:
         if size not in ("model", "mask"):
             raise InputError(f'size {size!r}: expected "model" or "mask"')
         names = [_name_of(m) for m in masks] if names is None else names
+        if isinstance(names, str) or len(names) != len(masks):
+            raise InputError(f"names {names!r}: expected a list of {len(masks)}, one for each mask")
         settings = chosen_rounds(rounds, self.config.inference.rounds)
-        for s in settings:  # a wrong start index or respacing is told before anything is computed
-            self.schedule.respaced(s.respacing).add_noise(0.0, 0.0, s.start)
+        for s in settings:  # told before anything is computed
+            self.schedule.check_start(s.respacing, s.start)
         method = self._method(color_transfer)
         self._use(ensemble_weights(ensemble, len(self.checkpoints)))
 
         labels = [read_label_map(m, self.config.unet.num_classes) for m in masks]
         photos = np.stack([fit_photo(read_photo(s), self.width, self.height) for s in styles])
-        hot = np.stack([
-            one_hot(resize_labels(label, self.width, self.height), self.config.unet.num_classes) for label in labels
-        ])
+        resized = np.stack([resize_labels(label, self.width, self.height) for label in labels])
         with announce_compilation(f"the networks for {self.width}x{self.height} pictures"):
             factor = self.config.autoencoder.factor
-            denoiser = GuidedDenoiser(self._unet, jt.array(hot), self.height // factor, self.width // factor)
+            hot = one_hot_batch(resized, self.config.unet.num_classes)
+            denoiser = GuidedDenoiser(self._unet, hot, self.height // factor, self.width // factor)
             for number, done, steps, pictures in refine(
                 self._autoencoder, denoiser, self.schedule, photos, settings, names, seed, method
             ):
@@ -115,8 +119,10 @@ class Generator:
         return images if batch else images[0]
 
     def _method(self, color_transfer):
-        if isinstance(color_transfer, bool):
-            return self.config.inference.color_transfer if color_transfer else None
+        if color_transfer is False:
+            return None
+        if color_transfer is True:
+            color_transfer = self.config.inference.color_transfer
         if color_transfer not in METHODS:
             raise InputError(f"color_transfer {color_transfer!r}: expected True, False or one of {', '.join(METHODS)}")
         return color_transfer
@@ -133,7 +139,8 @@ def _files(paths):
         return [Path(p) for p in paths]
     folder = DEFAULT_WEIGHTS if paths == "default" else Path(paths)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of checkpoints (give a folder, or a list of files)")
+        what = "one file" if folder.is_file() else "no such folder"
+        raise InputError(f"{folder}: {what}; expected a folder of checkpoints, or a list of files")
     return sorted(folder.glob("*.safetensors"))
 
 

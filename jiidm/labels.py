@@ -97,7 +97,8 @@ def _image_values(image, name):
         kind = "16-bit or float" if image.mode[0] in "IF" else "colour or transparent"
         raise InputError(f"{name}: a {kind} picture (mode {image.mode}); a label map is an 8-bit grey PNG whose "
                          f"values are the classes; convert it")
-    raw_mode = image.info.get("raw_mode")
+    # an image that was opened but not decoded still knows; one that was converted has no such thing
+    raw_mode = image.info.get("raw_mode") or (image.tile[0][3] if getattr(image, "tile", None) else None)
     return np.array(image).astype(np.uint8) // (_STRETCHED.get(raw_mode, 1) if isinstance(raw_mode, str) else 1)
 
 
@@ -112,20 +113,11 @@ def resize_labels(labels, width, height):
     return labels[rows[:, None], columns]
 
 
-def one_hot(labels, num_classes=29):
-    """Returns num_classes x H x W float32: 1 in the channel of each pixel's class, all 0 where it is NO_CLASS.
-
-    Raises InputError for any other label outside 0..num_classes-1.
-    """
-    labels = read_label_map(labels, num_classes, allow_no_class=True)
-    return (labels == np.arange(num_classes, dtype=np.uint8)[:, None, None]).astype(np.float32)
-
-
 def colorize(labels):
-    """Returns H x W x 3 uint8 RGB: each pixel in its class's colour of PALETTE, NO_CLASS black.
+    """Returns H x W x 3 uint8 RGB of H x W uint8 labels: each pixel in its class's colour, NO_CLASS black.
 
-    Raises InputError for any other label outside 0..28.
+    Classes beyond the 29 of PALETTE take its colours again from the start.
     """
-    colors = np.zeros((256, 3), np.uint8)
-    colors[:len(PALETTE)] = PALETTE
-    return colors[read_label_map(labels, len(CLASSES), allow_no_class=True)]
+    colors = PALETTE[np.arange(256) % len(PALETTE)]
+    colors[NO_CLASS] = 0
+    return colors[labels]

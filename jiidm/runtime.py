@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from jiidm.cuda_home import cuda_settings
-from jiidm.files import InputError
+from jiidm.files import InputError, SetupError
 from jiidm.host import digest, faults, python_config
 
 
@@ -87,7 +87,7 @@ def _import_jittor():
     found = faults()
     if found:
         lines = "".join(f"\n- {fault}\n  cure: {cure}" for fault, cure in found)
-        raise RuntimeError(f"Jittor cannot work here:{lines}")
+        raise SetupError(f"Jittor cannot work here:{lines}")
     restarted = os.environ.pop("JIIDM_RESTARTED", None)
     settings, reason = _settings()
     interrupt = signal.getsignal(signal.SIGINT)

@@ -43,13 +43,6 @@ def made_up(module, salt):
     return module
 
 
-def one_hot_batch(labels, num_classes=29):
-    """Returns N x H x W labels as an N, num_classes, H, W float32 Jittor array."""
-    from jiidm.runtime import jt
-
-    return jt.array((labels[:, None] == np.arange(num_classes)[:, None, None]).astype("float32"))
-
-
 def numbers(value):
     """Returns a Jittor or numpy array as numpy float64."""
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value, np.float64)

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from jiidm.files import InputError
-from jiidm.labels import CLASSES, NO_CLASS, PALETTE, colorize, one_hot, read_label_map, resize_labels
+from jiidm.labels import CLASSES, NO_CLASS, PALETTE, colorize, read_label_map, resize_labels
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 LABELS = arrays(np.uint8, SIZES, elements=st.integers(0, 28))
@@ -141,14 +141,6 @@ def test_resizing_by_a_whole_factor_repeats_and_comes_back(labels, factor):
                           resize_labels(labels, 2 * width, height))
 
 
-@given(arrays(np.uint8, SIZES, elements=st.sampled_from([*range(29), NO_CLASS])))
-def test_one_hot_has_one_in_the_class_and_nothing_for_no_class(labels):
-    hot = one_hot(labels)
-    assert hot.shape == (29, *labels.shape) and hot.dtype == np.float32
-    assert np.array_equal(hot.sum(0), labels != NO_CLASS)
-    assert np.array_equal(hot.argmax(0)[labels != NO_CLASS], labels[labels != NO_CLASS])
-
-
 @given(LABELS)
 def test_colours_tell_the_labels(labels):
     colors = colorize(labels)
@@ -157,8 +149,5 @@ def test_colours_tell_the_labels(labels):
     assert np.array_equal(distance.argmin(-1), labels) and distance.min(-1).max() == 0
 
 
-def test_one_hot_and_colours_refuse_unknown_labels():
-    assert colorize(np.array([[NO_CLASS]], np.uint8)).tolist() == [[[0, 0, 0]]]
-    for function in (one_hot, colorize):
-        with pytest.raises(InputError, match="label 29"):
-            function(np.array([[29]], np.uint8))
+def test_no_class_is_black_and_colours_of_further_classes_repeat():
+    assert colorize(np.array([[NO_CLASS, 29]], np.uint8)).tolist() == [[[0, 0, 0], PALETTE[0].tolist()]]

@@ -8,6 +8,8 @@ import pytest
 from helpers import run_tool
 from PIL import Image
 
+from jiidm.checkpoint import load_tensors, save_tensors
+
 CONFIG = """
 image: {width: 64, height: 48}
 autoencoder: {ch: 16, num_res_blocks: 1, n_embed: 64, norm_groups: 4}
@@ -19,7 +21,7 @@ train_unet: {steps: 4, batch: 3, keep_at: [2, 4], sheet_every: 4}
 inference:
   rounds: [{guidance: 2.0, respacing: ddim20, start: 3}, {guidance: 2.0, respacing: ddim20, start: 2}]
 """
-MASKS = 5
+MASKS = 9
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_infer_keeps_each_round_and_draws_the_sheet(folders, results):
     stems = [p.stem for p in results.glob("*.jpg")]
     assert {p.name for p in (results / "steps").iterdir()} == {f"{s}-round{i}.jpg" for s in stems for i in (1, 2)}
     with Image.open(folders / "sheet.jpg") as sheet:
-        assert sheet.width > MASKS * 256 and sheet.height > 3 * 192
+        assert sheet.width > 6 * 256 and sheet.height > 2 * 3 * 192
 
 
 def test_infer_gives_the_same_pictures_one_at_a_time_and_resumes(folders, results, tmp_path):
@@ -99,19 +101,78 @@ def test_infer_settings_reach_the_picture(folders, tmp_path):
 def test_infer_reports_what_is_broken_and_makes_the_rest(folders, broken_test, tmp_path):
     test, names = broken_test
     labels = next(p for p in test.iterdir() if p.is_dir())
+    shutil.copytree(folders / "train" / "imgs", tmp_path / "photos")
+    photo = next((tmp_path / "photos").iterdir())
     mask = np.asarray(Image.open(labels / names[0])).copy()
     mask[4, 7] = 77
     Image.fromarray(mask).save(labels / names[0])
     (labels / names[1]).write_bytes(b"no picture")
-    references = json.loads((test / "label_to_img.json").read_text())
-    references[names[2]] = "absent.jpg"
+    Image.new("RGB", (64, 48)).save(labels / names[2])
+    Image.fromarray(np.zeros((48, 64), np.uint16)).save(labels / names[3])
+    Image.fromarray(np.full((1, 1), 2, np.uint8)).save(labels / names[6])  # a mask like any other
+    (tmp_path / "photos" / "cut.jpg").write_bytes(photo.read_bytes()[:400])
+    for mode, suffix in (("CMYK", "jpg"), ("RGBA", "png"), ("L", "jpg")):
+        Image.open(photo).convert(mode).save(tmp_path / "photos" / f"{mode}.{suffix}")
+    references = dict(zip(names, [photo.name] * 4 + ["absent.jpg", "cut.jpg", "CMYK.jpg", "RGBA.png", "L.jpg"],
+                          strict=True))
     (test / "label_to_img.json").write_text(json.dumps(references))
-    done = infer(folders, tmp_path / "out", "--batch", 2, test=test)
-    assert done.returncode == 1, done.stderr
+    (tmp_path / "out").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "out" / names[0].replace(".png", ".jpg"))  # of an earlier run
+    done = run_tool("infer", "--input_path", test, "--img_path", tmp_path / "photos", "--output_path", tmp_path / "out",
+                    "--checkpoint", folders / "run" / "weights", "--rounds", 1, "--batch", 2,
+                    "--overview", tmp_path / "sheet.png")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("not made: ")]
-    assert len(lines) == 3 and all(any(n in line for line in lines) for n in names[:3])
-    assert "77" in done.stdout and "absent.jpg" in done.stdout
-    assert {p.name for p in (tmp_path / "out").glob("*.jpg")} == {n.replace(".png", ".jpg") for n in names[3:]}
+    words = ["label 77", "not a picture", "colour", "16-bit", "absent.jpg", "cut.jpg: broken"]
+    for name, word in zip(names, words, strict=False):
+        assert any(name in line and word in line for line in lines), (name, word, lines)
+    assert len(lines) == len(words) and (tmp_path / "sheet.png").is_file()
+    made = {n.replace(".png", ".jpg") for n in (names[0], *names[6:])}
+    assert {p.name for p in (tmp_path / "out").glob("*.jpg")} == made
+
+
+def spoil_weights(folder, kind):
+    """Spoils a folder of weights; returns the name of the file and what the error has to say of it."""
+    path = folder / "unet-0000002.safetensors"
+    tensors, metadata = load_tensors(path)
+    config = json.loads(metadata["config"])
+    if kind == "NaN":
+        tensors["out.2.bias"][1] = np.nan
+        words = "NaN"
+    elif kind == "other shape":
+        tensors["out.2.bias"] = np.zeros(9, np.float16)
+        words = "out.2.bias"
+    elif kind == "other architecture":
+        for unet in folder.glob("unet-*"):
+            tensors = load_tensors(unet)[0]
+            tensors.pop("out.2.bias")
+            save_tensors(unet, {**tensors, "extra": tensors["out.0.bias"]}, metadata)
+        return "unet-0000002", "missing: out.2.bias; unexpected: extra"
+    elif kind == "start beyond the chain":
+        config["inference"]["rounds"][0]["start"] = 20
+        for unet in folder.glob("unet-*"):
+            save_tensors(unet, load_tensors(unet)[0], {**metadata, "config": json.dumps(config)})
+        return "", "start index 20"
+    elif kind == "unknown key":
+        config["unet"]["depth"] = 3
+        words = "depth"
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+        return path.name, "safetensors"
+    save_tensors(path, tensors, {**metadata, "config": json.dumps(config)})
+    return path.name, words
+
+
+@pytest.mark.parametrize("kind", [
+    "NaN", "other shape", "other architecture", "start beyond the chain", "unknown key", "truncated",
+])
+def test_infer_refuses_weights_that_cannot_be_used(folders, tmp_path, kind):
+    shutil.copytree(folders / "run" / "weights", tmp_path / "weights")
+    name, words = spoil_weights(tmp_path / "weights", kind)
+    done = run_tool("infer", "--input_path", folders / "test", "--img_path", folders / "train",
+                    "--output_path", tmp_path / "out", "--checkpoint", tmp_path / "weights", "--rounds", 1)
+    assert done.returncode == 2 and name in done.stderr and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.glob("out/*.jpg"))
 
 
 @pytest.mark.parametrize("spoil, words", [
@@ -132,6 +193,7 @@ def test_infer_refuses_a_test_folder_that_is_none(folders, broken_test, tmp_path
     (("--batch", 0), "batch 0"),
     (("--color-transfer", "sepia"), "sepia"),
     (("--checkpoint", "no-such-folder"), "no-such-folder"),
+    (("--overview", "sheet"), "sheet"),
 ])
 def test_infer_refuses_settings_that_cannot_be_used(folders, tmp_path, options, words):
     done = infer(folders, tmp_path / "out", *options)

@@ -1,16 +1,19 @@
 """Training of both stages: losses in closed form, exact resuming, and the store of latents."""
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jiidm import InputError
-from jiidm.checkpoint import load_checkpoint
+from jiidm.checkpoint import arrays_of, load_checkpoint, load_into
 from jiidm.config import (
     AutoencoderConfig,
     AutoencoderTrainingConfig,
     Config,
     ImageConfig,
+    RoundConfig,
     UNetConfig,
     UNetTrainingConfig,
 )
@@ -18,8 +21,17 @@ from jiidm.data.folder import write_training_folder
 from jiidm.data.latents import LatentStore, one_hot_batch
 from jiidm.data.synthetic import draw_landscape
 from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.unet import UNet
 from jiidm.runtime import jt
-from jiidm.training.autoencoder import hinge_loss, normalise_latents, quantizer_loss
+from jiidm.training.autoencoder import (
+    anchor_loss,
+    coarse_loss,
+    color_means,
+    hinge_loss,
+    normalise_latents,
+    quantizer_loss,
+    transformed,
+)
 from jiidm.training.ema import EMA
 from jiidm.training.stages import Stages
 from jiidm.training.state import batch_indices, learning_rate
@@ -31,7 +43,8 @@ CONFIG = Config(
                     head_channels=16, spade_channels=8, norm_groups=4),
     train_autoencoder=AutoencoderTrainingConfig(
         steps=6, batch=2, crop=32, learning_rate=1e-3, warmup=2, decay_from=0.5, quantize_from=2, discriminator_start=3,
-        discriminator_channels=8, discriminator_layers=1, revive_codes_every=2, save_every=4, sheet_every=6,
+        discriminator_channels=8, discriminator_layers=1, coarse_weight=1.0, anchors=("", "red_green"),
+        revive_codes_every=2, save_every=4, sheet_every=6,
     ),
     train_unet=UNetTrainingConfig(
         steps=6, batch=3, learning_rate=1e-3, warmup=2, keep_at=(3, 6), save_every=3, sheet_every=6,
@@ -82,21 +95,16 @@ def interrupted(trainer, last):
 def test_resumed_training_ends_with_the_very_same_weights(run, data, tmp_path, monkeypatch):
     import jiidm.training.stages as stages_module
 
-    for name, stop in (("AutoencoderTrainer", 5), ("UNetTrainer", 4)):
+    for stage, name, stop in (("autoencoder", "AutoencoderTrainer", 5), ("unet", "UNetTrainer", 4)):
         trainer = getattr(stages_module, name)
-        monkeypatch.setattr(stages_module, name, lambda *a, t=trainer, s=stop: interrupted(t(*a), s))
-    stages = Stages(CONFIG, data, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        stages.autoencoder()
-    monkeypatch.undo()
-    Stages(CONFIG, data, tmp_path, resume=True).autoencoder()
-    Stages(CONFIG, data, tmp_path, resume=True).latents()
-    trainer = stages_module.UNetTrainer
-    monkeypatch.setattr(stages_module, "UNetTrainer", lambda *a: interrupted(trainer(*a), 4))
-    with pytest.raises(KeyboardInterrupt):
-        Stages(CONFIG, data, tmp_path, resume=True).unet()
-    monkeypatch.undo()
-    Stages(CONFIG, data, tmp_path, resume=True).unet()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(stages_module, name, lambda *a, t=trainer, s=stop: interrupted(t(*a), s))
+            getattr(Stages(CONFIG, data, tmp_path), stage)()
+        with pytest.raises(InputError, match="--resume"):  # an interrupted stage is not started anew by mistake
+            getattr(Stages(CONFIG, data, tmp_path), stage)()
+        getattr(Stages(CONFIG, data, tmp_path, resume=True), stage)()
+        if stage == "autoencoder":
+            Stages(CONFIG, data, tmp_path).latents()
     for name in ("autoencoder", "unet-0000003", "unet-0000006"):
         whole, resumed = (load_checkpoint(f / f"{name}.safetensors").tensors for f in (run, tmp_path))
         for key, value in whole.items():
@@ -108,15 +116,49 @@ def test_a_run_folder_is_not_overwritten_and_resumes_only_with_its_configuration
         Stages(CONFIG, data, run).autoencoder()
     with pytest.raises(InputError, match="no such run"):
         Stages(CONFIG, data, tmp_path / "absent", resume=True)
-    longer = dataclasses.replace(CONFIG, train_unet=dataclasses.replace(CONFIG.train_unet, steps=9))
+    longer = dataclasses.replace(CONFIG, train_unet=dataclasses.replace(CONFIG.train_unet, steps=9, keep_at=(9,)))
     with pytest.raises(InputError, match="another configuration"):
         Stages(longer, data, run, resume=True).unet()
 
 
-def test_a_crop_larger_than_the_picture_is_refused(data, tmp_path):
-    config = dataclasses.replace(CONFIG, train_autoencoder=dataclasses.replace(CONFIG.train_autoencoder, crop=64))
-    with pytest.raises(InputError, match="crop.*64x48"):
-        Stages(config, data, tmp_path).autoencoder()
+@pytest.mark.parametrize("section, settings, words", [
+    ("train_autoencoder", {"crop": 64}, "crop 64.*64x48"),
+    ("train_autoencoder", {"crop": 30}, "multiple of 4"),
+    ("train_autoencoder", {"quantize_from": 6}, "quantize_from 6"),
+    ("train_autoencoder", {"anchors": ("blue",)}, "blue"),
+    ("train_unet", {"batch": 0}, "at least 1"),
+    ("train_unet", {"keep_at": (3, 5)}, "keep_at"),
+    ("image", {"width": 66}, "width 66"),
+    ("unet", {"in_channels": 4}, "in_channels 4"),
+    ("unet", {"channel_mult": ()}, "channel_mult"),
+    ("diffusion", {"timesteps": 1}, "timesteps 1"),
+    ("inference", {"rounds": (RoundConfig(3.0, "ddim50", 50),)}, "start index 50"),
+])
+def test_an_impossible_configuration_is_refused_before_anything_starts(data, tmp_path, section, settings, words):
+    config = dataclasses.replace(CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **settings)})
+    with pytest.raises(InputError, match=words):
+        Stages(config, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"norm_groups": 3}, "norm_groups 3"), ({"norm_groups": 0}, "norm_groups 0"), ({"head_channels": 24}, "24"),
+])
+def test_channels_that_do_not_divide_are_refused(settings, words):
+    with pytest.raises(InputError, match=words):
+        UNet(dataclasses.replace(CONFIG.unet, **settings))
+
+
+def test_latents_of_other_data_are_made_anew(run, data, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(data, tmp_path / "data")
+    Image.fromarray(draw_labels(3)).save(tmp_path / "data" / "labels" / "0.png")
+    (tmp_path / "run" / "unet-0000006.safetensors").unlink()
+    stages = Stages(CONFIG, tmp_path / "data", tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match="latents stage again"):
+        stages.unet()
+    stages.latents()
+    assert (LatentStore(tmp_path / "run" / "latents").labels[0] == draw_labels(3)[::4, ::4]).all()
 
 
 def test_latents_come_with_their_mirror_images_and_are_normalised(run):
@@ -139,11 +181,37 @@ def test_normalising_latents_changes_no_picture():
     x = jt.array(np.random.default_rng(0).uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32))
     with jt.no_grad():
         before, z, _, index = (v.numpy() for v in network(x))
-        normalise_latents(network, np.array([0.3, -0.2, 0.1], np.float32), 2.5)
+        normalise_latents(network, np.array([0.3, -0.2, 0.1]), 2.5)
         after, scaled, _, same = (v.numpy() for v in network(x))
     assert (index == same).mean() > 0.999
     np.testing.assert_allclose(scaled, (z - np.array([0.3, -0.2, 0.1])[:, None, None]) / 2.5, atol=1e-5)
     assert np.abs(before - after).mean() < 1e-3
+
+
+def test_a_change_of_the_latents_is_seen_by_no_decoder():
+    jt.set_global_seed(1)
+    network = Autoencoder(CONFIG.autoencoder)
+    x = jt.array(np.random.default_rng(0).uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32))
+    matrix, mean = np.array([[2.0, 0.5, 0], [0, 1, -1], [1, 0, 3]]), np.array([0.3, -0.2, 0.1])
+    with jt.no_grad():
+        z, before = network.encode(x).numpy(), network(x, quantize=False)[0].numpy()
+        load_into(network, transformed(arrays_of(network), matrix, mean), "test")
+        changed, after = network.encode(x).numpy(), network(x, quantize=False)[0].numpy()
+    np.testing.assert_allclose(changed, np.einsum("ij,njhw->nihw", matrix, z - mean[:, None, None]), atol=1e-5)
+    np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+def test_colour_losses_on_hand_computed_cases():
+    x = np.zeros((1, 3, 4, 4), np.float32)
+    x[0, 0], x[0, 2, :2] = 0.6, 0.4  # red everywhere, blue in the upper half
+    means = {k: v.numpy().ravel().tolist() for k, v in color_means(jt.array(x), 2).items()}
+    np.testing.assert_allclose(means["brightness"], [1 / 3, 1 / 3, 0.2, 0.2], atol=1e-6)
+    np.testing.assert_allclose(means["red_green"], [0.6] * 4, atol=1e-6)
+    np.testing.assert_allclose(means["yellow_blue"], [-0.1, -0.1, 0.3, 0.3], atol=1e-6)
+    flat = jt.zeros((1, 3, 4, 4))
+    assert coarse_loss(jt.array(x), flat, 4).item() == pytest.approx(0.8 / 3 + 0.6 + 0.1, abs=1e-6)
+    z = jt.zeros((1, 2, 2, 2))
+    assert anchor_loss(jt.array(x), z, ("", "red_green"), 2).item() == pytest.approx(2.4, abs=1e-5)
 
 
 def test_losses_on_hand_computed_cases():

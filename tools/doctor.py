@@ -37,13 +37,13 @@ def numpy_version():
 
 
 def onednn_version(jittor_utils):
-    """The version in the headers of the oneDNN that Jittor has unpacked."""
+    """The version in the headers of the oneDNN that Jittor has unpacked; None where there is none."""
     headers = Path(jittor_utils.home(), ".cache", "jittor", "mkl").glob("dnnl*/include/**/dnnl_version.h")
     for header in headers:
         numbers = dict(re.findall(r"#define DNNL_VERSION_(MAJOR|MINOR|PATCH)\s+(\d+)", header.read_text()))
         if len(numbers) == 3:
             return "{MAJOR}.{MINOR}.{PATCH}".format(**numbers)
-    return "none: convolutions on the CPU are slow"
+    return None
 
 
 def conv_gflops(jt, nn):
@@ -93,7 +93,11 @@ def examine_jittor(found):
     import jittor_utils
     jt, nn = runtime.jt, runtime.nn
     line("Jittor", f"{jt.__version__}, cache {jittor_utils.cache_path}")
-    line("oneDNN", onednn_version(jittor_utils))
+    onednn = onednn_version(jittor_utils)
+    line("oneDNN", onednn or "none")
+    if onednn is None:
+        found.append(("Jittor has no oneDNN: convolutions on the CPU are slow",
+                      "pip install jittor_offline==0.0.7, unset use_mkl, and remove ~/.cache/jittor"))
     line("CUDA", f"none: {runtime.cuda_reason}" if runtime.cuda_reason else f"in use, {jt.flags.nvcc_path}")
     line("device", runtime.device_name())
     error = conv_error(jt, nn, np)
@@ -108,6 +112,7 @@ def examine_jittor(found):
 
 
 def main():
+    """Prints what was found; returns 1 where something is wrong."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     line("compiler", compiler_version())
     line("Python", f"{platform.python_version()}, {sys.executable}")

@@ -22,6 +22,7 @@ def parse_arguments():
 
 
 def main():
+    """Checks the pictures and writes the zip; raises InputError, after listing each fault, where one is wrong."""
     arguments = parse_arguments()
     pictures, faults, extra = check_submission(
         arguments.input_path, arguments.results, arguments.width, arguments.height)

@@ -55,6 +55,7 @@ def read_examples(arguments):
 
 
 def main():
+    """Writes the folder that the command line asks for."""
     arguments = parse_arguments()
     check_arguments(arguments)
     examples = read_examples(arguments)

@@ -148,6 +148,10 @@ class TrainingFolder:
         """Returns the path of the photo `name`."""
         return self._photos[name]
 
+    def paths(self, name):
+        """Returns the paths of the photo `name` and of its label map."""
+        return self._photos[name], self._labels[name]
+
     def photo(self, name):
         """Returns the photo `name`, H x W x 3 uint8 RGB; raises InputError where it cannot be read."""
         return read_photo(self._photos[name])

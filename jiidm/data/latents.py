@@ -36,13 +36,23 @@ class LatentStore:
         return len(self.latents)
 
 
-def write_latents(path, network, folder, image, num_classes, factor):
+def description(network, folder, config):
+    """What a store of latents depends on: the autoencoder's weights, the pictures' size, the data folder's files."""
+    weights = hashlib.sha256(b"".join(p.numpy().tobytes() for p in network.parameters())).hexdigest()
+    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for n in folder.names for p in folder.paths(n)]
+    return {
+        "autoencoder": weights, "width": config.image.width, "height": config.image.height, "photos": len(folder),
+        "files": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
+    }
+
+
+def write_latents(path, network, folder, config):
     """Encodes every photo of a `TrainingFolder`, and its mirror image, with the autoencoder `network`.
 
-    image is the `ImageConfig`, factor the autoencoder's. Writes `latents.npy`, `labels.npy` and, last,
+    Pictures have the size and labels the classes of `config`. Writes `latents.npy`, `labels.npy` and, last,
     `latents.json` into the folder `path`; returns the `LatentStore`.
     """
-    path = output_folder(path)
+    path, image, factor = output_folder(path), config.image, config.autoencoder.factor
     (path / "latents.json").unlink(missing_ok=True)
     count, height, width = 2 * len(folder), image.height // factor, image.width // factor
     channels = network.quantize.embedding.weight.shape[1]
@@ -52,7 +62,8 @@ def write_latents(path, network, folder, image, num_classes, factor):
         for start in tqdm(range(0, len(folder), _BATCH), "latents", unit="batch", dynamic_ncols=True):
             names = folder.names[start : start + _BATCH]
             photos = np.stack([fit_photo(folder.photo(n), image.width, image.height) for n in names])
-            masks = np.stack([fit_labels(folder.labels(n, num_classes), image.width, image.height) for n in names])
+            maps = [folder.labels(n, config.unet.num_classes) for n in names]
+            masks = np.stack([fit_labels(m, image.width, image.height) for m in maps])
             for i, mirror in enumerate((slice(None), slice(None, None, -1))):
                 rows = slice(2 * start + i, 2 * (start + len(names)), 2)
                 with jt.no_grad():
@@ -60,15 +71,9 @@ def write_latents(path, network, folder, image, num_classes, factor):
                 labels[rows] = masks[:, :, mirror][:, ::factor, ::factor]
         latents.flush(), labels.flush()
         del latents, labels
-    about = {"autoencoder": fingerprint(network), "photos": folder.names}
     with written_whole(path / "latents.json") as temporary:
-        temporary.write_text(json.dumps(about), encoding="utf-8")
+        temporary.write_text(json.dumps(description(network, folder, config)), encoding="utf-8")
     return LatentStore(path)
-
-
-def fingerprint(network):
-    """SHA-256 of a network's parameters, in hexadecimal."""
-    return hashlib.sha256(b"".join(p.numpy().tobytes() for p in network.parameters())).hexdigest()
 
 
 def one_hot_batch(labels, num_classes):

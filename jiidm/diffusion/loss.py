@@ -23,7 +23,7 @@ def hybrid_loss(schedule, output, z0, noise, t):
 
     alpha = schedule.alphas_cumprod
     signal, deviation = at(alpha**0.5), at((1 - alpha) ** 0.5)
-    zt = signal * z0 + deviation * noise
+    zt = schedule.noised(z0, noise, t)
     to_z0, to_zt, true_log = at(schedule.posterior_z0), at(schedule.posterior_zt), at(schedule.posterior_log_variance)
     share = (v + 1) / 2
     log_variance = share * at(np.log(schedule.betas)) + (1 - share) * true_log

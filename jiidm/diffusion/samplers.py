@@ -1,6 +1,8 @@
 """Samplers: generators that yield the latent after each step. A denoiser is a function (z, t) -> epsilon."""
 import numpy as np
 
+from jiidm.runtime import jt
+
 
 def ddim(denoise, chain, z, start):
     """DDIM with eta 0 and no clipping (Song et al. 2021, eq. 12), from index start - 1 of the chain down to 0.
@@ -10,10 +12,11 @@ def ddim(denoise, chain, z, start):
     """
     for index in range(start - 1, -1, -1):
         alpha, previous = chain.alphas_cumprod[index], chain.previous_alpha_cumprod(index)
-        epsilon = denoise(z, int(chain.timesteps[index]))
-        z0 = (z - float(np.sqrt(1 - alpha)) * epsilon) / float(np.sqrt(alpha))
-        z = float(np.sqrt(previous)) * z0 + float(np.sqrt(1 - previous)) * epsilon
-        z.sync()
+        with jt.no_grad():
+            epsilon = denoise(z, int(chain.timesteps[index]))
+            z0 = (z - float(np.sqrt(1 - alpha)) * epsilon) / float(np.sqrt(alpha))
+            z = float(np.sqrt(previous)) * z0 + float(np.sqrt(1 - previous)) * epsilon
+            z.sync()
         yield index, z
 
 

@@ -4,6 +4,7 @@ import re
 import numpy as np
 
 from jiidm.files import InputError
+from jiidm.runtime import jt
 
 
 class Chain:
@@ -50,6 +51,16 @@ class Schedule(Chain):
         self.posterior_log_variance = np.log(np.append(variance[1], variance[1:]))
         self.posterior_z0 = self.betas * np.sqrt(before) / (1 - self.alphas_cumprod)
         self.posterior_zt = (1 - before) * np.sqrt(1 - self.betas) / (1 - self.alphas_cumprod)
+
+    def check_start(self, respacing, start):
+        """Raises InputError for a respacing that does not exist, or a start index beyond its chain."""
+        self.respaced(respacing).add_noise(0.0, 0.0, start)
+
+    def noised(self, z0, noise, t):
+        """z_t for z0 and noise (N, C, H, W, Jittor) at the timesteps t (N integers, numpy) of the full chain."""
+        alpha = self.alphas_cumprod[t].reshape(-1, 1, 1, 1)
+        signal, deviation = (jt.array(share.astype(np.float32)) for share in (np.sqrt(alpha), np.sqrt(1 - alpha)))
+        return signal * z0 + deviation * noise
 
     def respaced(self, respacing):
         """The chain "ddimN": every (T / N)-th step from 0. Raises InputError where no stride gives N steps."""

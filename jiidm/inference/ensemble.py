@@ -22,7 +22,7 @@ def ensemble_weights(ensemble, count):
 
 
 def average(checkpoints, weights):
-    """Weighted mean of the tensors of `Checkpoint`s (names to float32 arrays)."""
+    """Weighted mean of the tensors of `Checkpoint`s, names to float32 arrays (the paper's model ensemble)."""
     mean = {name: np.zeros(value.shape, np.float64) for name, value in checkpoints[0].tensors.items()}
     for checkpoint, weight in zip(checkpoints, weights, strict=True):
         for name, total in mean.items():
@@ -41,5 +41,6 @@ def check_alike(checkpoints):
                     f"{other.path}: cannot be averaged with {first.path}; {name} is "
                     f"{shapes[1] or 'missing'} here and {shapes[0] or 'missing'} there; give checkpoints of one run"
                 )
-        if other.config.unet != first.config.unet or other.config.diffusion != first.config.diffusion:
-            raise InputError(f"{other.path}: its network's configuration differs from that of {first.path}")
+        for section in ("unet", "diffusion", "image", "autoencoder"):
+            if getattr(other.config, section) != getattr(first.config, section):
+                raise InputError(f"{other.path}: its {section} section differs from that of {first.path}")

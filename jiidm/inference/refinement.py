@@ -42,11 +42,12 @@ def refine(autoencoder, denoiser, schedule, styles, rounds, names, seed, color_t
             source = np.stack([
                 transfer_color(picture, style, color_transfer) for picture, style in zip(source, styles, strict=True)
             ])
-        with jt.no_grad():
+        with jt.no_grad():  # never around a yield: the caller would run under it
             latent = autoencoder.encode(jt.array(from_pixels(source)))
-            noise = jt.array(np.stack([noise_for(seed, name, number, latent.shape[1:]) for name in names]))
-            for index, latent in translate(denoiser, schedule, latent, noise, settings):  # noqa: B007, B020 - the last one is decoded
-                if index:
-                    yield number, settings.start - index, settings.start, None
+        noise = jt.array(np.stack([noise_for(seed, name, number, latent.shape[1:]) for name in names]))
+        for index, latent in translate(denoiser, schedule, latent, noise, settings):  # noqa: B007, B020 - the last counts
+            if index:
+                yield number, settings.start - index, settings.start, None
+        with jt.no_grad():
             source = to_pixels(autoencoder.decode(latent).numpy())
         yield number, settings.start, settings.start, source

@@ -63,12 +63,9 @@ def write_submission(output, pictures):
     if output.suffix.lower() != ".zip" or output.is_dir():
         raise InputError(f"{output}: the name of a zip file was expected, such as result.zip")
     output_folder(output.parent)
-    try:
-        with written_whole(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for path in pictures:
-                entry = zipfile.ZipInfo(path.name, _OLDEST)
-                entry.create_system = 3  # Unix, wherever this runs; the rights are those of such a system
-                entry.external_attr = 0o100644 << 16
-                archive.writestr(entry, path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror or error}); mend that and repeat") from error
+    with written_whole(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for path in pictures:
+            entry = zipfile.ZipInfo(path.name, _OLDEST)
+            entry.create_system = 3  # Unix, wherever this runs; the rights are those of such a system
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, path.read_bytes())

@@ -1,6 +1,7 @@
 """Layers that the networks share."""
 from fractions import Fraction
 
+from jiidm.files import InputError
 from jiidm.kernels.group_norm import group_norm
 from jiidm.runtime import jt, nn
 
@@ -22,11 +23,18 @@ def zeroed(module):
     return module
 
 
+def checked_groups(channels, groups):
+    """The number of groups; raises InputError unless they divide the channels evenly."""
+    if groups < 1 or channels % groups:
+        raise InputError(f"norm_groups {groups}: expected a divisor of {channels}, the channels of a layer")
+    return groups
+
+
 class GroupNorm(nn.Module):
     """Affine GroupNorm with SiLU and, by choice, a modulation h * (1 + scale) + shift (both N, C) before the SiLU."""
 
     def __init__(self, channels, groups, eps):
-        self.groups = groups
+        self.groups = checked_groups(channels, groups)
         self.eps = eps
         self.weight = jt.ones((channels,))
         self.bias = jt.zeros((channels,))

@@ -6,11 +6,13 @@ step) and `decode` (once a step and branch of the guidance). Calling the network
 """
 import math
 
+from jiidm.files import InputError
 from jiidm.kernels.attention import attention
 from jiidm.kernels.group_norm import group_norm
 from jiidm.models.blocks import (
     GroupNorm,
     PointwiseConv,
+    checked_groups,
     conv1x1,
     conv3x3,
     downsample_average,
@@ -42,7 +44,7 @@ class ResBlock(nn.Module):
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.model_channels, 2 * out_channels))
         self.out_layers = nn.Sequential(
-            GroupNorm(out_channels, config.norm_groups, _EPS), nn.SiLU(), nn.Dropout(config.dropout),
+            GroupNorm(out_channels, config.norm_groups, _EPS), nn.SiLU(), nn.Identity(),
             zeroed(conv3x3(out_channels, out_channels)),
         )
         self.skip_connection = conv1x1(in_channels, out_channels) if in_channels != out_channels else None
@@ -62,7 +64,7 @@ class SpadeNorm(nn.Module):
 
     def __init__(self, channels, config):
         hidden = config.spade_channels
-        self.groups = config.norm_groups
+        self.groups = checked_groups(channels, config.norm_groups)
         self.mlp_shared = nn.Sequential(conv3x3(config.num_classes, hidden), nn.ReLU())
         self.mlp_gamma = conv3x3(hidden, channels)
         self.mlp_beta = conv3x3(hidden, channels)
@@ -91,7 +93,7 @@ class SpadeResBlock(nn.Module):
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.model_channels, 2 * out_channels))
         self.out_norm = SpadeNorm(out_channels, config)
         self.out_layers = nn.Sequential(
-            nn.SiLU(), nn.Dropout(config.dropout), zeroed(conv3x3(out_channels, out_channels))
+            nn.SiLU(), nn.Identity(), zeroed(conv3x3(out_channels, out_channels))
         )
         self.skip_connection = conv1x1(in_channels, out_channels) if in_channels != out_channels else None
 
@@ -111,6 +113,8 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels, config):
         self.head_channels = config.head_channels
+        if self.head_channels < 1 or channels % self.head_channels:
+            raise InputError(f"unet.head_channels {self.head_channels}: expected a divisor of {channels}, a width")
         self.norm = GroupNorm(channels, config.norm_groups, _EPS)
         self.qkv = PointwiseConv(channels, 3 * channels)
         self.proj_out = zeroed(PointwiseConv(channels, channels))

@@ -1,10 +1,14 @@
-"""Training of the autoencoder (Esser et al. 2021): L1, commitment, and a PatchGAN from a start step."""
+"""Training of the autoencoder (Esser et al. 2021): L1, commitment, and a PatchGAN from a start step.
+
+The perceptual term of the literature is left out: it needs the weights of another network.
+"""
 import numpy as np
 from PIL import Image
 
 from jiidm.checkpoint import arrays_of, load_into, save_checkpoint
+from jiidm.config import COLOR_AXES
 from jiidm.data.folder import fit_photo
-from jiidm.files import InputError, written_whole
+from jiidm.files import written_whole
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import downsample_average
 from jiidm.models.discriminator import PatchDiscriminator
@@ -24,17 +28,30 @@ def quantizer_loss(z, codes):
     return ((codes.detach() - z) ** 2).mean() + 0.25 * ((codes - z.detach()) ** 2).mean()
 
 
-def coarse_loss(x, recon, factor):
-    """L1 between the means of x and recon (N, 3, H, W, RGB) over squares of factor x factor pixels, a power of two.
+def color_means(x, factor):
+    """Means of x (N, 3, H, W, RGB) over squares of factor x factor pixels (a power of two), along three colour axes.
 
-    It is taken along the axes of brightness, red against green and yellow against blue: in RGB the two last weigh so
-    little that a short training leaves them out of the latents.
+    Returns a dict of N, h, w. In RGB the two colour differences weigh so little beside the brightness that a short
+    training leaves them out of the latents.
     """
-    difference = x - recon
     while factor > 1:
-        difference, factor = downsample_average(difference), factor // 2
-    red, green, blue = (difference[:, i] for i in range(3))
-    return sum(jt.abs(axis).mean() for axis in ((red + green + blue) / 3, red - green, (red + green) / 2 - blue))
+        x, factor = downsample_average(x), factor // 2
+    red, green, blue = (x[:, i] for i in range(3))
+    return dict(zip(COLOR_AXES, ((red + green + blue) / 3, red - green, (red + green) / 2 - blue), strict=True))
+
+
+def coarse_loss(x, recon, factor):
+    """L1 between the `color_means` of x and recon (N, 3, H, W), added up over the axes."""
+    return sum(jt.abs(mean).mean() for mean in color_means(x - recon, factor).values())
+
+
+def anchor_loss(x, z, anchors, factor):
+    """L1 between the latent channels of z (N, D, h, w) and the colour means of x that `anchors` names, times 4.
+
+    The factor brings the means to the scale that latents take by themselves.
+    """
+    means = color_means(x, factor)
+    return sum(jt.abs(z[:, i] - 4 * means[name]).mean() for i, name in enumerate(anchors) if name)
 
 
 def adaptive_weight(reconstruction, generator, last_layer):
@@ -54,11 +71,6 @@ class AutoencoderTrainer:
     def __init__(self, config, folder, run, validation=None):
         self.config, self.folder, self.run = config, folder, run
         self.training = config.train_autoencoder
-        if self.training.crop > min(config.image.width, config.image.height):
-            raise InputError(
-                f"train_autoencoder.crop: {self.training.crop} exceeds the picture of "
-                f"{config.image.width}x{config.image.height}; choose at most the smaller side"
-            )
         jt.set_global_seed(config.seed)
         self.network = Autoencoder(config.autoencoder)
         self.discriminator = PatchDiscriminator(
@@ -89,23 +101,12 @@ class AutoencoderTrainer:
             "autoencoder", self.training, self.state, self._batch, self._step, self._save, self._sheet, COLUMNS, resume
         )
         self.ema.swap()
-        mean, std = self._latent_statistics()
-        normalise_latents(self.network, mean, std)
+        latents = self._latents()
+        normalise_latents(self.network, latents.mean(0), np.sqrt(latents.var(0).mean()))
         save_checkpoint(
             self.run / "autoencoder.safetensors", "autoencoder", arrays_of(self.network), self.config,
             self.training.steps, "float32",
         )
-
-    def _latent_statistics(self):
-        """Mean (D) and standard deviation (a number) of E(x) over at most 1000 training photos."""
-        names = self.folder.names[:: max(1, len(self.folder) // 1000)]
-        latents = []
-        for name in names:
-            with jt.no_grad():
-                latents.append(self.network.encode(jt.array(from_pixels(self._photo(self.folder, name)[None]))).numpy())
-        latents = np.concatenate(latents)
-        mean = latents.mean((0, 2, 3))
-        return mean, float((latents - mean[:, None, None]).std())
 
     def _photo(self, folder, name):
         return fit_photo(folder.photo(name), self.config.image.width, self.config.image.height)
@@ -125,15 +126,15 @@ class AutoencoderTrainer:
         self.optimizer.lr = self.adversary.lr = rate
         quantize = step >= self.training.quantize_from
         if step and step == self.training.quantize_from:
-            with jt.no_grad():
-                latents = self.network.encode(x)
-            # outside of no_grad, where an assigned parameter would stop taking gradients
-            self._renew_codes(step, latents, np.arange(self.config.autoencoder.n_embed))
+            self._start_quantizing(step)
         recon, z, codes, index = self.network(x, quantize)
         reconstruction, codebook = jt.abs(x - recon).mean(), quantizer_loss(z, codes)
         loss = reconstruction + (self.training.codebook_weight * codebook if quantize else 0)
         if self.training.coarse_weight:
             loss = loss + self.training.coarse_weight * coarse_loss(x, recon, self.config.autoencoder.factor)
+        if any(self.training.anchors) and not quantize:
+            anchored = anchor_loss(x, z, self.training.anchors, self.config.autoencoder.factor)
+            loss = loss + self.training.anchor_weight * anchored
         generator = discriminator = jt.zeros(1)
         if step >= self.training.discriminator_start:
             generator = -self.discriminator(recon).mean()
@@ -151,24 +152,43 @@ class AutoencoderTrainer:
             "discriminator": discriminator, "codes_used": used,
         }
 
+    def _start_quantizing(self, step):
+        """Whitens the latents, so that the codebook serves all their directions alike, and fills it with latents."""
+        latents = self._latents()
+        mean, covariance = latents.mean(0), np.cov(latents, rowvar=False)
+        values, axes = np.linalg.eigh(covariance)
+        matrix = (axes / np.sqrt(values)).T
+        self.ema.assign(transformed(self.ema.arrays(), matrix, mean))
+        load_into(self.network, transformed(arrays_of(self.network), matrix, mean), "whitened latents")
+        self._renew_codes(step, (latents - mean) @ matrix.T, np.arange(self.config.autoencoder.n_embed))
+
+    def _latents(self):
+        """E(x) of at most 256 training photos, one row a position (M, D)."""
+        rows = []
+        for name in self.folder.names[:: -(-len(self.folder) // 256)]:
+            with jt.no_grad():
+                z = self.network.encode(jt.array(from_pixels(self._photo(self.folder, name)[None]))).numpy()
+            rows.append(z[0].reshape(len(z[0]), -1).T)
+        return np.concatenate(rows).astype(np.float64)
+
     def _count_codes(self, step, index, z):
         """Share of the codes used since the last revival; every so often codes without use move to latents."""
         counts = self.usage.numpy() + np.bincount(index.numpy().ravel(), minlength=self.usage.shape[0])
         share = float((counts > 0).mean())
         every = self.training.revive_codes_every
         if every and step % every == 0:
-            self._renew_codes(step, z, np.flatnonzero(counts == 0))
+            rows = z.numpy().transpose(0, 2, 3, 1).reshape(-1, z.shape[1])
+            self._renew_codes(step, rows, np.flatnonzero(counts == 0))
             counts[:] = 0
         self.usage.assign(jt.array(counts.astype(np.float32)))
         return share
 
-    def _renew_codes(self, step, z, which):
-        """Sets the codes with the indices `which`, and their averages, to latents drawn from z (N, D, h, w)."""
-        vectors = z.numpy().transpose(0, 2, 3, 1).reshape(-1, z.shape[1])
-        chosen = vectors[step_generator(self.config.seed, step, NEW_CODES).integers(0, len(vectors), len(which))]
+    def _renew_codes(self, step, latents, which):
+        """Sets the codes with the indices `which`, and their averages, to rows drawn from `latents` (M, D)."""
+        chosen = latents[step_generator(self.config.seed, step, NEW_CODES).integers(0, len(latents), len(which))]
         for weight in (self.network.quantize.embedding.weight, self.ema.average["quantize.embedding.weight"]):
             codes = weight.numpy().copy()
-            codes[which] = chosen
+            codes[which] = chosen.astype(np.float32)
             weight.assign(jt.array(codes))
 
     def _save(self, step):
@@ -191,15 +211,25 @@ class AutoencoderTrainer:
 def normalise_latents(network, mean, std):
     """Rescales the latents of a trained autoencoder to mean 0 and standard deviation 1 without changing what it does.
 
-    mean (D) and std (a number) are those of E(x) over the training photos. They are folded into quant_conv, the
-    codebook and post_quant_conv; nearest codes stay nearest since one factor serves all channels. The noise of the
-    diffusion has unit variance, and E(x) is diffused as it is: its scale decides what a start index means.
+    mean (D) and std (a number) are those of E(x) over the training photos. One factor serves all channels, so that
+    nearest codes stay nearest. The noise of the diffusion has unit variance, and E(x) is diffused as it is: its scale
+    decides what a start index means.
     """
-    parameters = dict(network.named_parameters())
-    tensors = {name: p.numpy().copy() for name, p in parameters.items()}
-    tensors["quant_conv.weight"] /= std
-    tensors["quant_conv.bias"] = (tensors["quant_conv.bias"] - mean) / std
-    tensors["quantize.embedding.weight"] = (tensors["quantize.embedding.weight"] - mean) / std
-    tensors["post_quant_conv.bias"] += tensors["post_quant_conv.weight"][:, :, 0, 0] @ mean
-    tensors["post_quant_conv.weight"] *= std
-    load_into(network, tensors, "normalised latents")
+    load_into(network, transformed(arrays_of(network), np.eye(len(mean)) / std, mean), "normalised latents")
+
+
+def transformed(tensors, matrix, mean):
+    """An autoencoder's tensors (names to arrays) after a change of its latents z to matrix (z - mean).
+
+    matrix (D, D) and mean (D) are folded into quant_conv, the codebook and post_quant_conv. The decoder sees the same
+    as before, but for codes that are not nearest any more where the matrix is no scaled rotation.
+    """
+    inverse, result = np.linalg.inv(matrix), dict(tensors)
+    result["quant_conv.weight"] = np.einsum("ij,jkhw->ikhw", matrix, tensors["quant_conv.weight"])
+    result["quant_conv.bias"] = matrix @ (tensors["quant_conv.bias"] - mean)
+    result["quantize.embedding.weight"] = (tensors["quantize.embedding.weight"] - mean) @ matrix.T
+    result["post_quant_conv.weight"] = np.einsum("ijhw,jk->ikhw", tensors["post_quant_conv.weight"], inverse)
+    result["post_quant_conv.bias"] = (
+        tensors["post_quant_conv.bias"] + tensors["post_quant_conv.weight"][:, :, 0, 0] @ mean
+    )
+    return {name: value.astype(np.float32) for name, value in result.items()}

@@ -25,6 +25,11 @@ class EMA:
         """Names to averaged float32 arrays."""
         return {name: value.numpy() for name, value in self.average.items()}
 
+    def assign(self, arrays):
+        """Replaces the averages by arrays of the same names."""
+        for name, value in arrays.items():
+            self.average[name].assign(jt.array(value))
+
     def swap(self):
         """Exchanges the module's parameters and the averages; a second call restores them."""
         for name, parameter in self.module.named_parameters():

@@ -23,11 +23,10 @@ def train_loop(stage, training, state, batch_of, step_of, save, sheet, columns, 
     """
     first = state.load() if resume and state.path.exists() else 0
     columns_of_table = ["step", *columns, "learning_rate", "samples_per_second"]
-    table = Table(state.path.with_name(f"{stage}.csv"), columns_of_table, first)
     sums, count, since = dict.fromkeys(columns, 0.0), 0, time.perf_counter()
     steps = range(first, training.steps)
     bar = tqdm(steps, stage, training.steps, initial=first, unit="step", dynamic_ncols=True, mininterval=1)
-    with ThreadPoolExecutor(1) as worker:
+    with ThreadPoolExecutor(1) as worker, Table(state.path.with_name(f"{stage}.csv"), columns_of_table, first) as table:
         ahead = worker.submit(batch_of, first)
         for step in bar:
             batch = ahead.result()
@@ -47,7 +46,8 @@ def train_loop(stage, training, state, batch_of, step_of, save, sheet, columns, 
                 means = {name: value / count for name, value in sums.items()}
                 speed = count * training.batch / (time.perf_counter() - since)
                 table.write(step=done, **means, learning_rate=rate, samples_per_second=speed)
-                bar.set_postfix({**{k: f"{v:.4g}" for k, v in means.items()}, "samples/s": f"{speed:.1f}"})
+                shown = {**means, "learning_rate": rate, "samples/s": speed}
+                bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
             last = done == training.steps
             if last or done in keep or (training.save_every and done % training.save_every == 0):
                 save(done)

@@ -1,7 +1,9 @@
 """The stages of a training run, in one folder."""
 from jiidm.checkpoint import load_checkpoint, load_into, save_checkpoint
+from jiidm.config import check_config, check_training
 from jiidm.data.folder import TrainingFolder
-from jiidm.data.latents import LatentStore, fingerprint, write_latents
+from jiidm.data.latents import LatentStore, description, write_latents
+from jiidm.diffusion.schedule import Schedule
 from jiidm.files import InputError, output_folder
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.runtime import announce_compilation, use_device
@@ -17,11 +19,11 @@ class Stages:
     """
 
     def __init__(self, config, data, run, validation=None, resume=False, device="auto"):
-        keep, steps = config.train_unet.keep_at, config.train_unet.steps
-        if not keep or max(keep) != steps or min(keep) < 1:
-            raise InputError(
-                f"train_unet.keep_at {list(keep)}: expected steps from 1 on, the last being train_unet.steps, {steps}"
-            )
+        check_config(config)
+        check_training(config)
+        schedule = Schedule(config.diffusion)
+        for settings in config.inference.rounds:  # told now, not after the autoencoder's hours
+            schedule.check_start(settings.respacing, settings.start)
         use_device(device)
         self.config, self.resume = config, resume
         if resume and not run.is_dir():
@@ -32,7 +34,7 @@ class Stages:
 
     def autoencoder(self):
         """Trains the autoencoder: `autoencoder.safetensors`."""
-        if self._finished(self.run / "autoencoder.safetensors"):
+        if self._finished("autoencoder.safetensors", "autoencoder-state.safetensors"):
             return
         with announce_compilation("the training of the autoencoder"):
             AutoencoderTrainer(self.config, self.folder, self.run, self.validation).fit(self.resume)
@@ -40,22 +42,21 @@ class Stages:
     def latents(self):
         """Encodes all photos and their mirror images: `latents/`."""
         network, path = self._trained_autoencoder(), self.run / "latents"
-        if self._finished(path / "latents.json") and LatentStore(path).about["autoencoder"] == fingerprint(network):
+        about = description(network, self.folder, self.config)
+        if self._finished("latents/latents.json") and LatentStore(path).about == about:
             return
         with announce_compilation("the encoder"):
-            write_latents(
-                path, network, self.folder, self.config.image, self.config.unet.num_classes,
-                self.config.autoencoder.factor,
-            )
+            write_latents(path, network, self.folder, self.config)
 
     def unet(self):
         """Trains the UNet on the stored latents: `unet-STEP.safetensors`."""
-        last = f"unet-{self.config.train_unet.steps:07d}.safetensors"
-        if self._finished(self.run / last):
+        if self._finished(f"unet-{self.config.train_unet.steps:07d}.safetensors", "unet-state.safetensors"):
             return
         network, store = self._trained_autoencoder(), LatentStore(self.run / "latents")
-        if store.about["autoencoder"] != fingerprint(network):
-            raise InputError(f"{self.run}: the stored latents are of another autoencoder; run the latents stage again")
+        if store.about != description(network, self.folder, self.config):
+            raise InputError(
+                f"{self.run / 'latents'}: is of another autoencoder, size or data folder; run the latents stage again"
+            )
         with announce_compilation("the training of the UNet"):
             UNetTrainer(self.config, store, network, self.run).fit(self.resume)
 
@@ -66,10 +67,12 @@ class Stages:
             made = load_checkpoint(self.run / f"{name}.safetensors")
             save_checkpoint(folder / f"{name}.safetensors", made.kind, made.tensors, made.config, made.step, "float16")
 
-    def _finished(self, path):
-        if path.exists() and not self.resume:
-            raise InputError(f"{path}: exists already; add --resume to go on, or choose another run folder")
-        return path.exists()
+    def _finished(self, result, state=None):
+        """Whether a stage has left its result; raises InputError when it, or its state, is there without `resume`."""
+        for path in (self.run / name for name in (result, state) if name):
+            if path.exists() and not self.resume:
+                raise InputError(f"{path}: exists already; add --resume to go on, or choose another run folder")
+        return (self.run / result).exists()
 
     def _trained_autoencoder(self):
         checkpoint = load_checkpoint(self.run / "autoencoder.safetensors", "autoencoder")

@@ -15,15 +15,19 @@ class TrainingState:
     """What a stage of training consists of besides its step number: named variables, saved and restored exactly.
 
     Batches, crops and noise are drawn from (seed, step), see `step_generator`; the step number is the random state.
-    `sections` are the parts of the configuration that the stage depends on: a state resumes only with the same ones.
+    `sections` are the parts of the configuration that the stage depends on: a state resumes only with the same ones,
+    learning rate and intervals apart.
     """
 
     def __init__(self, path, config, sections):
         self.path = Path(path)
         settings = to_dict(config)
+        for section in settings.values():
+            if isinstance(section, dict):
+                for name in ("learning_rate", "save_every", "sheet_every"):
+                    section.pop(name, None)
         self.fingerprint = json.dumps({name: settings[name] for name in (*sections, "seed")}, sort_keys=True)
         self.variables = {}
-        self.counters = {}
         self.optimizers = {}
 
     def add_module(self, name, module):
@@ -64,7 +68,7 @@ class TrainingState:
 
 
 class Table:
-    """A CSV of one row per logged step, flushed at once; rows at or after the step to resume from are dropped."""
+    """A CSV of one row per logged step, flushed at once; rows after the step to resume from are dropped."""
 
     def __init__(self, path, columns, resume_from):
         self.columns = columns
@@ -76,6 +80,12 @@ class Table:
         self.writer = csv.DictWriter(self.file, columns)
         self.writer.writeheader()
         self.writer.writerows(rows)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
 
     def write(self, **values):
         """Adds a row."""

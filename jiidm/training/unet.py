@@ -3,13 +3,12 @@ import numpy as np
 from PIL import Image
 
 from jiidm.checkpoint import save_checkpoint
-from jiidm.config import RoundConfig
 from jiidm.data.latents import one_hot_batch
 from jiidm.diffusion.guidance import GuidedDenoiser
 from jiidm.diffusion.loss import hybrid_loss
 from jiidm.diffusion.samplers import translate
 from jiidm.diffusion.schedule import Schedule
-from jiidm.files import InputError, written_whole
+from jiidm.files import written_whole
 from jiidm.labels import colorize
 from jiidm.models.unet import UNet
 from jiidm.pictures import sheet_of, to_pixels
@@ -20,7 +19,6 @@ from jiidm.training.state import TrainingState, batch_indices, step_generator
 
 DRAWS, SHEET = 3, 4  # purposes of random numbers
 COLUMNS = ("mse", "bound")
-SHEET_ROUND = RoundConfig(3.5, "ddim50", 30)
 SHEET_PICTURES = 8
 
 
@@ -28,10 +26,6 @@ class UNetTrainer:
     """Trains `config.unet` on a `LatentStore`, in the folder `run`; `autoencoder` decodes the sheets."""
 
     def __init__(self, config, store, autoencoder, run):
-        if store.latents.shape[1] != config.unet.in_channels:
-            raise InputError(
-                f"unet.in_channels: {config.unet.in_channels}, but the latents have {store.latents.shape[1]} channels"
-            )
         self.config, self.store, self.autoencoder, self.run = config, store, autoencoder, run
         self.training = config.train_unet
         self.schedule = Schedule(config.diffusion)
@@ -72,9 +66,7 @@ class UNetTrainer:
         latents, labels, t, noise, keep = batch
         z0, noise = jt.array(latents), jt.array(noise)
         mask = one_hot_batch(labels, self.config.unet.num_classes) * jt.array(keep).reshape(-1, 1, 1, 1)
-        alpha = self.schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1)
-        zt = jt.array((alpha**0.5).astype(np.float32)) * z0 + jt.array(((1 - alpha) ** 0.5).astype(np.float32)) * noise
-        output = self.network(zt, jt.array(t.astype(np.int32)), mask)
+        output = self.network(self.schedule.noised(z0, noise, t), jt.array(t.astype(np.int32)), mask)
         mse, bound = (term.mean() for term in hybrid_loss(self.schedule, output, z0, noise, t))
         self.optimizer.lr = rate
         self.optimizer.step(mse + bound)
@@ -91,7 +83,8 @@ class UNetTrainer:
         denoiser = GuidedDenoiser(self.network, mask, *self.styles.shape[2:])
         noise = step_generator(self.config.seed, 0, SHEET).standard_normal(self.styles.shape, np.float32)
         with jt.no_grad():
-            steps = translate(denoiser, self.schedule, jt.array(self.styles), jt.array(noise), SHEET_ROUND)
+            settings = self.config.inference.rounds[0]
+            steps = translate(denoiser, self.schedule, jt.array(self.styles), jt.array(noise), settings)
             *_, (_, result) = steps
             pictures, styles = (to_pixels(self.autoencoder.decode(z).numpy()) for z in (result, jt.array(self.styles)))
         self.ema.swap()
