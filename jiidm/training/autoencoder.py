@@ -155,9 +155,9 @@ class AutoencoderTrainer:
     def _start_quantizing(self, step):
         """Whitens the latents, so that the codebook serves all their directions alike, and fills it with latents."""
         latents = self._latents()
-        mean, covariance = latents.mean(0), np.cov(latents, rowvar=False)
+        mean, covariance = latents.mean(0), np.atleast_2d(np.cov(latents, rowvar=False))
         values, axes = np.linalg.eigh(covariance)
-        matrix = (axes / np.sqrt(values)).T
+        matrix = (axes / np.sqrt(np.maximum(values, 1e-6 * values.max()))).T  # a direction without use stays small
         self.ema.assign(transformed(self.ema.arrays(), matrix, mean))
         load_into(self.network, transformed(arrays_of(self.network), matrix, mean), "whitened latents")
         self._renew_codes(step, (latents - mean) @ matrix.T, np.arange(self.config.autoencoder.n_embed))
