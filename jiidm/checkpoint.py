@@ -26,12 +26,12 @@ class Checkpoint:
     tensors: dict
 
 
-def save_checkpoint(path, kind, tensors, config, step, dtype="float16"):
-    """Writes the tensors (names to arrays) of a network of `kind` as float16 or float32.
+def save_checkpoint(path, kind, tensors, config, step, dtype="float16", note=""):
+    """Writes the tensors (names to arrays) of a network of `kind` as float16 or float32; `note` says how it was made.
 
     Raises InputError for NaN and for a number beyond the range of `dtype`: the file could not be loaded again.
     """
-    metadata = {"format": FORMAT, "kind": kind, "config": json.dumps(to_dict(config)), "step": str(step)}
+    metadata = {"format": FORMAT, "kind": kind, "config": json.dumps(to_dict(config)), "step": str(step), "note": note}
     with np.errstate(over="ignore"):
         arrays = {name: np.ascontiguousarray(value, dtype) for name, value in tensors.items()}
     broken = [name for name, value in arrays.items() if not np.isfinite(value).all()]

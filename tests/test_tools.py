@@ -216,6 +216,19 @@ def test_package_submission_takes_the_pictures(folders, results, tmp_path):
         assert sorted(archive.namelist()) == sorted(p.name for p in results.glob("*.jpg"))
 
 
+def test_the_exported_mean_is_the_ensemble(folders, results, tmp_path):
+    shutil.copytree(folders / "run", tmp_path / "run", ignore=shutil.ignore_patterns("weights"))
+    done = run_tool("train", "export", "--config", folders / "tiny.yaml", "--data", folders / "train", "--run",
+                    tmp_path / "run", "--average")
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "run" / "weights").iterdir()) == [
+        "autoencoder.safetensors", "unet-mean.safetensors"]
+    mean = load_tensors(tmp_path / "run" / "weights" / "unet-mean.safetensors")[0]
+    kept = [load_tensors(folders / "run" / f"unet-000000{step}.safetensors")[0] for step in (2, 4)]
+    for name, value in mean.items():
+        np.testing.assert_allclose(value, (kept[0][name] + kept[1][name]) / 2, rtol=1e-3, atol=1e-6)
+
+
 def test_train_goes_on_where_it_is_and_refuses_to_overwrite(folders):
     arguments = ("train", "all", "--config", folders / "tiny.yaml", "--data", folders / "train", "--run",
                  folders / "run")

@@ -23,6 +23,7 @@ from jiidm.data.synthetic import draw_landscape
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
 from jiidm.runtime import jt
+from jiidm.stages import Stages
 from jiidm.training.autoencoder import (
     anchor_loss,
     coarse_loss,
@@ -33,7 +34,6 @@ from jiidm.training.autoencoder import (
     transformed,
 )
 from jiidm.training.ema import EMA
-from jiidm.training.stages import Stages
 from jiidm.training.state import batch_indices, learning_rate
 
 CONFIG = Config(
@@ -93,7 +93,7 @@ def interrupted(trainer, last):
 
 
 def test_resumed_training_ends_with_the_very_same_weights(run, data, tmp_path, monkeypatch):
-    import jiidm.training.stages as stages_module
+    import jiidm.stages as stages_module
 
     for stage, name, stop in (("autoencoder", "AutoencoderTrainer", 5), ("unet", "UNetTrainer", 4)):
         trainer = getattr(stages_module, name)

@@ -17,14 +17,15 @@ def main():
     parser.add_argument("--run", required=True, type=Path, help="folder for checkpoints, tables and sheets")
     parser.add_argument("--validation", type=Path, help="folder of held-out photos for the autoencoder's sheets")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved step of --run")
+    parser.add_argument("--average", action="store_true", help="export the mean of the kept UNets as one checkpoint")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     args = parser.parse_args()
 
     from jiidm.config import builtin_config, load_config
-    from jiidm.training.stages import Stages
+    from jiidm.stages import Stages
 
     path = args.config if args.config.endswith((".yaml", ".yml")) else builtin_config(args.config)
-    stages = Stages(load_config(path), args.data, args.run, args.validation, args.resume, args.device)
+    stages = Stages(load_config(path), args.data, args.run, args.validation, args.resume, args.device, args.average)
     for stage in STAGES:
         if args.stage in ("all", stage):
             getattr(stages, stage)()

@@ -5,6 +5,7 @@ from jiidm.data.folder import TrainingFolder
 from jiidm.data.latents import LatentStore, description, write_latents
 from jiidm.diffusion.schedule import Schedule
 from jiidm.files import InputError, output_folder
+from jiidm.inference.ensemble import average, ensemble_weights
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.runtime import announce_compilation, use_device
 from jiidm.training.autoencoder import AutoencoderTrainer
@@ -18,14 +19,14 @@ class Stages:
     without, `run` must not hold a run yet.
     """
 
-    def __init__(self, config, data, run, validation=None, resume=False, device="auto"):
+    def __init__(self, config, data, run, validation=None, resume=False, device="auto", average=False):
         check_config(config)
         check_training(config)
         schedule = Schedule(config.diffusion)
         for settings in config.inference.rounds:  # told now, not after the autoencoder's hours
             schedule.check_start(settings.respacing, settings.start)
         use_device(device)
-        self.config, self.resume = config, resume
+        self.config, self.resume, self.average = config, resume, average
         if resume and not run.is_dir():
             raise InputError(f"{run}: no such run to resume; leave out --resume to start it")
         self.folder = TrainingFolder(data)
@@ -61,11 +62,22 @@ class Stages:
             UNetTrainer(self.config, store, network, self.run).fit(self.resume)
 
     def export(self):
-        """Writes what inference needs, in half precision: `weights/` with the autoencoder and the kept UNets."""
-        folder = output_folder(self.run / "weights")
-        for name in ("autoencoder", *(f"unet-{step:07d}" for step in self.config.train_unet.keep_at)):
-            made = load_checkpoint(self.run / f"{name}.safetensors")
-            save_checkpoint(folder / f"{name}.safetensors", made.kind, made.tensors, made.config, made.step, "float16")
+        """Writes what inference needs, in half precision, into `weights/`: the autoencoder and the kept UNets.
+
+        With `average` the UNets' mean, the paper's model ensemble, is written in place of each of them.
+        """
+        folder, steps = output_folder(self.run / "weights"), self.config.train_unet.keep_at
+        made = load_checkpoint(self.run / "autoencoder.safetensors", "autoencoder")
+        save_checkpoint(folder / "autoencoder.safetensors", made.kind, made.tensors, made.config, made.step)
+        unets = [load_checkpoint(self.run / f"unet-{step:07d}.safetensors", "unet") for step in steps]
+        if self.average:
+            mean = average(unets, ensemble_weights(True, len(unets)))
+            note = f"mean of the checkpoints at steps {', '.join(map(str, steps))}"
+            save_checkpoint(folder / "unet-mean.safetensors", "unet", mean, unets[-1].config, max(steps), note=note)
+        else:
+            for made in unets:
+                name = f"unet-{made.step:07d}.safetensors"
+                save_checkpoint(folder / name, made.kind, made.tensors, made.config, made.step)
 
     def _finished(self, result, state=None):
         """Whether a stage has left its result; raises InputError when it, or its state, is there without `resume`."""
