@@ -38,6 +38,7 @@ def written_whole(path):
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
+        temporary.touch()  # with the rights of any new file: some writers would make it private
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
