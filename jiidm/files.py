@@ -38,8 +38,10 @@ def written_whole(path):
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        temporary.touch()  # with the rights of any new file: some writers would make it private
+        temporary.touch()
+        rights = temporary.stat().st_mode  # those of any new file; safetensors would make its files private
         yield temporary
+        os.chmod(temporary, rights)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
