@@ -43,11 +43,11 @@ def test_round_trip(tmp_path, tiny_config, kind, dtype):
     found = load_checkpoint(path, kind)
     assert (found.path, found.kind, found.config, found.step) == (path, kind, tiny_config, 1234)
     assert found.tensors.keys() == WEIGHTS.keys()
-    (tmp_path / "any file").touch()
-    assert path.stat().st_mode == (tmp_path / "any file").stat().st_mode
     for name, value in found.tensors.items():
         assert value.dtype == np.float32 and np.array_equal(value, WEIGHTS[name].astype(dtype))
     assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+    (tmp_path / "any file").touch()
+    assert path.stat().st_mode == (tmp_path / "any file").stat().st_mode
 
 
 def test_failed_save_leaves_the_earlier_file(saved, tiny_config):
