@@ -118,7 +118,8 @@ def training_step(config, height, width):
         optimizer.step((mse + bound).mean())
         losses.append(mse.mean().item())
         seconds.append(time.perf_counter() - start)
-    report("training step, loss after / before", losses[-1] / losses[0] if losses[0] else np.nan, 0.999, min(seconds[1:]))
+    ratio = losses[-1] / losses[0] if losses[0] else np.nan
+    report("training step, loss after / before", ratio, 0.999, min(seconds[1:]))
 
 
 def main():
