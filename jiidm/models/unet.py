@@ -190,16 +190,14 @@ class UNet(nn.Module):
         if right or below:
             mask = pad_right_below(resize_nearest(mask, height, width), right, below)
             height, width = height + below, width + right
-        pyramid = {f: resize_nearest(mask, height // f, width // f) for f in self._factors()}
+        factors = [2**level for level in range(len(self.config.channel_mult))]
+        pyramid = {f: resize_nearest(mask, height // f, width // f) for f in factors}
         factor, maps = self.config.factor, []
         for block in self._spade_blocks():
             low = pyramid[factor]
             factor //= 1 + block.up
             maps.append((block.in_norm.maps(low), block.out_norm.maps(pyramid[factor])))
         return maps
-
-    def _factors(self):
-        return [2**level for level in range(len(self.config.channel_mult))]
 
     def encode(self, z, t):
         """The encoder's features (the lowest last) for latents z and timesteps t (N), and the time embedding."""
