@@ -14,6 +14,7 @@ import yaml
 from jiidm.files import InputError
 
 COLOR_AXES = ("brightness", "red_green", "yellow_blue")
+SAMPLERS = ("ddim", "dpmpp")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,11 @@ class RoundConfig:
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """The recipe: the rounds in order (the paper's table) and the method of colour transfer."""
+    """The recipe: the rounds in order (the paper's table), the method of colour transfer, and the sampler.
+
+    `sampler` "ddim" is the paper's: each round goes down its chain index by index. "dpmpp" is DPM-Solver++(2M), which
+    goes down from the same noise in `steps` evaluations a round; "ddim" does not read `steps`.
+    """
 
     rounds: tuple[RoundConfig, ...] = (
         RoundConfig(3.5, "ddim500", 300),
@@ -90,6 +95,8 @@ class InferenceConfig:
         RoundConfig(3.7, "ddim50", 20),
     )
     color_transfer: str = "reinhard"
+    sampler: str = "ddim"
+    steps: int = 20
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,8 @@ def load_config(path):
 
 
 def check_config(config):
-    """Raises InputError where the networks of a `Config` are not possible together, or not at its picture size."""
+    """Raises InputError where the networks of a `Config` are not possible together, or not at its picture size, and
+    where its recipe names no sampler."""
     image, autoencoder, unet = config.image, config.autoencoder, config.unet
     if not autoencoder.ch_mult or not unet.channel_mult:
         raise InputError("autoencoder.ch_mult and unet.channel_mult: expected one number a level, at least one")
@@ -182,6 +190,10 @@ def check_config(config):
         raise InputError(
             f"unet.in_channels {unet.in_channels}: expected {autoencoder.embed_dim}, which is autoencoder.embed_dim"
         )
+    if config.inference.sampler not in SAMPLERS:
+        raise InputError(f"inference.sampler {config.inference.sampler!r}: expected one of {', '.join(SAMPLERS)}")
+    if config.inference.steps < 1:
+        raise InputError(f"inference.steps {config.inference.steps}: expected at least 1")
 
 
 def check_training(config):

@@ -8,16 +8,18 @@ from jiidm.checkpoint import load_checkpoint, load_into
 from jiidm.config import check_config
 from jiidm.data.folder import fit_photo, read_photo
 from jiidm.data.latents import one_hot_batch
-from jiidm.diffusion.guidance import GuidedDenoiser
+from jiidm.diffusion.guidance import GuidedDenoiser, ReferenceDenoiser
 from jiidm.diffusion.schedule import Schedule
 from jiidm.files import InputError
 from jiidm.inference.color_transfer import METHODS
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
-from jiidm.inference.refinement import chosen_rounds, refine
+from jiidm.inference.refinement import chosen_rounds, chosen_solver_steps, refine
 from jiidm.labels import read_label_map, resize_labels
+from jiidm.kernels.convolution import inference_convolution
 from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.blocks import prepare
 from jiidm.models.unet import UNet
-from jiidm.runtime import announce_compilation, use_device
+from jiidm.runtime import announce_compilation, device_name, jt, use_device
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
 
@@ -29,8 +31,9 @@ class Generator:
     `config` the whole configuration they were trained with.
     """
 
-    def __init__(self, autoencoder, unets):
-        """autoencoder is a `Checkpoint`, unets a list of them; raises InputError unless they are of one run."""
+    def __init__(self, autoencoder, unets, precision="fp32", condition_cache_mb=None, reference=False):
+        """autoencoder is a `Checkpoint`, unets a list of them; the rest as in `from_checkpoint`, precision being "fp32"
+        or "bf16". Raises InputError unless the checkpoints are of one run."""
         check_alike(unets)
         self.config = unets[-1].config
         if autoencoder.config.autoencoder != self.config.autoencoder:
@@ -47,18 +50,34 @@ class Generator:
         self._autoencoder.eval()
         self._unet = UNet(self.config.unet)
         self._unet.eval()
-        self._loaded = None
+        self._reference = reference
+        self._budget = None if condition_cache_mb is None else condition_cache_mb * 2**20
+        self._convolution = None
+        if not reference:
+            self._convolution = inference_convolution(device_name(), precision, self.config.unet.model_channels)
+            prepare(self._autoencoder, inference_convolution(device_name(), "fp32", self.config.autoencoder.ch))
+        self._loaded = self._null = None
         self._use(ensemble_weights(True, len(unets)))
 
     @classmethod
-    def from_checkpoint(cls, paths="default", device="auto"):
+    def from_checkpoint(cls, paths="default", device="auto", precision="auto", condition_cache_mb=None,
+                        reference=False):
         """Loads the weights and returns a `Generator`.
 
         paths: "default" (the weights that come with the package), a folder with one autoencoder and one or more UNets
-        (`*.safetensors`), or a list of such files. device: "auto" (CUDA where it works), "cpu" or "cuda".
+        (`*.safetensors`), or a list of such files. device: "auto" (CUDA where it works), "cpu" or "cuda". precision:
+        "auto" (bf16 where the GPU has it, else fp32), "fp32" or "bf16"; statistics, softmax, latents and the
+        autoencoder are fp32 always. condition_cache_mb: memory for the maps made from the masks, in MB (None: all on
+        CUDA, 2048 on the CPU); what does not fit is computed anew at every step, with the same result. reference:
+        compute as the authors' release does, twice the whole network a step in Jittor's own operators, for comparison.
         Raises InputError for what is missing, unreadable, of another architecture, or has NaN.
         """
-        use_device(device)
+        device = use_device(device)
+        precision = _precision(precision, device)
+        if condition_cache_mb is None and device == "cpu":
+            condition_cache_mb = 2048
+        if condition_cache_mb is not None and condition_cache_mb < 0:
+            raise InputError(f"condition_cache_mb {condition_cache_mb}: expected at least 0")
         autoencoders, unets = [], []
         for path in _files(paths):
             checkpoint = load_checkpoint(path)
@@ -68,10 +87,11 @@ class Generator:
                 f"{paths}: found {len(autoencoders)} autoencoders and {len(unets)} UNets, "
                 "expected one autoencoder and at least one UNet"
             )
-        return cls(autoencoders[0], sorted(unets, key=lambda c: c.step))
+        unets = sorted(unets, key=lambda c: c.step)
+        return cls(autoencoders[0], unets, precision, condition_cache_mb, reference)
 
     def infer(self, mask, style, rounds=3, color_transfer=True, ensemble=True, seed=0, size="model", names=None,
-              on_step=None):
+              on_step=None, sampler=None, steps=None):
         """Pictures of the label maps in the manner of the style photos.
 
         mask: path, PIL image or H x W integer array (0..classes-1). style: path, PIL image or H x W x 3 uint8 array
@@ -81,7 +101,8 @@ class Generator:
         rounds. ensemble: True (mean of the loaded checkpoints), False (the last one), or a list of weights. size:
         "model", or "mask" for the mask's own size. names: what each image's noise is drawn for, together with the
         seed; by default a path's stem and "" for others. on_step(round, done, steps, pictures) is called after every
-        step; pictures is a list of PIL images after a round's last step, else None.
+        step; pictures is a list of PIL images after a round's last step, else None. sampler: "ddim", the paper's, or
+        "dpmpp", DPM-Solver++ in `steps` evaluations a round whatever its start; by default the configuration's.
         Raises InputError for anything that cannot be used.
         """
         batch = isinstance(mask, list | tuple)
@@ -94,8 +115,9 @@ class Generator:
         if isinstance(names, str) or len(names) != len(masks):
             raise InputError(f"names {names!r}: expected a list of {len(masks)}, one for each mask")
         settings = chosen_rounds(rounds, self.config.inference.rounds)
+        solver_steps = chosen_solver_steps(sampler, steps, self.config.inference)
         for s in settings:  # told before anything is computed
-            self.schedule.check_start(s.respacing, s.start)
+            self.schedule.check_start(s.respacing, s.start, solver_steps)
         method = self._method(color_transfer)
         self._use(ensemble_weights(ensemble, len(self.checkpoints)))
 
@@ -105,12 +127,12 @@ class Generator:
         with announce_compilation(f"the networks for {self.width}x{self.height} pictures"):
             factor = self.config.autoencoder.factor
             hot = one_hot_batch(resized, self.config.unet.num_classes)
-            denoiser = GuidedDenoiser(self._unet, hot, self.height // factor, self.width // factor)
-            for number, done, steps, pictures in refine(
-                self._autoencoder, denoiser, self.schedule, photos, settings, names, seed, method
+            denoiser = self._denoiser(hot, self.height // factor, self.width // factor)
+            for number, done, count, pictures in refine(
+                self._autoencoder, denoiser, self.schedule, photos, settings, names, seed, method, solver_steps
             ):
                 if on_step is not None:
-                    on_step(number, done, steps, None if pictures is None else [Image.fromarray(p) for p in pictures])
+                    on_step(number, done, count, None if pictures is None else [Image.fromarray(p) for p in pictures])
         images = [Image.fromarray(p) for p in pictures]
         if size == "mask":
             images = [
@@ -131,7 +153,26 @@ class Generator:
         """Loads the mean of the checkpoints with the given weights, unless it is loaded already."""
         if weights != self._loaded:
             load_into(self._unet, average(self.checkpoints, weights), self.checkpoints[0].path)
-            self._loaded = weights
+            prepare(self._unet, self._convolution)
+            self._loaded, self._null = weights, None
+
+    def _denoiser(self, mask, height, width):
+        if self._reference:
+            return ReferenceDenoiser(self._unet, mask, height, width)
+        # one batch for both branches fills a GPU better; two cores gain nothing by it
+        joint = device_name() == "cuda"
+        denoiser = GuidedDenoiser(self._unet, mask, height, width, self._budget, self._null, joint)
+        self._null = denoiser.null  # serves all images to come
+        return denoiser
+
+
+def _precision(precision, device):
+    if precision not in ("auto", "fp32", "bf16"):
+        raise InputError(f"precision {precision!r}: expected auto, fp32 or bf16")
+    able = device == "cuda" and min(jt.flags.cuda_archs) >= 80
+    if precision == "bf16" and not able:
+        raise InputError("precision bf16: expected a GPU of compute capability 8.0 or more; use fp32")
+    return "bf16" if able and precision != "fp32" else "fp32"
 
 
 def _files(paths):

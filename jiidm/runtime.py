@@ -6,7 +6,9 @@ own environment. JIIDM_DEVICE says where to compute: auto (the default), cpu (wh
 """
 import contextlib
 import fcntl
+import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,6 +18,8 @@ from pathlib import Path
 from jiidm.cuda_home import cuda_settings
 from jiidm.files import InputError, SetupError
 from jiidm.host import digest, faults, python_config
+
+_ONEDNN = re.compile(r"lib(dnnl|mkldnn)[.]so")
 
 
 def _settings():
@@ -147,6 +151,15 @@ def use_device(name):
     with jt.flag_scope(log_silent=1):
         jt.flags.use_cuda = int(name != "cpu" and not cuda_reason)
     return device_name()
+
+
+@functools.cache
+def onednn_flags():
+    """Compiler options for an operation that calls oneDNN, for Jittor's `compile_options`; None where Jittor has none."""
+    library = next((Path(line.split()[-1]) for line in open("/proc/self/maps") if _ONEDNN.search(line)), None)
+    if library is None:
+        return None
+    return {f'FLAGS: -I"{library.parent.parent / "include"}" -L"{library.parent}" -lmkldnn ': 1}
 
 
 @contextlib.contextmanager

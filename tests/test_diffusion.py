@@ -144,41 +144,51 @@ def test_sampler_yields_each_step_and_can_be_stopped():
 # ---- guidance
 
 class CountingNetwork:
-    """A network in three parts like the UNet's whose epsilon is 2 z + the mask's mean, and which counts the calls."""
+    """A network in parts like the UNet's whose epsilon is 2 z + t + the mask's mean, and which counts the calls."""
 
     def __init__(self):
-        self.calls = {"condition": 0, "encode": 0, "decode": 0}
-        self.timesteps = []
+        self.calls = {"condition": 0, "embed": 0, "encode": 0, "decode": 0}
 
-    def condition(self, mask, height, width):
+    def embed(self, t):
+        self.calls["embed"] += 1
+        return [(t.float32().reshape(-1, 1), t.float32().reshape(-1, 1))]
+
+    def condition(self, mask, height, width, budget):
         self.calls["condition"] += 1
         mean = mask.mean((1, 2, 3), keepdims=True)
         return [((mean, mean), (mean, mean))]
 
-    def encode(self, z, t):
+    def encode(self, z, channels):
         self.calls["encode"] += 1
-        self.timesteps.append(t.numpy().tolist())
-        return 2 * z
+        return [2 * z], channels
 
-    def decode(self, encoded, maps, height, width):
+    def decode(self, encoded, conditions, height, width):
         self.calls["decode"] += 1
-        epsilon = encoded + maps[0][0][0]
+        (features,), ((t, _),) = encoded
+        epsilon = features + t.reshape(1, 1, 1, 1) + conditions[0][0][0]
         return jt.concat([epsilon, epsilon * 100], 1)  # the second half is the variance's, of no concern here
 
 
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("prepared", [[], [40, 20]])
 @pytest.mark.parametrize("scale", [0, 1, 1.5, 3.5])
-def test_guidance(scale):
+def test_guidance(scale, prepared, joint):
     network, z = CountingNetwork(), latents(2, 3, 4, 6)
     mask = one_hot_batch(np.array([np.zeros((4, 6)), np.full((4, 6), 255)]), 29)  # the second sample: no class
-    denoise = GuidedDenoiser(network, mask, 4, 6)
+    denoise = GuidedDenoiser(network, mask, 4, 6, joint=joint)
+    if prepared:
+        denoise.prepare(prepared)
     epsilon = [denoise(z, t, scale) for t in (40, 20)][-1]
-    null = 2 * numbers(z)
+    null = 2 * numbers(z) + 20
     conditional = null + np.array([1 / 29, 0])[:, None, None, None]
     expected = null + scale * (conditional - null) if scale > 1 else conditional
     assert relative_error(epsilon, expected) < 1e-6
-    # once for the masks and once for none; per step the encoder once, the decoder once a branch
-    assert network.calls == {"condition": 2, "encode": 2, "decode": 4 if scale > 1 else 2}
-    assert network.timesteps == [[40, 40], [20, 20]]
+    # once for the masks and once for none; once for all timesteps; per step the encoder once, the decoder once a branch
+    branches = 2 if scale > 1 and not joint else 1
+    assert network.calls == {"condition": 2, "embed": 1 if prepared else 2, "encode": 2, "decode": 2 * branches}
+    other = GuidedDenoiser(network, mask, 4, 6, null=denoise.null)
+    assert network.calls["condition"] == 3
+    assert relative_error(other(z, 20, scale), expected) < 1e-6
 
 
 def test_guided_chain_parity(reference_unet):

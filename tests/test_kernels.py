@@ -28,7 +28,7 @@ def results(operation, inputs, weight):
 
 # ---- group norm
 
-@pytest.mark.parametrize("modulation", ["channel", "sample", "map"])
+@pytest.mark.parametrize("modulation", ["channel", "sample", "map", "map and sample"])
 @pytest.mark.parametrize("shape, groups", [
     ((2, 64, 9, 12), 32),
     ((1, 24, 5, 7), 24),   # a channel a group; rows that are no multiple of a vector
@@ -37,11 +37,15 @@ def results(operation, inputs, weight):
 ])
 def test_group_norm(normal, shape, groups, modulation):
     x, weight = normal(*shape) * 2 + 3, normal(*shape)
-    extent = {"channel": shape[1:2], "sample": shape[:2], "map": shape}[modulation]
-    inputs = x, normal(*extent), normal(*extent)
+    extents = {"channel": [shape[1:2]], "sample": [shape[:2]], "map": [shape], "map and sample": [shape, shape[:2]]}
+    inputs = x, *(normal(*extent) for extent in extents[modulation] for _ in range(2))
+
+    def modulated(f, x, *pairs):
+        names = ["maps"] * ("map" in modulation) + ["channels"] * (modulation != "map")
+        return f(x, groups, EPS, **dict(zip(names, zip(pairs[::2], pairs[1::2], strict=True), strict=True)), silu=True)
+
     actual, expected = (
-        results(lambda x, a, b, f=f: f(x, groups, EPS, a, b, silu=True), inputs, weight)
-        for f in (group_norm, group_norm_plain)
+        results(lambda *inputs, f=f: modulated(f, *inputs), inputs, weight) for f in (group_norm, group_norm_plain)
     )
     for one, other in zip(actual, expected, strict=True):
         assert relative_error(one, other) < CLOSE
@@ -65,7 +69,7 @@ def test_group_norm_of_a_constant(normal, value, size):
     scale, shift = normal(64), normal(64)
     left = 4 * np.spacing(np.float32(abs(value))) / np.sqrt(EPS)
     for f in (group_norm, group_norm_plain):
-        out, *gradients = results(lambda x, f=f: f(x, 32, EPS, scale, shift), (x,), normal(*x.shape))
+        out, *gradients = results(lambda x, f=f: f(x, 32, EPS, channels=(scale, shift)), (x,), normal(*x.shape))
         error = numbers(out) - numbers(shift)[:, None, None]
         assert np.abs(error).max() <= left * np.abs(numbers(scale)).max()
         assert all(np.isfinite(g.numpy()).all() for g in gradients)

@@ -1,4 +1,7 @@
 """Scaled dot-product attention without a matrix of all pairs in memory."""
+from jiidm.kernels import compiled
+from jiidm.kernels.attention_cuda import attention_cuda
+from jiidm.kernels.attention_cuda import supports as attention_cuda_supports
 from jiidm.runtime import jt, nn
 
 # All matrices are channel-major (D x T), as a 1x1 convolution leaves them. Two micro-kernels do the work on 4 x 64
@@ -153,12 +156,12 @@ _BACKWARD = r"""
 def attention(q, k, v):
     """softmax(q^T k / sqrt(D)) applied to v, for q, k, v of shape B, D, T (fp32; B counts samples times heads).
 
-    Scores of 32 queries at a time are held, never T x T. Compiled on the CPU, forward and backward; `attention_plain`
-    is the same in Jittor's own operators and serves on CUDA.
+    Scores of a few queries at a time are held, never T x T. Compiled, on the CPU forward and backward, on CUDA forward;
+    `attention_plain` is the same in Jittor's own operators.
     """
-    if jt.flags.use_cuda or q.dtype != "float32":
+    if not compiled() or (jt.flags.use_cuda and not (jt.flags.no_grad and attention_cuda_supports(q))):
         return attention_plain(q, k, v)
-    return _Attention.apply(q, k, v)
+    return attention_cuda(q, k, v) if jt.flags.use_cuda else _Attention.apply(q, k, v)
 
 
 def attention_plain(q, k, v):

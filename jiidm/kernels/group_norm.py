@@ -1,4 +1,7 @@
 """Group normalisation, modulation and SiLU in one pass over the tensor."""
+from jiidm.kernels import compiled
+from jiidm.kernels.blocked_norm import blocked_group_norm
+from jiidm.kernels.group_norm_cuda import group_norm_cuda
 from jiidm.runtime import jt
 
 # y = act(xhat * a + b). A group's channels lie side by side and fit the second-level cache, so that the statistics and
@@ -124,35 +127,43 @@ _BACKWARD = r"""
 """
 
 
-def group_norm(x, groups, eps, scale=None, shift=None, silu=False):
-    """act(GroupNorm(x) * scale + shift), act being SiLU or nothing.
+def group_norm(x, groups, eps, maps=None, channels=None, silu=False):
+    """act((GroupNorm(x) * gamma + beta) * scale + shift), act being SiLU or nothing.
 
-    x is N, C, H, W (fp32). scale and shift are both C (an affine norm), N, C (modulation by the time embedding) or
-    N, C, H, W (SPADE), or both absent. Statistics are fp32 and numerically stable. Compiled on the CPU, forward and
-    backward; `group_norm_plain` is the same in Jittor's own operators and serves on CUDA.
+    x is N, C, H, W. maps: gamma and beta of SPADE, both 1 or N, C, H, W. channels: scale and shift, both C (an affine
+    norm) or 1 or N, C (modulation by the time embedding). Statistics are fp32 and numerically stable. Compiled, on the
+    CPU forward and backward, on CUDA forward; x may also be in blocks of 16 channels (then the maps are too), without
+    gradient. `group_norm_plain` is the same in Jittor's own operators.
     """
-    if jt.flags.use_cuda or x.dtype != "float32":
-        return group_norm_plain(x, groups, eps, scale, shift, silu)
+    if x.ndim == 5:
+        return blocked_group_norm(x, groups, eps, maps, channels, silu)
+    if not compiled() or (jt.flags.use_cuda and not jt.flags.no_grad):
+        return group_norm_plain(x, groups, eps, maps, channels, silu)
+    if jt.flags.use_cuda:
+        return group_norm_cuda(x, groups, eps, maps, channels, silu)
     n, c = x.shape[:2]
-    if scale is None:
-        scale, shift = jt.ones((n, c, 1)), jt.zeros((n, c, 1))
-    elif scale.ndim == 4:
-        scale, shift = (v.broadcast(x.shape).reshape(n, c, -1) for v in (scale, shift))
-    else:
-        scale, shift = (v.broadcast((n, c)).unsqueeze(2) for v in (scale, shift))
+    scale, shift = (jt.ones((n, c)), jt.zeros((n, c))) if channels is None else (v.broadcast((n, c)) for v in channels)
+    if maps is not None and channels is None:
+        scale, shift = (v.broadcast(x.shape) for v in maps)
+    elif maps is not None:
+        scale, shift = (v.reshape(n, c, 1, 1) for v in (scale, shift))
+        scale, shift = maps[0] * scale, maps[1] * scale + shift
+    # the kernel tells a map from a number per channel by the last axis
+    scale, shift = (v.reshape(n, c, -1) for v in (scale, shift))
     return _GroupNorm.apply(x.reshape(n, c, -1), scale, shift, groups, eps, silu).reshape(x.shape)
 
 
-def group_norm_plain(x, groups, eps, scale=None, shift=None, silu=False):
+def group_norm_plain(x, groups, eps, maps=None, channels=None, silu=False):
     """`group_norm` in Jittor's own operators."""
     n, c = x.shape[:2]
     h = x.float32().reshape(n, groups, -1)
     for _ in range(2):  # the second time takes off what float additions made the first mean miss
         h = h - h.mean(2, keepdims=True)
     h = (h / jt.sqrt((h * h).mean(2, keepdims=True) + eps)).reshape(x.shape)
-    if scale is not None:
-        if scale.ndim < 4:
-            scale, shift = (v.broadcast((n, c)).reshape(n, c, 1, 1) for v in (scale, shift))
+    if maps is not None:
+        h = h * maps[0] + maps[1]
+    if channels is not None:
+        scale, shift = (v.reshape(-1, c, 1, 1) for v in channels)
         h = h * scale + shift
     if silu:
         h = h * jt.sigmoid(h)
@@ -162,7 +173,6 @@ def group_norm_plain(x, groups, eps, scale=None, shift=None, silu=False):
 class _GroupNorm(jt.Function):
     def execute(self, x, scale, shift, groups, eps, silu):
         n, _, size = x.shape
-        # the kernel tells a map from a number per channel by the last axis
         self.data = {"groups": groups, "eps": eps, "silu": int(silu)}
         y, mean, rstd = jt.code(
             [x.shape, (n, groups), (n, groups)], ["float32"] * 3, [x, scale, shift],

@@ -1,4 +1,6 @@
 """Nearest code of a codebook, by squared distance."""
+from jiidm.kernels import compiled
+from jiidm.kernels.nearest_code_cuda import nearest_code_cuda, supports
 from jiidm.runtime import jt
 
 # Each position runs over the codes with a best distance per vector lane: nothing of size N x codes exists.
@@ -36,10 +38,12 @@ _CHUNK = 4096
 def nearest_code(z, codebook):
     """Index (N, int32) of the row of `codebook` (K, D) nearest to each row of z (N, D); the first one among equals.
 
-    Compiled on the CPU; `nearest_code_plain` is the same in Jittor's own operators and serves on CUDA.
+    `nearest_code_plain` is the same in Jittor's own operators.
     """
-    if jt.flags.use_cuda or z.dtype != "float32":
+    if not compiled() or (jt.flags.use_cuda and not supports(z)):
         return nearest_code_plain(z, codebook)
+    if jt.flags.use_cuda:
+        return nearest_code_cuda(z, codebook)
     with jt.no_grad():
         return jt.code((z.shape[0],), "int32", [z, codebook.transpose(1, 0)], cpu_src=_SOURCE)
 

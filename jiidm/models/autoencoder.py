@@ -1,7 +1,7 @@
 """The VQ autoencoder of latent diffusion (Esser et al. 2021; Rombach et al. 2022)."""
 from jiidm.kernels.attention import attention
 from jiidm.kernels.nearest_code import nearest_code
-from jiidm.models.blocks import GroupNorm, conv1x1, conv3x3, pad_right_below, upsample_nearest
+from jiidm.models.blocks import GroupNorm, conv1x1, conv3x3, upsample_nearest
 from jiidm.runtime import jt, nn
 
 _EPS = 1e-6
@@ -34,10 +34,10 @@ class AttnBlock(nn.Module):
         self.proj_out = conv1x1(channels, channels)
 
     def execute(self, x):
-        n, c, height, width = x.shape
         h = self.norm(x, silu=False)
-        q, k, v = (f(h).reshape(n, c, height * width) for f in (self.q, self.k, self.v))
-        return x + self.proj_out(attention(q, k, v).reshape(x.shape))
+        q, k, v = (f(h, plain=True) for f in (self.q, self.k, self.v))
+        h = attention(*(m.reshape(*m.shape[:2], -1) for m in (q, k, v)))
+        return x + self.proj_out(h.reshape(q.shape))
 
 
 class Middle(nn.Module):
@@ -56,10 +56,10 @@ class Downsample(nn.Module):
     """3x3 convolution of stride 2 after one column of zeros on the right and one row below."""
 
     def __init__(self, channels):
-        self.conv = conv3x3(channels, channels, stride=2, padding=0)
+        self.conv = conv3x3(channels, channels, stride=2, padding=(0, 1))
 
     def execute(self, x):
-        return self.conv(pad_right_below(x, 1, 1))
+        return self.conv(x)
 
 
 class Upsample(nn.Module):
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         h = self.conv_in(x)
         for level in self.down:
             h = level(h)
-        return self.conv_out(self.norm_out(self.mid(h)))
+        return self.conv_out(self.norm_out(self.mid(h)), plain=True)
 
 
 class Decoder(nn.Module):
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(z))
         for level in reversed(list(self.up)):
             h = level(h)
-        return self.conv_out(self.norm_out(h))
+        return self.conv_out(self.norm_out(h), plain=True)
 
 
 class Quantizer(nn.Module):
@@ -165,11 +165,11 @@ class Autoencoder(nn.Module):
 
     def encode(self, x):
         """x (N, 3, H, W in [-1, 1]) -> latent (N, embed_dim, H / f, W / f)."""
-        return self.quant_conv(self.encoder(x))
+        return self.quant_conv(self.encoder(x), plain=True)
 
     def decode(self, z, quantize=True):
         """Latent -> picture (N, 3, H, W, about [-1, 1]); from the nearest codes, or from z itself."""
-        return self.decoder(self.post_quant_conv(self.quantize(z)[0] if quantize else z))
+        return self.decoder(self.post_quant_conv(self.quantize(z)[0] if quantize else z, plain=True))
 
     def execute(self, x, quantize=True):
         """Reconstruction of x, the latent and its codes; gradients pass the quantiser straight through.

@@ -6,14 +6,44 @@ from jiidm.kernels.group_norm import group_norm
 from jiidm.runtime import jt, nn
 
 
-def conv3x3(in_channels, out_channels, stride=1, padding=1):
+class Convolution(nn.Conv):
+    """Convolution of N, C, H, W with (before, after) rows and columns of zeros around the input.
+
+    `prepare` makes it ready for inference; see `jiidm.kernels.convolution`.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=(0, 0)):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding[0])
+        self.zeros = padding
+        self.prepared = None
+
+    def prepare(self, how):
+        """From here on computes with how(weight, bias, stride, padding); None is plain again."""
+        self.prepared = how and how(self.weight, self.bias, self.stride[0], self.zeros)
+
+    def execute(self, x, plain=False):
+        """`plain` asks a prepared convolution for N, C, H, W in fp32, whatever it computes in."""
+        if self.prepared is not None:
+            return self.prepared(x, plain)
+        before, after = self.zeros
+        return super().execute(pad_right_below(x, after - before, after - before))
+
+
+def conv3x3(in_channels, out_channels, stride=1, padding=(1, 1)):
     """3x3 convolution."""
-    return nn.Conv(in_channels, out_channels, 3, stride=stride, padding=padding)
+    return Convolution(in_channels, out_channels, 3, stride, padding)
 
 
 def conv1x1(in_channels, out_channels):
     """1x1 convolution."""
-    return nn.Conv(in_channels, out_channels, 1)
+    return Convolution(in_channels, out_channels, 1)
+
+
+def prepare(network, how):
+    """Makes the convolutions of a network whose weights do not change ready for inference; None makes them plain."""
+    for module in network.modules():
+        if isinstance(module, Convolution | PointwiseConv):
+            module.prepare(how)
 
 
 def zeroed(module):
@@ -31,7 +61,7 @@ def checked_groups(channels, groups):
 
 
 class GroupNorm(nn.Module):
-    """Affine GroupNorm with SiLU and, by choice, a modulation h * (1 + scale) + shift (both N, C) before the SiLU."""
+    """Affine GroupNorm with SiLU; other factors and summands (both N, C) may take the place of its own."""
 
     def __init__(self, channels, groups, eps):
         self.groups = checked_groups(channels, groups)
@@ -39,11 +69,9 @@ class GroupNorm(nn.Module):
         self.weight = jt.ones((channels,))
         self.bias = jt.zeros((channels,))
 
-    def execute(self, x, scale=None, shift=None, silu=True):
-        weight, bias = self.weight, self.bias
-        if scale is not None:
-            weight, bias = weight * (1 + scale), bias * (1 + scale) + shift
-        return group_norm(x, self.groups, self.eps, weight, bias, silu)
+    def execute(self, x, channels=None, silu=True):
+        channels = (self.weight, self.bias) if channels is None else channels
+        return group_norm(x, self.groups, self.eps, channels=channels, silu=silu)
 
 
 class PointwiseConv(nn.Module):
@@ -53,21 +81,30 @@ class PointwiseConv(nn.Module):
         bound = in_channels**-0.5
         self.weight = jt.init.uniform((out_channels, in_channels, 1), "float32", -bound, bound)
         self.bias = jt.init.uniform((out_channels,), "float32", -bound, bound)
+        self.prepared = None
 
-    def execute(self, x):
-        return nn.conv2d(x.unsqueeze(3), self.weight.unsqueeze(3), self.bias).squeeze(3)
+    def prepare(self, how):
+        """As `Convolution.prepare`."""
+        self.prepared = how and how(self.weight.unsqueeze(3), self.bias, 1, (0, 0))
+
+    def execute(self, x, plain=False):
+        """x is N, C, H, W, or what a prepared convolution takes."""
+        if self.prepared is not None:
+            return self.prepared(x, plain)
+        return nn.conv2d(x, self.weight.unsqueeze(3), self.bias)
 
 
 def upsample_nearest(x):
-    """N, C, H, W -> N, C, 2H, 2W."""
-    n, c, h, w = x.shape
-    return x.reshape(n, c, h, 1, w, 1).broadcast((n, c, h, 2, w, 2)).reshape(n, c, 2 * h, 2 * w)
+    """N, C, H, W -> N, C, 2H, 2W; blocks of channels stay blocks."""
+    n, c, h, w, *block = x.shape
+    x = x.reshape(n, c, h, 1, w, 1, *block).broadcast((n, c, h, 2, w, 2, *block))
+    return x.reshape(n, c, 2 * h, 2 * w, *block)
 
 
 def downsample_average(x):
-    """N, C, 2H, 2W -> N, C, H, W."""
-    n, c, h, w = x.shape
-    return x.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
+    """N, C, 2H, 2W -> N, C, H, W; blocks of channels stay blocks."""
+    n, c, h, w, *block = x.shape
+    return x.reshape(n, c, h // 2, 2, w // 2, 2, *block).mean((3, 5))
 
 
 def resize_nearest(x, height, width):

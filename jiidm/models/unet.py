@@ -1,8 +1,8 @@
 """The denoiser: a guided-diffusion UNet with SPADE normalisation in the middle and the decoder.
 
 The encoder does not see the mask, and the SPADE maps see neither the latent nor the timestep. The network is therefore
-offered in three parts that a sampler calls as often as each is needed: `condition` (once a mask), `encode` (once a
-step) and `decode` (once a step and branch of the guidance). Calling the network runs all three.
+offered in parts that a sampler calls as often as each is needed: `condition` (once a mask), `embed` (once a chain),
+`encode` (once a step) and `decode` (once a step and branch of the guidance). Calling the network runs them all.
 """
 import math
 
@@ -49,13 +49,19 @@ class ResBlock(nn.Module):
         )
         self.skip_connection = conv1x1(in_channels, out_channels) if in_channels != out_channels else None
 
-    def execute(self, x, emb):
+    def modulation(self, emb):
+        """Factor and summand (N, C) of the second norm, its own included: norm(h) * (1 + scale) + shift."""
+        scale, shift = self.emb_layers(emb).chunk(2, dim=1)
+        norm = self.out_layers[0]
+        return norm.weight * (1 + scale), norm.bias * (1 + scale) + shift
+
+    def execute(self, x, channels):
+        """`channels` is what `modulation` gave."""
         h = self.in_layers[0](x)
         if self.down:
             h, x = downsample_average(h), downsample_average(x)
         h = self.in_layers[2](h)
-        scale, shift = self.emb_layers(emb).chunk(2, dim=1)
-        h = self.out_layers[3](self.out_layers[2](self.out_layers[0](h, scale, shift)))
+        h = self.out_layers[3](self.out_layers[2](self.out_layers[0](h, channels)))
         return h + (self.skip_connection(x) if self.skip_connection is not None else x)
 
 
@@ -64,6 +70,7 @@ class SpadeNorm(nn.Module):
 
     def __init__(self, channels, config):
         hidden = config.spade_channels
+        self.channels = channels
         self.groups = checked_groups(channels, config.norm_groups)
         self.mlp_shared = nn.Sequential(conv3x3(config.num_classes, hidden), nn.ReLU())
         self.mlp_gamma = conv3x3(hidden, channels)
@@ -74,13 +81,13 @@ class SpadeNorm(nn.Module):
         hidden = self.mlp_shared(mask)
         return 1 + self.mlp_gamma(hidden), self.mlp_beta(hidden)
 
-    def execute(self, x, maps, scale=None, shift=None):
-        """SiLU of the normalised x, modulated by the maps and then by scale and shift (N, C) of the time embedding."""
-        gamma, beta = maps
-        if scale is not None:
-            scale, shift = 1 + scale.unsqueeze(2).unsqueeze(3), shift.unsqueeze(2).unsqueeze(3)
-            gamma, beta = gamma * scale, beta * scale + shift
-        return group_norm(x, self.groups, _EPS, gamma, beta, silu=True)
+    def execute(self, x, condition, channels=None):
+        """SiLU of the normalised x, modulated by the maps, then by factor and summand (N, C) of the time embedding.
+
+        `condition` is what `maps` gave, or the mask from which to make them now.
+        """
+        maps = condition if isinstance(condition, tuple) else self.maps(condition)
+        return group_norm(x, self.groups, _EPS, maps, channels, silu=True)
 
 
 class SpadeResBlock(nn.Module):
@@ -97,14 +104,19 @@ class SpadeResBlock(nn.Module):
         )
         self.skip_connection = conv1x1(in_channels, out_channels) if in_channels != out_channels else None
 
-    def execute(self, x, emb, maps):
-        """`maps` are those of the two norms: in_norm at the size of x, out_norm at the size of the result."""
-        h = self.in_norm(x, maps[0])
+    def modulation(self, emb):
+        """Factor and summand (N, C) of the second norm: norm(h) * (1 + scale) + shift."""
+        scale, shift = self.emb_layers(emb).chunk(2, dim=1)
+        return 1 + scale, shift
+
+    def execute(self, x, channels, conditions):
+        """`channels` is what `modulation` gave; `conditions` are those of the two norms: in_norm at the size of x,
+        out_norm at the size of the result."""
+        h = self.in_norm(x, conditions[0])
         if self.up:
             h, x = upsample_nearest(h), upsample_nearest(x)
         h = self.in_layers[1](h)
-        scale, shift = self.emb_layers(emb).chunk(2, dim=1)
-        h = self.out_layers[2](self.out_layers[1](self.out_norm(h, maps[1], scale, shift)))
+        h = self.out_layers[2](self.out_layers[1](self.out_norm(h, conditions[1], channels)))
         return h + (self.skip_connection(x) if self.skip_connection is not None else x)
 
 
@@ -120,11 +132,10 @@ class AttentionBlock(nn.Module):
         self.proj_out = zeroed(PointwiseConv(channels, channels))
 
     def execute(self, x):
-        n, c, height, width = x.shape
-        h = self.qkv(self.norm(x, silu=False).reshape(n, c, height * width))
+        h = self.qkv(self.norm(x, silu=False), plain=True)
+        n, c, height, width = h.shape
         q, k, v = h.reshape(-1, 3 * self.head_channels, height * width).chunk(3, dim=1)  # heads first, then q, k, v
-        h = attention(q, k, v).reshape(n, c, height * width)
-        return x + self.proj_out(h).reshape(x.shape)
+        return x + self.proj_out(attention(q, k, v).reshape(n, c // 3, height, width))
 
 
 class UNet(nn.Module):
@@ -178,52 +189,77 @@ class UNet(nn.Module):
             GroupNorm(width, config.norm_groups, _EPS), nn.SiLU(), zeroed(conv3x3(width, 2 * config.in_channels))
         )
 
-    def _spade_blocks(self):
-        return [b for group in (self.middle_block, *self.output_blocks) for b in group if isinstance(b, SpadeResBlock)]
+        self._residual = [b for group in self.input_blocks for b in group if isinstance(b, ResBlock)]
+        self._spade = [
+            b for group in (self.middle_block, *self.output_blocks) for b in group if isinstance(b, SpadeResBlock)
+        ]
 
     def _padding(self, height, width):
         return -width % self.config.factor, -height % self.config.factor
 
-    def condition(self, mask, height, width):
-        """The SPADE maps of every norm for a one-hot mask (N, classes, any size) and latents of height x width."""
+    def embed(self, t):
+        """The modulation of every residual block by the timesteps t (T, in the full chain), as pairs of T, C."""
+        emb = self.time_embed(timestep_embedding(t, self.config.model_channels))
+        return [block.modulation(emb) for block in (*self._residual, *self._spade)]
+
+    def condition(self, mask, height, width, budget=None):
+        """What every SPADE norm needs of a one-hot mask (N, classes, any size) for latents of height x width.
+
+        That is gamma and beta where they fit into `budget` bytes (None: always), else the mask at the norm's size, from
+        which they are made whenever they are needed. Returns pairs, one a block of the middle and the decoder.
+        """
         right, below = self._padding(height, width)
         if right or below:
             mask = pad_right_below(resize_nearest(mask, height, width), right, below)
             height, width = height + below, width + right
         factors = [2**level for level in range(len(self.config.channel_mult))]
         pyramid = {f: resize_nearest(mask, height // f, width // f) for f in factors}
-        factor, maps = self.config.factor, []
-        for block in self._spade_blocks():
-            low = pyramid[factor]
-            factor //= 1 + block.up
-            maps.append((block.in_norm.maps(low), block.out_norm.maps(pyramid[factor])))
-        return maps
+        left = math.inf if budget is None else budget
 
-    def encode(self, z, t):
-        """The encoder's features (the lowest last) for latents z and timesteps t (N), and the time embedding."""
-        emb = self.time_embed(timestep_embedding(t, self.config.model_channels))
+        def of(norm, factor):
+            nonlocal left
+            mask = pyramid[factor]
+            size = 8 * norm.channels * mask.shape[0] * mask.shape[2] * mask.shape[3]
+            if size > left:
+                return mask
+            left -= size
+            return norm.maps(mask)
+
+        factor, conditions = self.config.factor, []
+        for block in self._spade:
+            low, factor = factor, factor // (1 + block.up)
+            conditions.append((of(block.in_norm, low), of(block.out_norm, factor)))
+        return conditions
+
+    def encode(self, z, channels):
+        """The encoder's features for latents z, the lowest last, and what is left of `channels` for the decoder.
+
+        `channels` is what `embed` gave for the timesteps of the images: 1 or N.
+        """
+        channels = iter(channels)
         h = pad_right_below(z, *self._padding(*z.shape[2:]))
         features = []
         for layers in self.input_blocks:
             for layer in layers:
-                h = layer(h, emb) if isinstance(layer, ResBlock) else layer(h)
+                h = layer(h, next(channels)) if isinstance(layer, ResBlock) else layer(h)
             features.append(h)
-        return features, emb
+        return features, list(channels)
 
-    def decode(self, encoded, maps, height, width):
+    def decode(self, encoded, conditions, height, width):
         """epsilon and v (N, 2 * in_channels, height, width) from what `encode` and `condition` returned."""
-        features, emb = list(encoded[0]), encoded[1]
-        maps = iter(maps)
+        features, channels = list(encoded[0]), iter(encoded[1])
+        conditions = iter(conditions)
         h = features[-1]
         for layers in (self.middle_block, *self.output_blocks):
             if layers is not self.middle_block:
                 h = jt.concat([h, features.pop()], 1)
             for layer in layers:
-                h = layer(h, emb, next(maps)) if isinstance(layer, SpadeResBlock) else layer(h)
-        h = self.out[2](self.out[0](h))
+                spade = isinstance(layer, SpadeResBlock)
+                h = layer(h, next(channels), next(conditions)) if spade else layer(h)
+        h = self.out[2](self.out[0](h), plain=True).float32()
         return h[:, :, :height, :width] if tuple(h.shape[2:]) != (height, width) else h
 
     def execute(self, z, t, mask):
         """z (N, C, H, W), t (N, in the full chain), mask (N, classes, any size; all zero is the null condition)."""
         height, width = z.shape[2:]
-        return self.decode(self.encode(z, t), self.condition(mask, height, width), height, width)
+        return self.decode(self.encode(z, self.embed(t)), self.condition(mask, height, width), height, width)

@@ -1,0 +1,184 @@
+"""Convolution for inference: weights brought into the library's own layout once, Winograd where it pays.
+
+Activations stay in blocks of 16 channels (N, C/16, H, W, 16), the layout in which oneDNN computes: nothing is re-ordered
+between two layers, while Jittor's own convolution re-orders input, weights and output at every call.
+"""
+from jiidm.runtime import jt, nn, onednn_flags
+
+BLOCK = 16  # channels; oneDNN's layout for AVX-512
+
+# Winograd's F(4x4, 3x3) needs a quarter of the multiplications, but its weights are four times as large: below about
+# this many positions it saves too little for that, and far above the library has only the slower F(2x2, 3x3).
+_WINOGRAD_POSITIONS = range(96, 150_000)
+
+_HEADER = r"""
+#include <dnnl.hpp>
+#include <array>
+#include <cstring>
+#include <map>
+namespace jittor {
+typedef dnnl::memory::format_tag Tag;
+typedef dnnl::memory::desc Desc;
+typedef dnnl::convolution_forward::primitive_desc Chosen;
+enum { IMAGES, IN, OUT, HEIGHT, WIDTH, KERNEL, STRIDE, BEFORE, AFTER, BLOCKED_IN, BLOCKED_OUT, WINOGRAD, CASE };
+typedef std::array<int64_t, CASE> Case;
+
+static dnnl::engine& engine() { static dnnl::engine e(dnnl::engine::kind::cpu, 0); return e; }
+static int64_t out_size(const Case& c, int64_t size) { return (size + c[BEFORE] + c[AFTER] - c[KERNEL]) / c[STRIDE] + 1; }
+static Desc input(const Case& c, bool any = false) {
+    return Desc({c[IMAGES], c[IN], c[HEIGHT], c[WIDTH]}, dnnl::memory::data_type::f32,
+                any ? Tag::any : c[BLOCKED_IN] ? Tag::nChw16c : Tag::nchw);
+}
+static Desc output(const Case& c, bool any, bool blocked) {
+    return Desc({c[IMAGES], c[OUT], out_size(c, c[HEIGHT]), out_size(c, c[WIDTH])}, dnnl::memory::data_type::f32,
+                any ? Tag::any : blocked ? Tag::nChw16c : Tag::nchw);
+}
+static Chosen described(const Case& c, bool winograd, bool any) {
+    Desc w({c[OUT], c[IN], c[KERNEL], c[KERNEL]}, dnnl::memory::data_type::f32, Tag::any);
+    Desc b({c[OUT]}, dnnl::memory::data_type::f32, Tag::x);
+    return Chosen({dnnl::prop_kind::forward_inference,
+                   winograd ? dnnl::algorithm::convolution_winograd : dnnl::algorithm::convolution_direct,
+                   input(c, any), w, b, output(c, any, true), {c[STRIDE], c[STRIDE]},
+                   {c[BEFORE], c[BEFORE]}, {c[AFTER], c[AFTER]}}, engine());
+}
+// Winograd where it is asked for, else direct in our layout, else direct in the layout that this processor prefers.
+// The output is blocked in any case; the last block of few channels is filled up with zeros.
+static Chosen chosen(const Case& c) {
+    for (int winograd = c[WINOGRAD]; winograd >= 0; winograd--) {
+        try {
+            Chosen pd = described(c, winograd, false);
+            if (!strncmp(pd.impl_info_str(), "jit", 3)) return pd;   // not one of the slow reference kernels
+        } catch (dnnl::error&) {}   // this processor has no such kernel
+    }
+    return described(c, false, true);
+}
+// the images of a batch one by one: the plan then depends on no neighbour, and the weights' layout not on the batch
+struct Plan {
+    Chosen pd; dnnl::convolution_forward run; Desc given, wanted;
+    Plan(const Case& c) : pd(chosen(c)), run(pd), given(input(c)), wanted(output(c, false, c[BLOCKED_OUT])) {}
+};
+static Plan& plan(const Case& c) {
+    static std::map<Case, Plan> plans;
+    auto found = plans.find(c);
+    if (found == plans.end()) found = plans.emplace(c, Plan(c)).first;
+    return found->second;
+}
+}
+"""
+
+_CASE = r"""
+    Case c = {1, (int64_t)data["in"], (int64_t)data["out"], (int64_t)data["height"], (int64_t)data["width"],
+              (int64_t)data["kernel"], (int64_t)data["stride"], (int64_t)data["before"], (int64_t)data["after"],
+              (int64_t)data["blocked_in"], (int64_t)data["blocked_out"], (int64_t)data["winograd"]};
+    Plan& p = plan(c);
+    dnnl::stream stream(engine());
+"""
+
+_SIZE = _CASE + r"""
+    @alias(size, out0)
+    size_p[0] = (p.pd.weights_desc().get_size() + 3) / 4;
+"""
+
+_PACK = _CASE + r"""
+    @alias(weight, in0) @alias(packed, out0)
+    dnnl::memory from({{c[OUT], c[IN], c[KERNEL], c[KERNEL]}, dnnl::memory::data_type::f32, Tag::oihw}, engine(), weight_p);
+    dnnl::memory to(p.pd.weights_desc(), engine(), packed_p);
+    dnnl::reorder(from, to).execute(stream, from, to);
+    stream.wait();
+"""
+
+_RUN = _CASE + r"""
+    @alias(x, in0) @alias(packed, in1) @alias(bias, in2) @alias(y, out0)
+    dnnl::memory weights(p.pd.weights_desc(), engine(), packed_p), b(p.pd.bias_desc(), engine(), bias_p);
+    const int64_t images = x_shape0;
+    for (int64_t i = 0; i < images; i++) {
+        dnnl::memory from(p.given, engine(), x_p + i * (p.given.get_size() / 4));
+        dnnl::memory to(p.wanted, engine(), y_p + i * (p.wanted.get_size() / 4)), source = from, result = to;
+        if (p.pd.src_desc() != p.given) {
+            source = dnnl::memory(p.pd.src_desc(), engine());
+            dnnl::reorder(from, source).execute(stream, from, source);
+        }
+        if (p.pd.dst_desc() != p.wanted) result = dnnl::memory(p.pd.dst_desc(), engine());
+        p.run.execute(stream, {{DNNL_ARG_SRC, source}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_BIAS, b},
+                               {DNNL_ARG_DST, result}});
+        if (p.pd.dst_desc() != p.wanted) dnnl::reorder(result, to).execute(stream, result, to);
+        stream.wait();
+    }
+"""
+
+
+def blocked(x):
+    """N, C, H, W -> N, C/16, H, W, 16."""
+    n, c, h, w = x.shape
+    return x.reshape(n, c // BLOCK, BLOCK, h, w).permute(0, 1, 3, 4, 2)
+
+
+def unblocked(x):
+    """N, C/16, H, W, 16 -> N, C, H, W."""
+    n, c, h, w, _ = x.shape
+    return x.permute(0, 1, 4, 2, 3).reshape(n, c * BLOCK, h, w)
+
+
+class PackedConvolution:
+    """A convolution whose weights do not change any more, for inference on the CPU.
+
+    weight is C_out, C_in, K, K and bias C_out (fp32); padding is (before, after), the same for both axes. The weights
+    are packed when an input of a new size comes, once.
+    """
+
+    def __init__(self, weight, bias, stride, padding):
+        self.weight, self.bias, self.stride, self.padding = weight, bias, stride, padding
+        self._packed = {}
+
+    def __call__(self, x, plain=False):
+        """The convolution of x (N, C, H, W, or blocked); blocked where the channels fill blocks, unless `plain`."""
+        out, channels, kernel, _ = self.weight.shape
+        height, width = x.shape[2:4]
+        to_blocks = not plain and out % BLOCK == 0
+        case = {
+            "in": channels, "out": out, "height": height, "width": width, "kernel": kernel, "stride": self.stride,
+            "before": self.padding[0], "after": self.padding[1], "blocked_in": int(x.ndim == 5),
+            "blocked_out": int(to_blocks),
+            "winograd": int(kernel == 3 and self.stride == 1 and height * width in _WINOGRAD_POSITIONS
+                            and x.ndim == 5 and to_blocks),
+        }
+        key = height, width, x.ndim, to_blocks
+        with jt.no_grad(), jt.flag_scope(compile_options=onednn_flags()):
+            if key not in self._packed:
+                size = int(_code((1,), "int64", [], _SIZE, case).item())
+                self._packed[key] = _code((size,), "float32", [self.weight], _PACK, case)
+            height, width = ((s + sum(self.padding) - kernel) // self.stride + 1 for s in (height, width))
+            shape = [x.shape[0], out // BLOCK, height, width, BLOCK] if to_blocks else [x.shape[0], out, height, width]
+            return _code(shape, "float32", [x, self._packed[key], self.bias], _RUN, case)
+
+
+class HalfConvolution:
+    """A convolution of bfloat16 operands with fp32 accumulation, for inference on CUDA; the result is bfloat16.
+
+    Arguments as for `PackedConvolution`.
+    """
+
+    def __init__(self, weight, bias, stride, padding):
+        self.weight, self.bias = weight.bfloat16(), bias.bfloat16().reshape(1, -1, 1, 1)
+        self.stride, self.padding = stride, padding
+
+    def __call__(self, x, plain=False):
+        """The convolution of x (N, C, H, W); it has no other layout."""
+        before, after = self.padding
+        if before != after:
+            x = nn.pad(x, [0, after - before, 0, after - before])
+        return nn.conv2d(x.bfloat16(), self.weight, None, self.stride, before) + self.bias
+
+
+def inference_convolution(device, precision, *widths):
+    """What `prepare` is to make of convolutions between tensors of these widths; None where they stay as they are.
+
+    device: "cpu" or "cuda"; precision: "fp32" or "bf16" (on CUDA).
+    """
+    if device == "cuda":
+        return HalfConvolution if precision == "bf16" else None
+    return PackedConvolution if onednn_flags() and not any(w % BLOCK for w in widths) else None
+
+
+def _code(shape, dtype, inputs, source, case):
+    return jt.code(shape, dtype, inputs, cpu_header=_HEADER, cpu_src=source, data=case)
