@@ -14,8 +14,8 @@ from jiidm.files import InputError
 from jiidm.inference.color_transfer import METHODS
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.refinement import chosen_rounds, chosen_solver_steps, refine
-from jiidm.labels import read_label_map, resize_labels
 from jiidm.kernels.convolution import inference_convolution
+from jiidm.labels import read_label_map, resize_labels
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare
 from jiidm.models.unet import UNet

@@ -155,8 +155,9 @@ def use_device(name):
 
 @functools.cache
 def onednn_flags():
-    """Compiler options for an operation that calls oneDNN, for Jittor's `compile_options`; None where Jittor has none."""
-    library = next((Path(line.split()[-1]) for line in open("/proc/self/maps") if _ONEDNN.search(line)), None)
+    """Jittor's `compile_options` for an operation that calls the oneDNN it has loaded; None where it has none."""
+    loaded = Path("/proc/self/maps").read_text().splitlines()
+    library = next((Path(line.split()[-1]) for line in loaded if _ONEDNN.search(line)), None)
     if library is None:
         return None
     return {f'FLAGS: -I"{library.parent.parent / "include"}" -L"{library.parent}" -lmkldnn ': 1}

@@ -1,4 +1,4 @@
-"""The fast path of inference against the plain one: kernels, networks, the chain, and what `Generator` makes of them."""
+"""The fast path of inference against the plain one: kernels, networks, the chain, and what `Generator` makes of it."""
 import numpy as np
 import pytest
 from helpers import made_up, numbers, reference, relative_error

@@ -68,7 +68,9 @@ def refine(autoencoder, denoiser, schedule, styles, rounds, names, seed, color_t
         with jt.no_grad():  # never around a yield: the caller would run under it
             latent = autoencoder.encode(jt.array(from_pixels(source)))
         noise = jt.array(np.stack([noise_for(seed, name, number, latent.shape[1:]) for name in names]))
-        steps = len(round_timesteps(schedule, settings, solver_steps))
+        timesteps = round_timesteps(schedule, settings, solver_steps)
+        denoiser.prepare(timesteps)
+        steps = len(timesteps)
         sampling = translate(denoiser, schedule, latent, noise, settings, solver_steps)
         for left, latent in sampling:  # noqa: B007 - the last latent counts
             if left:

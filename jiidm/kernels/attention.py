@@ -2,27 +2,22 @@
 from jiidm.kernels import compiled
 from jiidm.kernels.attention_cuda import attention_cuda
 from jiidm.kernels.attention_cuda import supports as attention_cuda_supports
+from jiidm.kernels.vectors import HEADER
 from jiidm.runtime import jt, nn
 
 # All matrices are channel-major (D x T), as a 1x1 convolution leaves them. Two micro-kernels do the work on 4 x 64
 # resp. 4 x 4 tiles held in registers: `rows` adds sum_k A[r, k] B[k, :] to row r, `dots` takes inner products of rows.
-# T is padded to a multiple of 64 with keys whose score is -inf. GCC's vector types compile to whatever the machine has.
-_HEADER = r"""
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-#include <algorithm>
+# T is padded to a multiple of 64 with keys whose weight is 0.
+_HEADER = HEADER + r"""
 namespace jittor {
-typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 static const int64_t W = 64, QUERIES = 32;
 
 // C[r][0:cols] += sum_k A[r * sr + k * sk] * B[k][0:cols] for r < rows; ldb and ldc are row strides, cols % W == 0
 static void rows(int64_t rows, int64_t cols, int64_t depth, const float* A, int64_t sr, int64_t sk,
                  const float* B, int64_t ldb, float* C, int64_t ldc) {
-    for (int64_t r = 0; r < rows; r += 4) {
-        const int64_t h = std::min<int64_t>(4, rows - r);
-        for (int64_t j = 0; j < cols; j += W) {
+    for (int64_t j = 0; j < cols; j += W) {
+        for (int64_t r = 0; r < rows; r += 4) {
+            const int64_t h = std::min<int64_t>(4, rows - r);
             vec acc[4][4] = {};
             for (int64_t k = 0; k < depth; k++) {
                 const float* b = B + k * ldb + j;
@@ -38,6 +33,22 @@ static void rows(int64_t rows, int64_t cols, int64_t depth, const float* A, int6
                 for (int v = 0; v < 4; v++) *(vec*)(C + (r + q) * ldc + j + 16 * v) += acc[q][v];
         }
     }
+}
+
+// lane i of the result is the sum of the lanes of a[i]; each round halves the vectors and what a lane still has to add
+static vec sums(const vec* a) {
+    vec t[8], u[4];
+    for (int i = 0; i < 8; i++)
+        t[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], ivec{0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30})
+             + __builtin_shuffle(a[2 * i], a[2 * i + 1], ivec{1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31});
+    for (int i = 0; i < 4; i++)
+        u[i] = __builtin_shuffle(t[2 * i], t[2 * i + 1], ivec{0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29})
+             + __builtin_shuffle(t[2 * i], t[2 * i + 1], ivec{2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31});
+    for (int i = 0; i < 2; i++)
+        t[i] = __builtin_shuffle(u[2 * i], u[2 * i + 1], ivec{0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27})
+             + __builtin_shuffle(u[2 * i], u[2 * i + 1], ivec{4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31});
+    return __builtin_shuffle(t[0], t[1], ivec{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23})
+         + __builtin_shuffle(t[0], t[1], ivec{8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31});
 }
 
 // C[r * cr + c * cc] += sum_j A[r][j] * B[c][j]
@@ -61,11 +72,8 @@ static void dots(int64_t rows, int64_t cols, int64_t length, const float* A, int
                 for (int q = 0; q < 4; q++) acc[p][q] += av * bv[q];
             }
         }
-        for (int p = 0; p < hr; p++) for (int q = 0; q < hc; q++) {
-            float s = 0;
-            for (int i = 0; i < 16; i++) s += acc[p][q][i];
-            C[(r + p) * cr + (c + q) * cc] += s;
-        }
+        const vec s = sums(acc[0]);
+        for (int p = 0; p < hr; p++) for (int q = 0; q < hc; q++) C[(r + p) * cr + (c + q) * cc] += s[4 * p + q];
     }
 }
 
@@ -74,6 +82,31 @@ static std::vector<float> padded(const float* x, int64_t D, int64_t T, int64_t P
     std::vector<float> out(D * P, 0.f);
     for (int64_t c = 0; c < D; c++) memcpy(&out[c * P], x + c * T, T * sizeof(float));
     return out;
+}
+// the same cut into tiles of W columns, each of them D x W: what `rows` reads then fits the first-level cache
+static std::vector<float> tiled(const float* x, int64_t D, int64_t T, int64_t P) {
+    std::vector<float> out(D * P, 0.f);
+    for (int64_t j = 0; j < T; j += W)
+        for (int64_t c = 0; c < D; c++)
+            memcpy(&out[j * D + c * W], x + c * T + j, std::min(W, T - j) * sizeof(float));
+    return out;
+}
+// turns a row of scores into weights that sum to 1; returns the logarithm of the sum of exp(score * scale)
+static float softmax(float* s, int64_t T, int64_t P, float scale) {
+    std::fill(s + T, s + P, -1e30f);
+    vec top = vec{} - 1e30f, total = {};
+    for (int64_t j = 0; j < P; j += 16) { vec v = *(vec*)(s + j); top = v > top ? v : top; }
+    float most = top[0], sum = 0;
+    for (int l = 1; l < 16; l++) most = std::max(most, top[l]);
+    for (int64_t j = 0; j < P; j += 16) {
+        vec e = vec_exp((*(vec*)(s + j) - most) * scale);
+        *(vec*)(s + j) = e; total += e;
+    }
+    for (int64_t j = T; j < P; j++) total[j % 16] -= s[j];   // exp of -1e30 is not quite 0 here
+    std::fill(s + T, s + P, 0.f);
+    for (int l = 0; l < 16; l++) sum += total[l];
+    for (int64_t j = 0; j < P; j += 16) *(vec*)(s + j) *= 1 / sum;
+    return most * scale + std::log(sum);
 }
 }
 """
@@ -90,7 +123,7 @@ _FORWARD = r"""
         {
             #pragma omp for schedule(static)
             for (int64_t b = 0; b < heads; b++) {
-                ks[b] = padded(k_p + (g + b) * D * T, D, T, P); vs[b] = padded(v_p + (g + b) * D * T, D, T, P);
+                ks[b] = tiled(k_p + (g + b) * D * T, D, T, P); vs[b] = padded(v_p + (g + b) * D * T, D, T, P);
             }
             std::vector<float> score(QUERIES * P);
             #pragma omp for schedule(dynamic)
@@ -98,16 +131,9 @@ _FORWARD = r"""
                 const int64_t b = w / blocks, i0 = w % blocks * QUERIES, n = std::min<int64_t>(QUERIES, T - i0);
                 const int64_t o = (g + b) * D * T;
                 std::fill(score.begin(), score.end(), 0.f);
-                rows(n, P, D, q_p + o + i0, 1, T, ks[b].data(), P, score.data(), P);
-                for (int64_t i = 0; i < n; i++) {
-                    float* s = &score[i * P];
-                    float top = -1e30f, total = 0;
-                    for (int64_t j = 0; j < T; j++) top = std::max(top, s[j]);
-                    for (int64_t j = 0; j < T; j++) { s[j] = std::exp((s[j] - top) * scale); total += s[j]; }
-                    for (int64_t j = 0; j < T; j++) s[j] /= total;
-                    for (int64_t j = T; j < P; j++) s[j] = 0;
-                    lse_p[(g + b) * T + i0 + i] = top * scale + std::log(total);
-                }
+                for (int64_t j = 0; j < P; j += W)
+                    rows(n, W, D, q_p + o + i0, 1, T, &ks[b][j * D], W, &score[j], P);
+                for (int64_t i = 0; i < n; i++) lse_p[(g + b) * T + i0 + i] = softmax(&score[i * P], T, P, scale);
                 for (int64_t c = 0; c < D; c++) std::fill_n(out_p + o + c * T + i0, n, 0.f);
                 dots(n, D, P, score.data(), P, vs[b].data(), P, out_p + o + i0, 1, T);
             }

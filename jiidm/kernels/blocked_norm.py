@@ -1,32 +1,15 @@
 """Group normalisation, modulation and SiLU of activations in blocks of 16 channels, for inference on the CPU."""
+from jiidm.kernels.vectors import HEADER
 from jiidm.runtime import jt
 
 # A slab is the fewest whole blocks that hold whole groups. One pass gives mean and squared deviations of each channel,
 # chunk by chunk (a chunk stays in the first-level cache, so its deviations are taken from its own mean; Chan et al.
 # 1983 merges chunks): E[x^2] - E[x]^2 would cancel. A second pass, mostly over cached data, writes the result.
-_HEADER = r"""
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <vector>
+_HEADER = HEADER + r"""
 namespace jittor {
-typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(64)));
 static const int64_t B = 16, CHUNK = 128;
 
-// u * sigmoid(u) = u / (1 + 2^n e^r) with n the integer next to -u / ln 2; e^r is a minimax polynomial (1e-7)
-static inline vec vec_silu(vec u) {
-    vec v = u > 87.f ? vec{} + 87.f : u;
-    v = v < -87.f ? vec{} - 87.f : v;
-    ivec n = __builtin_convertvector(v * -1.44269504f + 127.5f, ivec);   // with the exponent's bias: never negative
-    vec r = (127.f - __builtin_convertvector(n, vec)) * 0.693147181f - v;
-    vec p = r * 8.2976548e-3f + 4.1915383e-2f;
-    p = p * r + 0.16667575f;
-    p = p * r + 0.49998894f;
-    p = p * r + 0.9999997f;
-    p = p * r + 1.0000001f;
-    return u / (1.f + p * (vec)(n << 23));
-}
+static inline vec vec_silu(vec u) { return u / (1.f + vec_exp(-u)); }
 
 struct Moments { vec mean, deviations; };
 static Moments moments(const float* x, int64_t positions) {

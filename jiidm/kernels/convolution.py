@@ -1,7 +1,7 @@
 """Convolution for inference: weights brought into the library's own layout once, Winograd where it pays.
 
-Activations stay in blocks of 16 channels (N, C/16, H, W, 16), the layout in which oneDNN computes: nothing is re-ordered
-between two layers, while Jittor's own convolution re-orders input, weights and output at every call.
+Activations stay in blocks of 16 channels (N, C/16, H, W, 16), the layout in which oneDNN computes: nothing is
+re-ordered between two layers, while Jittor's own convolution re-orders input, weights and output at every call.
 """
 from jiidm.runtime import jt, nn, onednn_flags
 
@@ -24,7 +24,9 @@ enum { IMAGES, IN, OUT, HEIGHT, WIDTH, KERNEL, STRIDE, BEFORE, AFTER, BLOCKED_IN
 typedef std::array<int64_t, CASE> Case;
 
 static dnnl::engine& engine() { static dnnl::engine e(dnnl::engine::kind::cpu, 0); return e; }
-static int64_t out_size(const Case& c, int64_t size) { return (size + c[BEFORE] + c[AFTER] - c[KERNEL]) / c[STRIDE] + 1; }
+static int64_t out_size(const Case& c, int64_t size) {
+    return (size + c[BEFORE] + c[AFTER] - c[KERNEL]) / c[STRIDE] + 1;
+}
 static Desc input(const Case& c, bool any = false) {
     return Desc({c[IMAGES], c[IN], c[HEIGHT], c[WIDTH]}, dnnl::memory::data_type::f32,
                 any ? Tag::any : c[BLOCKED_IN] ? Tag::nChw16c : Tag::nchw);
@@ -81,7 +83,8 @@ _SIZE = _CASE + r"""
 
 _PACK = _CASE + r"""
     @alias(weight, in0) @alias(packed, out0)
-    dnnl::memory from({{c[OUT], c[IN], c[KERNEL], c[KERNEL]}, dnnl::memory::data_type::f32, Tag::oihw}, engine(), weight_p);
+    dnnl::memory from({{c[OUT], c[IN], c[KERNEL], c[KERNEL]}, dnnl::memory::data_type::f32, Tag::oihw}, engine(),
+                      weight_p);
     dnnl::memory to(p.pd.weights_desc(), engine(), packed_p);
     dnnl::reorder(from, to).execute(stream, from, to);
     stream.wait();
