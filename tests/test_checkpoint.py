@@ -1,5 +1,6 @@
 """Files of weights and of configuration: what goes in comes out, and what is wrong is named."""
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -8,9 +9,19 @@ import yaml
 from helpers import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, load_tensors, save_checkpoint
+from jiidm.checkpoint import (
+    Source,
+    arrays_of,
+    load_checkpoint,
+    load_into,
+    load_tensors,
+    open_checkpoint,
+    open_tensors,
+    save_checkpoint,
+    source_of,
+)
 from jiidm.config import Config, DiffusionConfig, RoundConfig, from_dict, load_config, to_dict
 from jiidm.models.blocks import GroupNorm
 from jiidm.runtime import nn
@@ -64,8 +75,62 @@ def test_weights_of_another_layout_in_memory(tmp_path, tiny_config):
     assert np.array_equal(load_checkpoint(path).tensors["a"], turned)
 
 
+def test_provenance(tmp_path, saved, tiny_config):
+    path = tmp_path / "mean.safetensors"
+    sources = (source_of(saved, 1234, 0.25), Source("unet-2.safetensors", "ab" * 32, 2, 0.75))
+    assert sources[0].sha256 == hashlib.sha256(saved.read_bytes()).hexdigest()
+    save_checkpoint(path, "unet", WEIGHTS, tiny_config, 7, note="a mean", provenance=sources)
+    for found in (load_checkpoint(path), open_checkpoint(path)):
+        assert found.provenance == sources and found.note == "a mean"
+        assert found.describe() == (
+            f"{path}: unet, step 7; a mean; made from unet.safetensors (step 1234, weight 0.25, sha256 "
+            f"{sources[0].sha256[:12]}), unet-2.safetensors (step 2, weight 0.75, sha256 abababababab)")
+    assert load_checkpoint(saved).provenance == () and load_checkpoint(saved).note == ""
+    assert load_checkpoint(saved).describe() == f"{saved}: unet, step 1234"
+
+
+class Lazy:
+    shape = (2, 3)
+
+    def read(self):
+        return np.arange(6, dtype="float64").reshape(self.shape)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_package_reads_what_is_written_tensor_by_tensor(tmp_path, tiny_config, dtype):
+    path = tmp_path / "weights.safetensors"
+    weights = {**WEIGHTS, "empty": np.zeros((0, 3)), "scalar": np.float32(2), "lazy": Lazy()}
+    save_checkpoint(path, "unet", weights, tiny_config, 1, dtype)
+    found, opened = load_file(path), open_checkpoint(path).tensors
+    assert found.keys() == opened.keys() == weights.keys()
+    for name, value in {**weights, "lazy": Lazy().read()}.items():
+        assert found[name].dtype == dtype and np.array_equal(found[name], value.astype(dtype))
+        assert opened[name].shape == value.shape and np.array_equal(opened[name].read(), found[name])
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i8", "u1", "?", "c8"])
+def test_tensors_that_the_package_has_written_can_be_opened(tmp_path, dtype):
+    arrays = {"a": np.arange(6).reshape(1, 2, 3).astype(dtype), "b": np.zeros(0, dtype), "c": np.ones((), dtype)}
+    save_file(arrays, tmp_path / "a.safetensors", {"key": "value"})
+    tensors, metadata = open_tensors(tmp_path / "a.safetensors")
+    assert metadata == {"key": "value"} and tensors.keys() == arrays.keys()
+    for name, value in arrays.items():
+        assert np.array_equal(tensors[name].read(), value) and tensors[name].dtype_name == value.dtype.name
+        assert tensors[name].nbytes == value.nbytes
+
+
+def test_a_file_that_ends_early_after_it_was_opened(saved):
+    tensor = open_checkpoint(saved).tensors["a.bias"]
+    saved.write_bytes(saved.read_bytes()[:-1])
+    refused(tensor.read, saved, "ends before byte")
+    saved.unlink()
+    refused(tensor.read, saved, "cannot be read")
+
+
 def test_wrong_kind(saved):
-    refused(lambda: load_checkpoint(saved, "autoencoder"), saved, "holds the unet, expected the autoencoder")
+    for load in (load_checkpoint, open_checkpoint):
+        refused(lambda load=load: load(saved, "autoencoder"), saved, "holds the unet, expected the autoencoder")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -80,6 +145,7 @@ def test_truncated(saved, share):
     data = saved.read_bytes()
     saved.write_bytes(data[:share if isinstance(share, int) else int(share * len(data))])
     refused(lambda: load_checkpoint(saved), saved, "not a readable safetensors file")
+    refused(lambda: open_checkpoint(saved), saved, "not a readable safetensors file")
 
 
 def test_no_checkpoint(tmp_path):
@@ -114,6 +180,12 @@ def test_foreign_number_format(tmp_path):
     ({"config": None}, "config"),
     ({"step": "many"}, "step"),
     ({"step": None}, "step"),
+    ({"provenance": "{"}, "readable"),
+    ({"provenance": "5"}, "provenance"),
+    ({"provenance": "[5]"}, "provenance"),
+    ({"provenance": '[{"file": "a"}]'}, "provenance"),
+    ({"provenance": '[{"file": "a", "sha256": 3}]'}, "sha256"),
+    ({"provenance": '[{"file": "a", "sha256": "0", "weight": -1}]'}, "weight"),
 ])
 def test_broken_metadata(tmp_path, changes, words):
     path = write(tmp_path / "weights.safetensors", **changes)

@@ -1,0 +1,156 @@
+"""From a file of weights of another make to a checkpoint of jiidm: what is in it, and the writing of it."""
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from jiidm.checkpoint import BFLOAT16, open_checkpoint, save_checkpoint, source_of
+from jiidm.config import Config, check_config, load_config, to_dict
+from jiidm.files import InputError
+from jiidm.foreign.architecture import ASSUMED, expected_shapes, infer_section
+from jiidm.foreign.archive import Weights
+from jiidm.foreign.naming import Network, find_network
+from jiidm.foreign.unpickle import shown
+
+_NUMBERS = (BFLOAT16, "float16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is to be written: the network of a file, with its whole configuration and the shapes that jiidm stores."""
+
+    weights: Weights
+    network: Network
+    config: Config
+    configured: bool  # from a file of the user's, not by default
+    step: int
+    shapes: dict
+
+    def report(self):
+        """Lines that say what was found, what was read from the shapes, and what is assumed."""
+        network, section = self.network, getattr(self.config, self.network.kind)
+        count = sum(math.prod(shape) for shape in self.shapes.values())
+        formats = sorted({tensor.dtype_name for tensor in network.tensors.values()})
+        where = f" under {shown(network.prefix)}" if network.prefix else ""
+        yield (f"{network.kind}{where}{', averaged copy' if network.averaged else ''}: {len(self.shapes)} tensors, "
+               f"{count:,} numbers, {', '.join(formats)}; step {self.step}")
+        if network.left_out:
+            parts = [f"{number} of {shown(first)}" for first, number in network.left_out.most_common(8)]
+            yield f"left out: {', '.join(parts)}{' and others' if len(network.left_out) > 8 else ''}"
+        assumed = ASSUMED[network.kind]
+        read = {name: value for name, value in to_dict(section).items() if name not in assumed}
+        yield f"configuration, from the shapes: {_one_line(read)}"
+        yield (f"not told by the shapes, {'from --config' if self.configured else 'assumed as in the paper'}: "
+               f"{_one_line({name: getattr(section, name) for name in assumed})}, and every other section "
+               f"(image {self.config.image.width}x{self.config.image.height}, {self.config.diffusion.timesteps} "
+               f"timesteps, beta {self.config.diffusion.beta_start:g} to {self.config.diffusion.beta_end:g})")
+
+
+def _one_line(values):
+    return ", ".join(f"{key} {yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}"
+                     for key, value in values.items())
+
+
+class _Converted:
+    """A tensor of a foreign file in the shape that jiidm stores, read when it is asked for."""
+
+    def __init__(self, path, name, tensor, shape):
+        self.path, self.name, self.tensor, self.shape = path, name, tensor, shape
+
+    def read(self):
+        """The array; raises InputError for NaN and Inf, and for data that does not fit the shape."""
+        try:
+            array = self.tensor.read().reshape(self.shape)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"{self.path}: {shown(self.name)}: {error}; do not use the file") from error
+        if not np.isfinite(array).all():
+            raise InputError(f"{self.path}: NaN or Inf in {shown(self.name)}; the weights cannot be used")
+        return array
+
+
+def list_tensors(weights):
+    """A line for each tensor of `Weights`: number format, shape, name."""
+    for name, tensor in weights.tensors.items():
+        yield f"{tensor.dtype_name:<9} {'x'.join(map(str, tensor.shape)) or 'scalar':<20} {shown(name)}"
+
+
+def plan_conversion(weights, kind=None, config=None, ema=False, step=None):
+    """The `Conversion` of the network in `Weights` from `open_weights`.
+
+    kind: "autoencoder" or "unet" where the file holds both. config: YAML file, or a checkpoint of jiidm, that gives
+    what the shapes do not tell; by default the paper's. ema: the averaged copy. step: by default the one in the file.
+    Raises InputError where the file holds no such network, or its tensors are not exactly that network's.
+    """
+    path = weights.path
+    if weights.native:
+        raise InputError(f"{path}: is a checkpoint of jiidm already; {open_checkpoint(path).describe()}")
+    base = _base_config(config)
+    network = find_network(weights, kind, ema)
+    shapes = {name: tensor.shape for name, tensor in network.tensors.items()}
+    section = infer_section(network.kind, shapes, getattr(base, network.kind), path)
+    whole = dataclasses.replace(base, **{network.kind: section})
+    expected = expected_shapes(network.kind, section)
+    _check_tensors(path, network.tensors, expected)
+    if network.kind == "unet":
+        try:
+            check_config(whole)
+        except InputError as error:
+            raise InputError(f"{path}: {error}; give its autoencoder and picture size with --config, a YAML file or "
+                             f"the converted autoencoder") from error
+    step = step if step is not None else weights.step or 0
+    return Conversion(weights, network, whole, config is not None, step, expected)
+
+
+def _base_config(config):
+    if config is None:
+        return Config()
+    return open_checkpoint(config).config if Path(config).suffix == ".safetensors" else load_config(config)
+
+
+def _check_tensors(path, tensors, expected):
+    """Raises InputError unless the tensors are the expected ones, in number formats of weights."""
+    faults = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
+        "mis-shaped": [f"{name} {tensors[name].shape} instead of {shape}" for name, shape in expected.items()
+                       if name in tensors and _core(tensors[name].shape) != _core(shape)],
+        "not of floating point": [f"{name} ({tensors[name].dtype_name})" for name in expected
+                                  if name in tensors and tensors[name].dtype_name not in _NUMBERS],
+    }
+    found = [f"{len(names)} {fault}, the first is {shown(names[0])}" for fault, names in faults.items() if names]
+    if found:
+        raise InputError(f"{path}: not the tensors of the network that their shapes suggest: {'; '.join(found)}")
+    # views may share their numbers; nothing of a real network does, and a file of a few bytes could claim terabytes
+    claimed, size = sum(tensors[name].nbytes for name in expected), path.stat().st_size
+    if claimed > size:
+        raise InputError(f"{path}: its tensors claim {claimed} bytes, the file has {size}; do not use it")
+
+
+def _core(shape):
+    """A shape without the ones at its end, in which linear layers and 1x1 convolutions differ."""
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return tuple(shape)
+
+
+def write_checkpoint(conversion, path, half=False):
+    """Writes a `Conversion` as a checkpoint of float32, or float16 with `half`, one tensor at a time.
+
+    Raises InputError for NaN or Inf in the weights, a number beyond the range, and where it cannot be written.
+    """
+    weights, network = conversion.weights, conversion.network
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: expected a name that ends with .safetensors")
+    if path.exists() and path.samefile(weights.path):
+        raise InputError(f"{path}: is the file to convert; choose another name")
+    tensors = {name: _Converted(weights.path, network.prefix + name, network.tensors[name], shape)
+               for name, shape in conversion.shapes.items()}
+    note = f"converted from {weights.format}{', the averaged copy' if network.averaged else ''}"
+    save_checkpoint(path, network.kind, tensors, conversion.config, conversion.step, "float16" if half else "float32",
+                    note, [source_of(weights.path, conversion.step)])

@@ -1,0 +1,57 @@
+"""Makes a checkpoint of jiidm from weights of another make, without running anything that the file holds.
+
+  python tools/convert.py vq-f4.ckpt autoencoder.safetensors
+  python tools/convert.py ema_0.9999_266000.pt unet.safetensors --step 266000 --config autoencoder.safetensors --half
+
+Reads PyTorch's .pt, .pth and .ckpt (also Lightning's, of latent diffusion), Jittor's .pkl and safetensors. Neither
+PyTorch nor Jittor is needed. What a file holds besides tensors and plain containers is refused by name.
+"""
+import argparse
+from pathlib import Path
+
+from jiidm.files import run_tool
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", type=Path, metavar="INPUT", help="the file of weights")
+    parser.add_argument("output", type=Path, metavar="OUTPUT.safetensors", nargs="?", help="the checkpoint to write")
+    parser.add_argument("--kind", choices=("autoencoder", "unet"), help="which network, where the file holds both")
+    parser.add_argument("--config", type=Path, metavar="FILE",
+                        help="YAML file or checkpoint of jiidm, for what the shapes do not tell (default: the paper's)")
+    parser.add_argument("--ema", action="store_true", help="take the averaged copy of the weights")
+    parser.add_argument("--half", action="store_true", help="write float16, not float32")
+    parser.add_argument("--step", type=int, metavar="N", help="training step (default: the one in the file, or 0)")
+    parser.add_argument("--inspect", action="store_true", help="only print what the file holds")
+    arguments = parser.parse_args()
+    if (arguments.output is None) != arguments.inspect:
+        parser.error("give OUTPUT.safetensors, or --inspect without it")
+    if arguments.step is not None and arguments.step < 0:
+        parser.error("--step: expected a number of at least 0")
+    return arguments
+
+
+def main():
+    """Prints what was found in the file and writes the checkpoint."""
+    arguments = parse_arguments()
+
+    from jiidm.checkpoint import open_checkpoint
+    from jiidm.foreign.archive import open_weights
+    from jiidm.foreign.convert import list_tensors, plan_conversion, write_checkpoint
+
+    weights = open_weights(arguments.input)
+    print(f"{arguments.input}: {weights.format}, {len(weights.tensors)} tensors")
+    if arguments.inspect:
+        print(*list_tensors(weights), sep="\n")
+    if arguments.inspect and weights.native:
+        print(open_checkpoint(arguments.input).describe())
+        return
+    conversion = plan_conversion(weights, arguments.kind, arguments.config, arguments.ema, arguments.step)
+    print(*conversion.report(), sep="\n")
+    if not arguments.inspect:
+        write_checkpoint(conversion, arguments.output, arguments.half)
+        print(f"{arguments.output}: written, {arguments.output.stat().st_size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    run_tool(main)
