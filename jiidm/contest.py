@@ -1,17 +1,20 @@
 """The contest's main job: a test folder in, one picture for every label map out."""
 import math
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from jiidm.data.folder import TestFolder, fit_photo, read_photo
-from jiidm.files import InputError, output_folder, written_whole
-from jiidm.generator import Generator
+from jiidm.data.folder import TestFolder, TestItem, fit_photo, read_photo
+from jiidm.files import InputError, Stopped, output_folder, written_whole
 from jiidm.labels import CLASSES, colorize, read_label_map, resize_labels
 from jiidm.pictures import sheet_of
+from jiidm.stopping import interruptible
 
 _THUMBNAIL = 256  # pixels of width on the sheet; less where there are many pictures
 _MANY = 100
@@ -20,7 +23,10 @@ _COLUMNS = 6
 
 @dataclass(frozen=True)
 class ContestJob:
-    """What to make and where: the contest's folders, the size and quality of the JPEGs, and what to keep."""
+    """What to make and where: the contest's folders, the size and quality of the JPEGs, and what to keep.
+
+    `batch` is the number of pictures at a time; None leaves it to `Generator.batch_size`.
+    """
 
     input_path: Path
     img_path: Path
@@ -28,7 +34,7 @@ class ContestJob:
     width: int = 512
     height: int = 384
     quality: int = 95
-    batch: int = 4
+    batch: int | None = None
     resume: bool = False
     save_steps: bool = False
     overview: Path | None = None
@@ -38,63 +44,148 @@ class ContestJob:
         return self.output_path / f"{Path(item.name).stem}.jpg"
 
 
-def make_pictures(job, checkpoint="default", device="auto", **settings):
-    """Makes the pictures of a `ContestJob` with the keyword arguments of `Generator.infer`.
+class _Batch(NamedTuple):
+    """Inputs at the networks' size, and the (item, error) of those that cannot be used."""
 
-    Returns a sentence for each picture that could not be made; the others are made. Each file appears whole. Raises
-    InputError where nothing can be made: folders, checkpoint or settings that are wrong.
+    items: list[TestItem]
+    masks: list[np.ndarray]
+    styles: list[np.ndarray]
+    faults: list[tuple[TestItem, InputError]]
+
+
+def make_pictures(job, checkpoint="default", device="auto", precision="auto", condition_cache_mb=None, **settings):
+    """Makes the pictures of a `ContestJob` with a `Generator.from_checkpoint` of the arguments after it.
+
+    settings are keyword arguments of `Generator.infer`: rounds, color_transfer, ensemble, seed, sampler, steps. Files
+    are read and written in the background, a batch ahead and a batch behind at most; each appears whole.
+    Returns a sentence for each picture that could not be made; the others are made. Raises InputError where nothing can
+    be made (folders, checkpoint or settings that are wrong) and at the first file that cannot be written; on Ctrl-C
+    `Stopped`, after the pictures that are done have been written.
     """
-    if not 1 <= job.quality <= 100 or min(job.width, job.height, job.batch) < 1:
+    _check(job)
+    folder = TestFolder(job.input_path, job.img_path)
+    for path in (job.output_path, job.save_steps and _steps(job), job.overview and job.overview.parent):
+        if path:
+            output_folder(path)
+    problems, broken = list(folder.problems), set()
+    num_classes = len(CLASSES)
+    try:
+        with interruptible():
+            waiting = [item for item in folder.items if not (job.resume and _is_whole(job.picture(item)))]
+            if waiting:
+                from jiidm.generator import Generator  # imports Jittor: not before the folders are known to be good
+
+                generator = Generator.from_checkpoint(checkpoint, device, precision, condition_cache_mb)
+                num_classes = generator.config.unet.num_classes
+        if waiting:
+            bar = tqdm(total=len(folder.items), initial=len(folder.items) - len(waiting), unit="image",
+                       dynamic_ncols=True)
+            with bar, _HostWork() as work:
+                for item, error in _make(job, waiting, generator, settings, bar, work):
+                    problems.append(f"{item.name}: {error}")
+                    broken.add(item.name)
+        with interruptible():
+            if job.overview:
+                shown = [item for item in folder.items if item.name not in broken and _is_whole(job.picture(item))]
+                write_overview(job, shown, num_classes)
+    except KeyboardInterrupt as stop:
+        there = sum(job.picture(item).is_file() for item in folder.items)
+        raise Stopped(
+            getattr(stop, "signal", signal.SIGINT),
+            f"stopped: {there} of {len(folder.items)} pictures are in {job.output_path}, "
+            f"{len(folder.items) - there} are missing; the same command with --resume goes on",
+        ) from None
+    return problems
+
+
+def _check(job):
+    numbers = [job.width, job.height] if job.batch is None else [job.width, job.height, job.batch]
+    if not 1 <= job.quality <= 100 or min(numbers) < 1:
         raise InputError(
-            f"quality {job.quality}, {job.width}x{job.height}, batch {job.batch}: "
+            f"quality {job.quality}, {job.width}x{job.height}, batch {'auto' if job.batch is None else job.batch}: "
             "expected a quality of 1 to 100, a size and a batch of at least 1"
         )
     if job.overview and (job.overview.suffix.lower() not in (".jpg", ".jpeg", ".png") or job.overview.is_dir()):
         raise InputError(f"{job.overview}: expected the name of a picture for the overview, such as overview.jpg")
-    folder = TestFolder(job.input_path, job.img_path)
-    problems, broken = list(folder.problems), set()
-    steps = output_folder(job.output_path / "steps") if job.save_steps else output_folder(job.output_path)
-    if job.overview:
-        output_folder(job.overview.parent)
-    num_classes = len(CLASSES)
-    waiting = [item for item in folder.items if not (job.resume and _is_whole(job.picture(item)))]
-    if waiting:
-        generator = Generator.from_checkpoint(checkpoint, device)
-        num_classes = generator.config.unet.num_classes
-    made = len(folder.items) - len(waiting)
-    with tqdm(total=len(folder.items), initial=made, unit="image", dynamic_ncols=True) as bar:
-        for start in range(0, len(waiting), job.batch):
-            batch = waiting[start : start + job.batch]
-            good, masks, styles = [], [], []
-            for item in batch:
-                try:
-                    mask = read_label_map(item.mask, num_classes)
-                    style = read_photo(item.reference)
-                except InputError as error:
-                    problems.append(f"{item.name}: {error}")
-                    broken.add(item.name)
-                    bar.update()
-                    continue
-                good.append(item), masks.append(mask), styles.append(style)
-            if not good:
-                continue
-            stems = [Path(item.name).stem for item in good]
 
-            def on_step(number, done, count, pictures, stems=stems):
-                bar.set_postfix_str(f"round {number + 1}, step {done}/{count}")
-                if pictures and job.save_steps:
-                    for stem, picture in zip(stems, pictures, strict=True):
-                        _write(picture, steps / f"{stem}-round{number + 1}.jpg", job)
 
-            for item, picture in zip(
-                good, generator.infer(masks, styles, names=stems, on_step=on_step, **settings), strict=True
-            ):
-                _write(picture, job.picture(item), job)
-                bar.update()
-    if job.overview:
-        shown = [item for item in folder.items if item.name not in broken and _is_whole(job.picture(item))]
-        write_overview(job, shown, num_classes)
-    return problems
+def _steps(job):
+    return job.output_path / "steps"
+
+
+def _make(job, items, generator, settings, bar, work):
+    """Makes the pictures of the `TestItem`s; yields those that cannot be used, each with its error."""
+    size = generator.batch_size() if job.batch is None else job.batch
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    ahead = work.submit(_read, parts[0], generator)
+    for index in range(len(parts)):
+        batch = ahead.result()
+        if index + 1 < len(parts):
+            ahead = work.submit(_read, parts[index + 1], generator)
+        yield from batch.faults
+        bar.update(len(batch.faults))
+        if not batch.items:
+            continue
+        stems = [Path(item.name).stem for item in batch.items]
+
+        def on_step(number, done, count, pictures, stems=stems):
+            bar.set_postfix_str(f"round {number + 1}, step {done}/{count}")
+            work.check()
+            if pictures and job.save_steps:
+                work.write(pictures, [_steps(job) / f"{stem}-round{number + 1}.jpg" for stem in stems], job)
+
+        with interruptible():
+            pictures = generator.infer(batch.masks, batch.styles, names=stems, on_step=on_step, **settings)
+        work.write(pictures, [job.picture(item) for item in batch.items], job)
+        bar.update(len(pictures))
+
+
+def _read(items, generator):
+    """Reads and fits what a generator needs for a list of `TestItem`s; returns a `_Batch`."""
+    batch = _Batch([], [], [], [])
+    for item in items:
+        try:
+            mask = read_label_map(item.mask, generator.config.unet.num_classes)
+            style = read_photo(item.reference)
+        except InputError as error:
+            batch.faults.append((item, error))
+            continue
+        batch.items.append(item)
+        batch.masks.append(resize_labels(mask, generator.width, generator.height))
+        batch.styles.append(fit_photo(style, generator.width, generator.height))
+    return batch
+
+
+class _HostWork:
+    """What the host does while the device computes, in the order given, in one background thread: there is little of
+    it, and on a small CPU more threads would only be in the way of the computation.
+
+    At the end of a `with` block all of it is done, after an exception too.
+    """
+
+    def __init__(self):
+        self._thread = ThreadPoolExecutor(1, "jiidm-host")
+        self.submit = self._thread.submit
+        self._writing = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._thread.shutdown()
+        if self._writing:
+            self._writing.result()
+
+    def check(self):
+        """Raises the error of a write that has failed."""
+        if self._writing and self._writing.done():
+            self._writing.result()
+
+    def write(self, pictures, paths, job):
+        """Writes PIL images as JPEGs, once the ones given before are written; raises the error of those."""
+        if self._writing:
+            self._writing.result()
+        self._writing = self.submit(_write, pictures, paths, job)
 
 
 def write_overview(job, items, num_classes):
@@ -118,11 +209,12 @@ def write_overview(job, items, num_classes):
             Image.fromarray(sheet_of(rows, titles)).save(path, quality=92)
 
 
-def _write(picture, path, job):
-    if picture.size != (job.width, job.height):
-        picture = picture.resize((job.width, job.height), Image.Resampling.LANCZOS)
-    with written_whole(path) as temporary:
-        picture.save(temporary, quality=job.quality)
+def _write(pictures, paths, job):
+    for picture, path in zip(pictures, paths, strict=True):
+        if picture.size != (job.width, job.height):
+            picture = picture.resize((job.width, job.height), Image.Resampling.LANCZOS)
+        with written_whole(path) as temporary:
+            picture.save(temporary, quality=job.quality)
 
 
 def _is_whole(path):

@@ -13,16 +13,29 @@ class SetupError(RuntimeError):
     """Something that this machine lacks: a line for each fault and its cure."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: `signal` is its number, the text what is to be said of it."""
+
+    def __init__(self, signal, text="interrupted"):
+        super().__init__(text)
+        self.signal = signal
+
+
 def run_tool(main):
     """Runs the `main` of a command-line tool and turns its outcome into an exit code.
 
-    `main` returns an exit code (None is 0). An `InputError` or a `SetupError` is printed and gives 2, Ctrl-C gives 130.
+    `main` returns an exit code (None is 0). An `InputError` or a `SetupError` is printed and gives 2, Ctrl-C gives 130;
+    a `Stopped` is printed and gives 128 and its signal: 130 for Ctrl-C, 143 for SIGTERM.
     """
     try:
         sys.exit(main() or 0)
     except (InputError, SetupError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(128 + stop.signal)  # Python's own exit may wait for processes in which Jittor still compiles
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -44,7 +44,7 @@ class Generator:
         check_config(self.config)
         self.width, self.height = self.config.image.width, self.config.image.height
         self.schedule = Schedule(self.config.diffusion)
-        self.checkpoints = unets
+        self.checkpoints, self._autoencoder_checkpoint = unets, autoencoder
         self._autoencoder = Autoencoder(autoencoder.config.autoencoder)
         load_into(self._autoencoder, autoencoder.tensors, autoencoder.path)
         self._autoencoder.eval()
@@ -89,6 +89,21 @@ class Generator:
             )
         unets = sorted(unets, key=lambda c: c.step)
         return cls(autoencoders[0], unets, precision, condition_cache_mb, reference)
+
+    def describe(self):
+        """A line for each checkpoint: what it is, its step and, where it is a mean, what went into it."""
+        return "\n".join(c.describe() for c in (self._autoencoder_checkpoint, *self.checkpoints))
+
+    def batch_size(self):
+        """How many pictures at a time suit the device: 4 on the CPU, on CUDA what its free memory holds, at most 32."""
+        if device_name() == "cpu":
+            return 4
+        factor = self.config.autoencoder.factor
+        positions = (self.width // factor) * (self.height // factor)
+        # maps of both branches, features and workspace of a step: about 64 tensors as wide as the first level
+        image = 4 * 64 * self.config.unet.model_channels * positions
+        memory = jt.get_mem_info()
+        return int(min(32, max(1, 0.8 * (memory.total_cuda_ram - memory.total_cuda_used) // image)))
 
     def infer(self, mask, style, rounds=3, color_transfer=True, ensemble=True, seed=0, size="model", names=None,
               on_step=None, sampler=None, steps=None):

@@ -1,10 +1,10 @@
 // What jiidm's CUDA kernels use of CUDA, on the CPU, so that their arithmetic can be tested without a GPU.
 //
-// The threads of a block (or of a cluster of blocks) are fibres that run one after the other. A warp runs until it waits
-// for other warps, so that a missing barrier shows: it reads what they have not written yet, or overwrites what they have
-// not read. `emulation::backwards` begins with the last thread in place of the first; asynchronous copies then arrive at
-// once in place of as late as they may. Shared memory is filled with NaN before each block. Threads that wait for others
-// that never come end the process.
+// The threads of a block (or of a cluster of blocks) are fibres that run one after the other. A warp runs until it
+// waits for other warps, so that a missing barrier shows: it reads what they have not written yet, or overwrites what
+// they have not read. `emulation::backwards` begins with the last thread in place of the first; asynchronous copies then
+// arrive at once in place of as late as they may. Shared memory is filled with NaN before each block. Threads that wait
+// for others that never come end the process.
 //
 // The test rewrites three things in the kernels' text: #include of CUDA's headers, __shared__ and <<<...>>>.
 #pragma once
@@ -186,7 +186,9 @@ inline void run(dim3 grid, dim3 block, size_t bytes, int size, std::function<voi
     }
 }
 inline void launch(dim3 grid, dim3 block, std::function<void()> call) { run(grid, block, 0, 1, call); }
-inline void launch(dim3 grid, dim3 block, size_t bytes, std::function<void()> call) { run(grid, block, bytes, 1, call); }
+inline void launch(dim3 grid, dim3 block, size_t bytes, std::function<void()> call) {
+    run(grid, block, bytes, 1, call);
+}
 }  // namespace emulation
 
 // ---- barriers and warps
@@ -205,7 +207,8 @@ struct cluster_group {
         char* p = reinterpret_cast<char*>(here);
         for (auto& a : emulation::arrays) {
             char* own = a.base + emulation::self->block * a.size;
-            if (p >= own && p < own + a.size) return reinterpret_cast<T*>(p + (rank - emulation::self->block) * int64_t(a.size));
+            if (p >= own && p < own + a.size)
+                return reinterpret_cast<T*>(p + (rank - emulation::self->block) * int64_t(a.size));
         }
         emulation::fail("map_shared_rank of what is not the block's shared memory");
     }
@@ -273,7 +276,8 @@ template <bool TRANSPOSED> inline void matrices(uint32_t (&out)[4], const void* 
     for (int m = 0; m < 4; m++) {
         uint16_t v[2];
         for (int e = 0; e < 2; e++)
-            v[e] = TRANSPOSED ? rows(8 * m + lane() % 4 * 2 + e).at[lane() / 4] : rows(8 * m + lane() / 4).at[lane() % 4 * 2 + e];
+            v[e] = TRANSPOSED ? rows(8 * m + lane() % 4 * 2 + e).at[lane() / 4]
+                              : rows(8 * m + lane() / 4).at[lane() % 4 * 2 + e];
         out[m] = v[0] | uint32_t(v[1]) << 16;
     }
     // the rows may be overwritten after the next barrier, not before every lane has read them

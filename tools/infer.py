@@ -14,10 +14,14 @@ def main():
     parser.add_argument("--output_path", required=True, type=Path, help="folder for the pictures")
     parser.add_argument("--checkpoint", default="default", help="folder of checkpoints (default: the package's own)")
     parser.add_argument("--rounds", type=int, default=3, help="how many rounds of the recipe (default 3)")
+    parser.add_argument("--sampler", choices=("ddim", "dpmpp"),
+                        help="ddim, the paper's, or dpmpp, DPM-Solver++ (default: what the checkpoint's recipe says)")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps of each round with dpmpp")
     parser.add_argument("--color-transfer", default="on", help="on, off, or a method's name (default on)")
     parser.add_argument("--no-ensemble", action="store_true", help="use the last checkpoint alone")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=4, help="pictures at a time (default 4)")
+    parser.add_argument("--batch", type=_batch, default=None, metavar="N",
+                        help="pictures at a time (default auto: 4 on the CPU, by its free memory on a GPU)")
     parser.add_argument("--width", type=int, default=512, help="of the pictures written (default 512)")
     parser.add_argument("--height", type=int, default=384, help="of the pictures written (default 384)")
     parser.add_argument("--quality", type=int, default=95, help="of the JPEGs, 1 to 100 (default 95)")
@@ -25,21 +29,38 @@ def main():
     parser.add_argument("--save-steps", action="store_true", help="keep each round's picture, in steps/")
     parser.add_argument("--overview", type=Path, help="write one sheet of styles, coloured masks and results")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),
+                        help="of the networks' numbers (default auto: bf16 on a GPU, fp32 on the CPU)")
+    parser.add_argument("--condition-cache-mb", type=int, metavar="N",
+                        help="memory for the maps made from the masks, in MB (default: all on a GPU, 2048 on the CPU); "
+                             "what does not fit is recomputed at every step, the result is the same")
     args = parser.parse_args()
 
-    from jiidm.contest import ContestJob, make_pictures
+    from jiidm.stopping import stoppable
 
-    job = ContestJob(
-        args.input_path, args.img_path, args.output_path, args.width, args.height, args.quality, args.batch,
-        args.resume, args.save_steps, args.overview,
-    )
-    problems = make_pictures(
-        job, args.checkpoint, args.device, rounds=args.rounds, ensemble=not args.no_ensemble, seed=args.seed,
-        color_transfer={"on": True, "off": False}.get(args.color_transfer, args.color_transfer),
-    )
+    with stoppable():
+        from jiidm.contest import ContestJob, make_pictures
+
+        job = ContestJob(
+            args.input_path, args.img_path, args.output_path, args.width, args.height, args.quality, args.batch,
+            args.resume, args.save_steps, args.overview,
+        )
+        problems = make_pictures(
+            job, args.checkpoint, args.device, args.precision, args.condition_cache_mb, rounds=args.rounds,
+            sampler=args.sampler, steps=args.steps, ensemble=not args.no_ensemble, seed=args.seed,
+            color_transfer={"on": True, "off": False}.get(args.color_transfer, args.color_transfer),
+        )
     for problem in problems:
         print(f"not made: {problem}")
     return 1 if problems else 0
+
+
+def _batch(text):
+    """The value of --batch: a number, or None for auto."""
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number or auto") from None
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""Prepares training and test folders in the contest's layout, from the Stanford Background Dataset or drawn.
+"""Prepares training and test folders in the contest's layout, from the Stanford Background Dataset or drawn, and checks
+a training folder: all its faults in one report.
 
   python tools/prepare_data.py stanford SOURCE train --split train
   python tools/prepare_data.py stanford SOURCE test --split val --test --references train
   python tools/prepare_data.py synthetic train --count 1000
   python tools/prepare_data.py synthetic test --count 50 --seed 1 --test --references train
+  python tools/prepare_data.py check train
 """
 import argparse
+import json
 
+from jiidm.data.check import check_folder, report_text
 from jiidm.data.folder import TrainingFolder, write_test_folder, write_training_folder
 from jiidm.data.stanford import fill_no_class, read_stanford
 from jiidm.data.synthetic import SMALLEST, draw_landscape
-from jiidm.files import InputError, run_tool
+from jiidm.files import InputError, run_tool, written_whole
 
 
 def parse_arguments():
@@ -30,11 +34,22 @@ def parse_arguments():
         command.add_argument("--test", action="store_true", help="write a test folder: masks and label_to_img.json")
         command.add_argument("--references", metavar="FOLDER",
                              help="with --test: the training folder whose photos are the style references")
+    check = commands.add_parser("check", help="report everything that is wrong with a training folder",
+                                description="Exit code 0: a training can start; 1: faults; 2: no such folder.")
+    check.add_argument("folder", help="folder with imgs/ and labels/")
+    check.add_argument("--classes", type=int, default=29, help="number of classes (default %(default)s)")
+    check.add_argument("--width", type=int, default=512, help="of the training's pictures (default %(default)s)")
+    check.add_argument("--height", type=int, default=384, help="of the training's pictures (default %(default)s)")
+    check.add_argument("--json", metavar="FILE", help="write the report to FILE too")
     return parser.parse_args()
 
 
 def check_arguments(arguments):
     """Raises InputError for a value out of its range and for --test without --references or the reverse."""
+    if arguments.command == "check":
+        if not 1 <= arguments.classes <= 255:
+            raise InputError(f"--classes {arguments.classes}: 1 to 255 were expected")
+        return
     for option, smallest in (("width", SMALLEST), ("height", SMALLEST), ("seed", 0), ("count", 1)):
         value = getattr(arguments, option, smallest)
         if value < smallest:
@@ -54,10 +69,22 @@ def read_examples(arguments):
         yield f"{index:06d}", *draw_landscape((arguments.seed, index), arguments.width, arguments.height)
 
 
+def check(arguments):
+    """Prints the report on a training folder; returns the exit code, 1 where a training would stop."""
+    report = check_folder(arguments.folder, arguments.classes, arguments.width, arguments.height)
+    print(report_text(report), end="")
+    if arguments.json:
+        with written_whole(arguments.json) as path:
+            path.write_text(json.dumps(report.as_dict(), indent=1) + "\n", "utf-8")
+    return 1 if report.faults else 0
+
+
 def main():
-    """Writes the folder that the command line asks for."""
+    """Writes the folder that the command line asks for, or checks one; returns the exit code."""
     arguments = parse_arguments()
     check_arguments(arguments)
+    if arguments.command == "check":
+        return check(arguments)
     examples = read_examples(arguments)
     if arguments.test:
         training = TrainingFolder(arguments.references)
@@ -67,6 +94,7 @@ def main():
     else:
         count = write_training_folder(arguments.destination, examples)
         print(f"{arguments.destination}: {count} photos with their label maps")
+    return 0
 
 
 if __name__ == "__main__":

@@ -128,8 +128,8 @@ class TrainingFolder:
 
     def __init__(self, path):
         self.path = Path(path)
-        photos = _files(self.path / "imgs", PHOTO_SUFFIXES, "the training photos")
-        labels = _files(self.path / "labels", (".png",), "the label maps of the training photos")
+        photos = files_of(self.path / "imgs", PHOTO_SUFFIXES, "the training photos")
+        labels = files_of(self.path / "labels", (".png",), "the label maps of the training photos")
         self._photos = _by_stem(photos)
         self._labels = _by_stem(labels)
         for present, absent, partner in ((self._photos, self._labels, "label map labels/{}.png"),
@@ -195,7 +195,7 @@ class TestFolder:
         if not photos.is_dir():
             raise InputError(f"{photos}: no such folder; the folder of the reference photos was expected")
         references = read_references(self.path / "label_to_img.json")
-        masks = {mask.name: mask for mask in _files(self._label_folder(photos), (".png",), "the label maps")}
+        masks = {mask.name: mask for mask in files_of(self._label_folder(photos), (".png",), "the label maps")}
 
         self.items, self.problems = [], []
         for mask, reference in references.items():
@@ -258,7 +258,7 @@ def _listed(folder, suffixes):
                   if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file())
 
 
-def _files(folder, suffixes, what):
+def files_of(folder, suffixes, what):
     """Returns `_listed(folder, suffixes)`; raises InputError where the folder is missing or has none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; it should hold {what} (NAME{suffixes[0]})")

@@ -37,10 +37,11 @@ static Moments moments(const float* x, int64_t positions) {
 }
 template <bool MAPS, bool SILU>
 static void modulate(const float* x, const float* gamma, const float* beta, float* y, int64_t positions,
-                     vec mean, vec rstd, vec scale, vec shift) {
+                     vec mean, vec rstd, vec scale, vec shift, const float* next) {
     const vec *xv = (const vec*)x, *g = (const vec*)gamma, *b = (const vec*)beta;
     if (!MAPS) rstd *= scale;
     for (int64_t i = 0; i < positions; i++) {
+        __builtin_prefetch(next + i * B, 0, 2);
         vec u = (xv[i] - mean) * rstd;
         if (MAPS) u = (u * g[i] + b[i]) * scale;
         u += shift;
@@ -78,10 +79,12 @@ _SOURCE = r"""
         for (int64_t b = 0; b < per; b++) {
             const int64_t c = c0 + b * B, o = (n * C + c) * S, f = n * map_stride + c * S;
             const float* s = scale_p + n * channel_stride + c; const float* t = shift_p + n * channel_stride + c;
+            // what this thread reads next arrives while it computes; the last slab of all has no next
+            const int64_t next = o + slab * S < N * C * S ? o + slab * S : o;
             auto run = maps ? (silu ? modulate<true, true> : modulate<true, false>)
                             : (silu ? modulate<false, true> : modulate<false, false>);
             run(x_p + o, gamma_p + f, beta_p + f, y_p + o, S, *(const vec*)&m[b * B], *(const vec*)&r[b * B],
-                *(const vec*)s, *(const vec*)t);
+                *(const vec*)s, *(const vec*)t, x_p + next);
         }
     }
 """

@@ -1,9 +1,9 @@
 """Group normalisation, modulation and SiLU on CUDA, for inference."""
 from jiidm.runtime import jt
 
-# y = act((xhat * gamma + beta) * scale + shift). A group's statistics are moments (count, mean, squared differences from
-# the mean) of x - pivot, pivot being the group's first number: that difference is all but exact where the mean is large
-# beside the deviation. Moments of parts are merged by Chan's formula; nothing is ever E[x^2] - E[x]^2.
+# y = act((xhat * gamma + beta) * scale + shift). A group's statistics are moments (count, mean, squared differences
+# from the mean) of x - pivot, pivot being the group's first number: that difference is all but exact where the mean is
+# large beside the deviation. Moments of parts are merged by Chan's formula; nothing is ever E[x^2] - E[x]^2.
 #
 # Two ways, chosen by `group_norm_launch`: a cluster of up to 8 blocks (sm_90 on; else one block) holds a group in its
 # registers, so that x is read once, and exchanges moments through distributed shared memory. A group that fits no
@@ -30,7 +30,8 @@ struct Sizes {
     int count, groups;           // groups of all samples, groups of a sample
     int length, channels, area;  // of a group: its numbers, channels, and numbers of a channel
     int chunks;                  // of a group, where it takes two kernels
-    bool one_map, clusters;      // the maps have batch 1; compiled for sm_90 or above
+    bool one_map, one_channel;   // the maps, the numbers by channel have batch 1
+    bool clusters;               // compiled for sm_90 or above
     float eps;
 };
 
@@ -62,7 +63,8 @@ template <typename X, int WIDTH, int NUMBERS> struct Held {
     Pack<X, WIDTH> pack[DEPTH];
     int filled = 0, first, step;
 
-    __device__ __forceinline__ Held(const X* __restrict__ x, int first, int step, int length) : first(first), step(step) {
+    __device__ __forceinline__ Held(const X* __restrict__ x, int first, int step, int length)
+            : first(first), step(step) {
         #pragma unroll
         for (int h = 0; h < DEPTH; h++) if (first + h * step < length) {
             pack[h] = *reinterpret_cast<const Pack<X, WIDTH>*>(x + first + h * step);
@@ -92,7 +94,8 @@ template <typename X, int WIDTH, int NUMBERS> struct Held {
             const M* __restrict__ gamma, const M* __restrict__ beta, const float* __restrict__ scale,
             const float* __restrict__ shift, X* __restrict__ y, const Sizes& s, int k, float pivot, Moments m) const {
         const float rstd = rsqrtf(m.square / m.count + s.eps);
-        const int64_t map = int64_t(s.one_map ? k % s.groups : k) * s.length, channel = int64_t(k) * s.channels;
+        const int64_t map = int64_t(s.one_map ? k % s.groups : k) * s.length;
+        const int64_t channel = int64_t(s.one_channel ? k % s.groups : k) * s.channels;
         #pragma unroll
         for (int h = 0; h < DEPTH; h++) if (h < filled) {
             const int i = first + h * step;
@@ -127,7 +130,8 @@ __global__ void __launch_bounds__(THREADS, NUMBERS > FEW ? 1 : 2) group_norm_hel
     const int k = blockIdx.x / blocks, block = blockIdx.x % blocks;
     const X* group = x + int64_t(k) * s.length;
     const float pivot = number(group[0]);
-    const Held<X, WIDTH, NUMBERS> held(group, (block * THREADS + threadIdx.x) * WIDTH, blocks * THREADS * WIDTH, s.length);
+    const int first = (block * THREADS + threadIdx.x) * WIDTH;
+    const Held<X, WIDTH, NUMBERS> held(group, first, blocks * THREADS * WIDTH, s.length);
     Moments m = over_block(held.moments(pivot));
 #if __CUDA_ARCH__ >= 900
     if (blocks > 1) {
@@ -176,8 +180,8 @@ static void group_norm_launch(const X* x, const M* gamma, const M* beta, const f
     int device, processors;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    const auto misplaced = [](const void* p) { return uintptr_t(p) % PACK > 0; };
-    const bool packed = s.length % WIDTH == 0 && !misplaced(x) && !misplaced(y) && !misplaced(gamma) && !misplaced(beta);
+    const auto placed = [](const void* p) { return uintptr_t(p) % PACK == 0; };
+    const bool packed = s.length % WIDTH == 0 && placed(x) && placed(y) && placed(gamma) && placed(beta);
     // more blocks a group while it does not fit, or while processors would idle
     int blocks = 1;
     while (s.clusters && blocks < CLUSTER && s.length > blocks * THREADS * WIDTH
@@ -219,7 +223,8 @@ _SOURCE = r"""
     Sizes s;
     s.groups = data["groups"]; s.channels = x_shape1 / s.groups; s.area = x_shape2 * x_shape3;
     s.count = x_shape0 * s.groups; s.length = s.channels * s.area; s.chunks = data["chunks"];
-    s.one_map = data["one_map"]; s.clusters = data["clusters"]; s.eps = data["eps"];
+    s.one_map = data["one_map"]; s.one_channel = data["one_channel"];
+    s.clusters = data["clusters"]; s.eps = data["eps"];
     group_norm_launch<%s>(x_p, %s, y_p, reinterpret_cast<Moments*>(parts_p), s);
 """
 _CHUNK = 8192  # CHUNK * THREADS
@@ -228,21 +233,30 @@ _CHUNK = 8192  # CHUNK * THREADS
 def group_norm_cuda(x, groups, eps, maps=None, channels=None, silu=True):
     """act((GroupNorm(x) * gamma + beta) * scale + shift), act being SiLU or nothing, in x's dtype.
 
-    x is N, C, H, W in float32 or bfloat16. `maps` is None or (gamma, beta), both N, C, H, W or 1, C, H, W, of x's dtype
-    or float32; `channels` is None or (scale, shift), both N, C. The statistics are float32. No gradients.
+    x is N, C, H, W in float32 or bfloat16. maps: gamma and beta, both 1 or N, C, H, W, of x's dtype or float32.
+    channels: scale and shift, both C or 1 or N, C. Statistics are float32. No gradients. Raises ValueError for maps or
+    channels of other extents, which the kernel would read beyond their end.
     """
     n, c, height, width = x.shape
+    if channels is not None:
+        channels = [v.float32().reshape(-1, c) for v in channels]
+    batches = []
+    for pair, rest in ((maps, [c, height, width]), (channels, [c])):
+        extents = {tuple(v.shape) for v in pair or ()}
+        if len(extents) > 1 or not extents <= {(1, *rest), (n, *rest)}:
+            raise ValueError(f"group norm of {x.shape} modulated by {extents}")
+        batches.append(extents.pop()[0] if extents else n)
+    modulation = [*(maps or ()), *(channels or ())]
+    names = iter(f"in{i + 1}_p" for i in range(len(modulation)))
+    pointers = [next(names) if pair is not None else absent
+                for pair, absent in ((maps, "decltype(x_p)(nullptr)"), (channels, "(const float*)nullptr"))
+                for _ in range(2)]
+    flags = ", ".join("true" if flag else "false" for flag in (maps is not None, channels is not None, silu))
     chunks = -(-(c // groups) * height * width // _CHUNK)
-    modulation = [*(maps or ()), *(v.float32() for v in channels or ())]
-    inputs = iter(f"in{i + 1}_p" for i in range(len(modulation)))
-    absent = {"maps": "decltype(x_p)(nullptr)", "channels": "(const float*)nullptr"}
-    pointers = [next(inputs) if given else absent[name]
-                for name, given in (("maps", maps), ("channels", channels)) for _ in range(2)]
-    flags = ", ".join("true" if flag else "false" for flag in (maps, channels, silu))
     y, _ = jt.code(
         [x.shape, (n * groups * chunks * 3,)], [x.dtype, "float32"], [x, *modulation],
         cuda_header=HEADER, cuda_src=_SOURCE % (flags, ", ".join(pointers)),
-        data={"groups": groups, "eps": eps, "chunks": chunks, "one_map": int(bool(maps) and maps[0].shape[0] < n),
-              "clusters": int(min(jt.flags.cuda_archs, default=0) >= 90)},
+        data={"groups": groups, "eps": eps, "chunks": chunks, "one_map": int(batches[0] < n),
+              "one_channel": int(batches[1] < n), "clusters": int(min(jt.flags.cuda_archs, default=0) >= 90)},
     )
     return y

@@ -64,8 +64,8 @@ static __global__ void __launch_bounds__(POSITIONS * SHARES) nearest_code_kernel
 static void nearest_code_launch(const float* z, const float* codes, int* index, int64_t N, int K, int D) {
     constexpr int STEP = SHARES * AT_ONCE;
     const int tile = std::min(FLOATS / D / STEP * STEP, (K + STEP - 1) / STEP * STEP);
-    nearest_code_kernel<<<(N + POSITIONS - 1) / POSITIONS, POSITIONS * SHARES, D * (POSITIONS + tile) * sizeof(float)>>>(
-        z, codes, index, N, K, D, tile);
+    const int blocks = (N + POSITIONS - 1) / POSITIONS, bytes = D * (POSITIONS + tile) * sizeof(float);
+    nearest_code_kernel<<<blocks, POSITIONS * SHARES, bytes>>>(z, codes, index, N, K, D, tile);
     const cudaError_t error = cudaGetLastError();
     if (error != cudaSuccess) LOGf << "nearest code:" << cudaGetErrorString(error);
 }

@@ -1,0 +1,92 @@
+"""What the benchmarks share: timing, the machine's own limits, and tables in Markdown and JSON."""
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from jiidm.files import output_folder, written_whole
+from jiidm.runtime import jt
+
+
+def seconds(call, repeats=5, warmup=2):
+    """Median seconds of a call that returns Jittor variables or None; they are computed within the time."""
+    times = []
+    for _ in range(warmup + repeats):
+        start = time.perf_counter()
+        result = call()
+        if result is not None:
+            jt.sync(list(result) if isinstance(result, list | tuple) else [result])
+        if jt.flags.use_cuda:
+            jt.sync_all(True)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[warmup:])
+
+
+def normal(*shape, seed=0):
+    """Standard normal numbers as a Jittor variable, computed."""
+    value = jt.array(np.random.default_rng(seed).standard_normal(shape, np.float32))
+    value.sync()
+    return value
+
+
+def with_random_weights(network, seed=0):
+    """The network with every weight drawn anew (variance 1 / inputs): nothing stays zero, so every layer counts."""
+    random = np.random.default_rng(seed)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            values = random.standard_normal(parameter.shape, np.float32) / np.sqrt(np.prod(parameter.shape[1:]))
+            parameter.assign(jt.array(values.astype(np.float32)))
+    network.eval()
+    jt.sync_all()
+    return network
+
+
+def resident_gb():
+    """Memory that this process holds now, in GB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e9
+
+
+def peak_gb():
+    """The most that this process has held, in GB."""
+    line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e9
+
+
+def machine():
+    """The processor, the cores in use and the versions, as one dict."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((s.split(":")[1].strip() for s in info if s.startswith("model name")), platform.machine())
+    flags = next((s.split(":")[1].split() for s in info if s.startswith("flags")), [])
+    wanted = [f for f in ("avx2", "avx512f", "amx_bf16") if f in flags]
+    return {
+        "processor": f"{name} ({', '.join(wanted)})", "cores": sum(s.startswith("processor") for s in info),
+        "python": platform.python_version(), "jittor": jt.__version__, "numpy": np.__version__,
+    }
+
+
+def row(what, value, unit, against=None, other=None, ratio=None, note=""):
+    """One line of the table: a value of ours, and what it is compared with in the same unit."""
+    if ratio is None and other is not None:
+        ratio = other / value
+    return {"what": what, "value": value, "unit": unit, "against": against, "other": other, "ratio": ratio,
+            "note": note}
+
+
+def write_report(folder, name, title, rows, about):
+    """Writes NAME.json and NAME.md into the folder and returns the Markdown."""
+    output_folder(folder)
+    lines = [f"# {title}", "", *(f"- {key}: {value}" for key, value in about.items()), "",
+             "| what | ours | compared with | theirs | ratio | note |", "| --- | ---: | --- | ---: | ---: | --- |"]
+    for r in rows:
+        other = "" if r["other"] is None else f"{r['other']:.4g} {r['unit']}"
+        ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
+        lines.append(f"| {r['what']} | {r['value']:.4g} {r['unit']} | {r['against'] or ''} | {other} | {ratio} | "
+                     f"{r['note']} |")
+    text = "\n".join(lines) + "\n"
+    for suffix, content in ((".md", text), (".json", json.dumps({"about": about, "rows": rows}, indent=1))):
+        with written_whole(Path(folder) / f"{name}{suffix}") as path:
+            path.write_text(content)
+    return text
