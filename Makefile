@@ -1,10 +1,11 @@
-# make demo: everything from a bare Python to pictures. The other targets: setup, test, train, lint, doctor, clean.
+# make demo: everything from a bare Python to pictures. The other targets: setup, test, train, bench, bench-gpu, lint,
+# doctor, clean.
 PYTHON ?= python3
 CONFIG ?= configs/default.yaml
 RUN ?= runs/default
 BIN := .venv/bin
 
-.PHONY: setup demo test train data-given lint doctor clean
+.PHONY: setup demo test train data-given bench bench-gpu lint doctor clean
 setup: .venv/ready
 
 # the stamp is written last, so that an interrupted set-up is taken up again
@@ -27,10 +28,17 @@ test: setup
 	$(BIN)/python -m pytest
 
 train: data-given setup
-	$(BIN)/python tools/train.py all --config "$(CONFIG)" --data "$(DATA)" --run "$(RUN)" $(if $(RESUME),--resume)
+	$(if $(GPUS),mpirun -np $(GPUS) --bind-to none) $(BIN)/python tools/train.py all --config "$(CONFIG)" --data "$(DATA)" --run "$(RUN)" $(if $(RESUME),--resume)
 
 data-given:
 	@if [ -z "$(DATA)" ]; then echo "error: where is the data set? make train DATA=/path/to/dataset" >&2; exit 2; fi
+
+# on a quiet machine; PyTorch's rows where it is installed: .venv/bin/pip install torch
+bench: setup
+	$(BIN)/python benchmarks/cpu.py
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/gpu.py
 
 lint: setup
 	$(BIN)/python -m ruff check .

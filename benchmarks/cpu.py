@@ -111,8 +111,9 @@ def against_torch(weights, given, out, ours, epsilon):
     done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True)
     report = json.loads(done.stdout.splitlines()[-1])
     for name, variant in report["variants"].items():
+        peak = variant["peak_resident_bytes"] / 1e9
         yield row("guided step", ours, "s", f"PyTorch {report['torch']} {name}, two whole forwards",
-                  variant["median_seconds"], note=f"PyTorch's peak memory {variant['peak_resident_bytes'] / 1e9:.1f} GB")
+                  variant["median_seconds"], note=f"PyTorch's peak memory {peak:.1f} GB")
 
 
 _COPY = r"""

@@ -10,16 +10,16 @@ from jiidm.runtime import jt, nn
 # T is padded to a multiple of 64 with keys whose weight is 0.
 _HEADER = HEADER + r"""
 namespace jittor {
-static const int64_t W = 64, QUERIES = 32;
+static const int64_t W = 64, QUERIES = 64, KEYS = 128;
 
 // C[r][0:cols] += sum_k A[r * sr + k * sk] * B[k][0:cols] for r < rows; ldb and ldc are row strides, cols % W == 0
 static void rows(int64_t rows, int64_t cols, int64_t depth, const float* A, int64_t sr, int64_t sk,
                  const float* B, int64_t ldb, float* C, int64_t ldc) {
-    for (int64_t j = 0; j < cols; j += W) {
+    for (int64_t j = 0; j < cols; j += W) for (int64_t k0 = 0; k0 < depth; k0 += W) {   // W x W of B at a time
         for (int64_t r = 0; r < rows; r += 4) {
             const int64_t h = std::min<int64_t>(4, rows - r);
             vec acc[4][4] = {};
-            for (int64_t k = 0; k < depth; k++) {
+            for (int64_t k = k0; k < std::min(k0 + W, depth); k++) {
                 const float* b = B + k * ldb + j;
                 vec b0 = *(const vec*)b, b1 = *(const vec*)(b + 16);
                 vec b2 = *(const vec*)(b + 32), b3 = *(const vec*)(b + 48);
@@ -54,7 +54,7 @@ static vec sums(const vec* a) {
 // C[r * cr + c * cc] += sum_j A[r][j] * B[c][j]
 static void dots(int64_t rows, int64_t cols, int64_t length, const float* A, int64_t lda,
                  const float* B, int64_t ldb, float* C, int64_t cr, int64_t cc) {
-    for (int64_t r = 0; r < rows; r += 4) for (int64_t c = 0; c < cols; c += 4) {
+    for (int64_t c = 0; c < cols; c += 4) for (int64_t r = 0; r < rows; r += 4) {
         const int64_t hr = std::min<int64_t>(4, rows - r), hc = std::min<int64_t>(4, cols - c);
         const float *a[4], *b[4];
         for (int q = 0; q < 4; q++) {
@@ -91,26 +91,26 @@ static std::vector<float> tiled(const float* x, int64_t D, int64_t T, int64_t P)
             memcpy(&out[j * D + c * W], x + c * T + j, std::min(W, T - j) * sizeof(float));
     return out;
 }
-// turns a row of scores into weights that sum to 1; returns the logarithm of the sum of exp(score * scale)
-static float softmax(float* s, int64_t T, int64_t P, float scale) {
-    std::fill(s + T, s + P, -1e30f);
-    vec top = vec{} - 1e30f, total = {};
-    for (int64_t j = 0; j < P; j += 16) { vec v = *(vec*)(s + j); top = v > top ? v : top; }
-    float most = top[0], sum = 0;
-    for (int l = 1; l < 16; l++) most = std::max(most, top[l]);
-    for (int64_t j = 0; j < P; j += 16) {
-        vec e = vec_exp((*(vec*)(s + j) - most) * scale);
+// Turns a row of scores into exp((score - top) * scale), top being the largest so far, and adds them to the row's sum.
+// Returns what the sum and the results so far are worth under the new top (Milakov & Gimelshein 2018).
+static float weigh(float* s, int64_t keys, float scale, float& top, float& sum) {
+    vec most = vec{} + top, total = {};
+    for (int64_t j = 0; j < keys; j += 16) { vec v = *(vec*)(s + j); most = v > most ? v : most; }
+    const float before = top;
+    for (int l = 0; l < 16; l++) top = std::max(top, most[l]);
+    for (int64_t j = 0; j < keys; j += 16) {
+        vec e = vec_exp((*(vec*)(s + j) - top) * scale);
         *(vec*)(s + j) = e; total += e;
     }
-    for (int64_t j = T; j < P; j++) total[j % 16] -= s[j];   // exp of -1e30 is not quite 0 here
-    std::fill(s + T, s + P, 0.f);
+    const float worth = std::exp((before - top) * scale);
+    sum *= worth;
     for (int l = 0; l < 16; l++) sum += total[l];
-    for (int64_t j = 0; j < P; j += 16) *(vec*)(s + j) *= 1 / sum;
-    return most * scale + std::log(sum);
+    return worth;
 }
 }
 """
 
+# Keys are taken some at a time, so that they, the scores and the results of the queries stay in the second-level cache.
 _FORWARD = r"""
     @alias(q, in0) @alias(k, in1) @alias(v, in2) @alias(out, out0) @alias(lse, out1)
     const int64_t B = q_shape0, D = q_shape1, T = q_shape2, P = (T + W - 1) / W * W;
@@ -125,17 +125,31 @@ _FORWARD = r"""
             for (int64_t b = 0; b < heads; b++) {
                 ks[b] = tiled(k_p + (g + b) * D * T, D, T, P); vs[b] = padded(v_p + (g + b) * D * T, D, T, P);
             }
-            std::vector<float> score(QUERIES * P);
+            std::vector<float> score(QUERIES * KEYS), result(QUERIES * D);
             #pragma omp for schedule(dynamic)
             for (int64_t w = 0; w < heads * blocks; w++) {
                 const int64_t b = w / blocks, i0 = w % blocks * QUERIES, n = std::min<int64_t>(QUERIES, T - i0);
                 const int64_t o = (g + b) * D * T;
-                std::fill(score.begin(), score.end(), 0.f);
-                for (int64_t j = 0; j < P; j += W)
-                    rows(n, W, D, q_p + o + i0, 1, T, &ks[b][j * D], W, &score[j], P);
-                for (int64_t i = 0; i < n; i++) lse_p[(g + b) * T + i0 + i] = softmax(&score[i * P], T, P, scale);
-                for (int64_t c = 0; c < D; c++) std::fill_n(out_p + o + c * T + i0, n, 0.f);
-                dots(n, D, P, score.data(), P, vs[b].data(), P, out_p + o + i0, 1, T);
+                float top[QUERIES], sum[QUERIES] = {}, worth[QUERIES] = {};
+                std::fill_n(top, QUERIES, -1e30f);
+                std::fill(result.begin(), result.end(), 0.f);
+                for (int64_t j0 = 0; j0 < P; j0 += KEYS) {
+                    const int64_t keys = std::min<int64_t>(KEYS, P - j0);
+                    std::fill(score.begin(), score.end(), 0.f);
+                    for (int64_t j = 0; j < keys; j += W)
+                        rows(n, W, D, q_p + o + i0, 1, T, &ks[b][(j0 + j) * D], W, &score[j], KEYS);
+                    for (int64_t i = 0; i < n; i++) {
+                        float* s = &score[i * KEYS];
+                        if (j0 + keys > T) std::fill(s + T - j0, s + keys, -1e30f);
+                        worth[i] = weigh(s, keys, scale, top[i], sum[i]);
+                    }
+                    for (int64_t c = 0; c < D; c++)
+                        for (int64_t i = 0; i < QUERIES; i++) result[c * QUERIES + i] *= worth[i];
+                    dots(n, D, keys, score.data(), KEYS, &vs[b][j0], P, result.data(), 1, QUERIES);
+                }
+                for (int64_t i = 0; i < n; i++) lse_p[(g + b) * T + i0 + i] = top[i] * scale + std::log(sum[i]);
+                for (int64_t c = 0; c < D; c++)
+                    for (int64_t i = 0; i < n; i++) out_p[o + c * T + i0 + i] = result[c * QUERIES + i] / sum[i];
             }
         }
     }
@@ -182,7 +196,7 @@ _BACKWARD = r"""
 def attention(q, k, v):
     """softmax(q^T k / sqrt(D)) applied to v, for q, k, v of shape B, D, T (fp32; B counts samples times heads).
 
-    Scores of a few queries at a time are held, never T x T. Compiled, on the CPU forward and backward, on CUDA forward;
+    Scores of some queries and keys at a time are held, never T x T. Compiled, on the CPU forward and backward, on CUDA forward;
     `attention_plain` is the same in Jittor's own operators.
     """
     if not compiled() or (jt.flags.use_cuda and not (jt.flags.no_grad and attention_cuda_supports(q))):

@@ -8,8 +8,8 @@ from jiidm.runtime import jt, nn, onednn_flags
 BLOCK = 16  # channels; oneDNN's layout for AVX-512
 
 # Winograd's F(4x4, 3x3) needs a quarter of the multiplications, but its weights are four times as large: below about
-# this many positions it saves too little for that, and far above the library has only the slower F(2x2, 3x3).
-_WINOGRAD_POSITIONS = range(96, 150_000)
+# this many positions it saves too little for that.
+_WINOGRAD_POSITIONS = 96
 
 _HEADER = r"""
 #include <dnnl.hpp>
@@ -142,7 +142,7 @@ class PackedConvolution:
             "in": channels, "out": out, "height": height, "width": width, "kernel": kernel, "stride": self.stride,
             "before": self.padding[0], "after": self.padding[1], "blocked_in": int(x.ndim == 5),
             "blocked_out": int(to_blocks),
-            "winograd": int(kernel == 3 and self.stride == 1 and height * width in _WINOGRAD_POSITIONS
+            "winograd": int(kernel == 3 and self.stride == 1 and height * width >= _WINOGRAD_POSITIONS
                             and x.ndim == 5 and to_blocks),
         }
         key = height, width, x.ndim, to_blocks

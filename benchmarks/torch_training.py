@@ -1,0 +1,75 @@
+"""Training steps of the UNet in PyTorch, as its user would write them: the yardstick for the speed of jiidm's.
+
+    python benchmarks/torch_training.py --weights unet.safetensors --inputs batch.npz
+
+prints one line of JSON. The inputs are z0, noise (N, C, H, W), t (N) and one-hot masks (N, classes, H, W) of one batch.
+A step is the squared error of epsilon, its gradients, AdamW, and the moving average of the weights; the variational
+bound of jiidm's loss is left out, for it takes less than a hundredth of a step.
+"""
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.torch_unet import VARIANTS, load_network, torch  # noqa: E402
+from jiidm.files import InputError, run_tool  # noqa: E402
+
+_EMA = 0.999
+
+
+def step_of(model, optimizer, average, z0, noise, t, mask, bf16):
+    """One step of the training; returns its loss."""
+    abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t].float()[:, None, None, None]
+    with torch.autocast(z0.device.type, torch.bfloat16, enabled=bf16):
+        output = model(abar.sqrt() * z0 + (1 - abar).sqrt() * noise, t, mask)
+    loss = ((output[:, : z0.shape[1]].float() - noise) ** 2).mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        torch._foreach_lerp_(average, list(model.parameters()), 1 - _EMA)
+    return loss.item()
+
+
+def main():
+    """Times the steps of each variant and prints the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, help="checkpoint of the UNet (safetensors)")
+    parser.add_argument("--inputs", type=Path, required=True, help=".npz file with z0, noise, t and mask")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["eager", "channels_last"], metavar="NAME")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps (default %(default)s)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before them (default %(default)s)")
+    args = parser.parse_args()
+    if args.steps < 1 or args.warmup < 0:
+        raise InputError(f"--steps {args.steps} --warmup {args.warmup}: expected at least 1 step and 0 before them")
+    with np.load(args.inputs) as file:
+        z0, noise, t, mask = (torch.from_numpy(file[name]) for name in ("z0", "noise", "t", "mask"))
+    report = {"torch": torch.__version__, "threads": torch.get_num_threads(), "variants": {}}
+    for name in args.variants:
+        memory_format, bf16 = VARIANTS[name]
+        model = load_network(args.weights).train().to(memory_format=memory_format)
+        images = [value.contiguous(memory_format=memory_format) for value in (z0, noise, mask)]
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.0)
+        average = [parameter.detach().clone() for parameter in model.parameters()]
+        seconds, losses = [], []
+        for _ in range(args.warmup + args.steps):
+            start = time.perf_counter()
+            losses.append(step_of(model, optimizer, average, images[0], images[1], t, images[2], bf16))
+            seconds.append(time.perf_counter() - start)
+        report["variants"][name] = {
+            "median_seconds": statistics.median(seconds[args.warmup :]), "first_loss": losses[0],
+            "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    run_tool(main)

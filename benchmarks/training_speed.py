@@ -1,0 +1,109 @@
+"""Seconds of a training step of the UNet: with the compiled kernels, with Jittor's own operators, and in PyTorch.
+
+    python benchmarks/training_speed.py
+
+PyTorch (pip install torch) runs in a process of its own, from the same weights and on the same batch, see
+torch_training.py; without it that line is missing.
+"""
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.loader import made_up_store  # noqa: E402
+from benchmarks.measuring import machine, peak_gb, row, write_report  # noqa: E402
+from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
+from jiidm.config import builtin_config, load_config  # noqa: E402
+from jiidm.data.latents import one_hot_batch  # noqa: E402
+from jiidm.files import InputError, run_tool  # noqa: E402
+from jiidm.kernels import plain_operators  # noqa: E402
+from jiidm.runtime import device_name, jt  # noqa: E402
+from jiidm.training.unet import UNetTrainer  # noqa: E402
+
+
+def step_seconds(trainer, steps, warmup):
+    """Median seconds of whole training steps, but for the preparation of the batch, and the loss of the first one."""
+    seconds, first = [], None
+    for step in range(warmup + steps):
+        batch = trainer.batch(0)
+        jt.sync_all(True)
+        start = time.perf_counter()
+        losses, gradients = trainer.compute(step, batch)
+        fault = trainer.watch.fault(losses, gradients)
+        if fault:
+            raise InputError(f"step {step}: {fault}; nothing is measured")
+        trainer.update(step, trainer.training.learning_rate, gradients)
+        jt.sync_all(True)
+        seconds.append(time.perf_counter() - start)
+        first = first or losses
+    return statistics.median(seconds[warmup:]), first
+
+
+def write_inputs(folder, trainer):
+    """Writes the network's weights and its first batch for the yardstick; returns the two paths."""
+    latents, labels, t, noise, keep = trainer.batch(0)
+    mask = one_hot_batch(labels, trainer.config.unet.num_classes).numpy() * keep.reshape(-1, 1, 1, 1)
+    weights, inputs = folder / "unet.safetensors", folder / "batch.npz"
+    save_checkpoint(weights, "unet", arrays_of(trainer.network), trainer.config, 0, "float32")
+    np.savez(inputs, z0=latents, noise=noise, t=t, mask=mask)
+    return weights, inputs
+
+
+def torch_steps(weights, inputs, steps, warmup):
+    """The report of torch_training.py; raises InputError where it fails."""
+    call = [sys.executable, ROOT / "benchmarks" / "torch_training.py", "--weights", weights, "--inputs", inputs,
+            "--steps", steps, "--warmup", warmup]
+    done = subprocess.run([str(part) for part in call], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"torch_training.py: {' '.join(done.stderr.split()[-40:])}")
+    return json.loads(done.stdout)
+
+
+def main():
+    """Measures and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="default", help="a name in configs/, or a YAML file")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps (default %(default)s)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before them (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
+    args = parser.parse_args()
+    if args.steps < 1 or args.warmup < 1:
+        raise InputError(f"--steps {args.steps} --warmup {args.warmup}: expected at least 1; the first one compiles")
+    config = load_config(args.config if args.config.endswith((".yaml", ".yml")) else builtin_config(args.config))
+    about = {**machine(), "device": device_name(), "batch": config.train_unet.batch}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        trainer = UNetTrainer(config, made_up_store(folder, config, 64), None, folder, [])
+        paths = write_inputs(folder, trainer)
+        start = arrays_of(trainer.network)
+        ours, losses = step_seconds(trainer, args.steps, args.warmup)
+        about["memory of this process with kernels"] = f"{peak_gb():.2f} GB"
+        rows = [row("with the kernels", ours, "s", note=f"{config.train_unet.batch / ours:.1f} samples/s")]
+        for name, parameter in trainer.network.named_parameters():
+            parameter.assign(jt.array(start[name]))
+        with plain_operators():
+            plain, plain_losses = step_seconds(trainer, args.steps, args.warmup)
+        rows.append(row("with the kernels", ours, "s", "Jittor's own operators", plain))
+        about["loss of the first step"] = f"{losses['mse']:.5f} with kernels, {plain_losses['mse']:.5f} without"
+        if importlib.util.find_spec("torch"):
+            report = torch_steps(*paths, args.steps, args.warmup)
+            about["torch"] = report["torch"]
+            for name, made in report["variants"].items():
+                about["loss of the first step"] += f", {made['first_loss']:.5f} in PyTorch"
+                rows.append(row("with the kernels", ours, "s", f"PyTorch {name}", made["median_seconds"],
+                                note=f"no variational bound; peak {made['peak_resident_bytes'] / 1e9:.2f} GB"))
+    print(write_report(args.output, "training_speed", "A training step of the UNet", rows, about))
+
+
+if __name__ == "__main__":
+    run_tool(main)
