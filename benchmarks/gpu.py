@@ -36,7 +36,8 @@ from benchmarks.gpu_timing import (  # noqa: E402
     numbers,
 )
 from benchmarks.measuring import machine, with_random_weights  # noqa: E402
-from jiidm.config import AutoencoderConfig, DiffusionConfig, UNetConfig  # noqa: E402
+from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
+from jiidm.config import AutoencoderConfig, Config, DiffusionConfig, UNetConfig  # noqa: E402
 from jiidm.data.latents import one_hot_batch  # noqa: E402
 from jiidm.diffusion.guidance import GuidedDenoiser  # noqa: E402
 from jiidm.diffusion.loss import hybrid_loss  # noqa: E402
@@ -45,12 +46,15 @@ from jiidm.diffusion.schedule import Schedule  # noqa: E402
 from jiidm.files import InputError, output_folder, run_tool, written_whole  # noqa: E402
 from jiidm.kernels import attention_cuda, group_norm_cuda, nearest_code_cuda, plain_operators  # noqa: E402
 from jiidm.kernels.attention import attention, attention_plain  # noqa: E402
+from jiidm.kernels.convolution import inference_convolution  # noqa: E402
 from jiidm.kernels.group_norm import group_norm, group_norm_plain  # noqa: E402
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain  # noqa: E402
 from jiidm.models.autoencoder import Autoencoder  # noqa: E402
+from jiidm.models.blocks import prepare  # noqa: E402
 from jiidm.models.unet import UNet  # noqa: E402
 from jiidm.runtime import cuda_reason, jt, nn, use_device  # noqa: E402
 
+STEP_FLOP = 799e9  # that remain of a guided step at full size and 96x128, see docs/performance.md
 SMALL = UNetConfig(model_channels=64, channel_mult=(1, 2, 2), attention_resolutions=(2, 4), head_channels=32)
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 random = np.random.default_rng(0)
@@ -228,6 +232,8 @@ def chain_parity(bench):
     with plain_operators():
         expected = last()
     yield Row("20 guided steps, kernels and plain", "float32", largest_error([result], [expected]), 1e-4)
+    prepare(network, inference_convolution("cuda", "bf16"))
+    yield Row("20 guided steps, bf16 and fp32", "bfloat16", largest_error([last()], [expected]), 1e-1)
 
 
 def training(bench):
@@ -247,19 +253,52 @@ def guided_steps(bench):
     """A guided step of the full-size network at 96x128, and how much of its time Python takes to describe it."""
     config, height, width = (SMALL, 24, 32) if bench.tiny else (UNetConfig(), 96, 128)
     network = with_random_weights(UNet(config))
-    for batch, joint in ((1, False), (1, True), (16, False)):
-        denoiser = GuidedDenoiser(network, random_mask(batch, height, width), height, width, joint=joint)
-        z, times = jt.array(normal(batch, config.in_channels, height, width)), []
-        for _ in range(2 + REPEATS):
-            jt.sync_all(True)
-            start = time.perf_counter()
-            denoiser(z, 500, 3.5).sync()
-            described = time.perf_counter()
-            jt.sync_all(True)
-            times.append((time.perf_counter() - start, described - start))
-        total, python = (statistics.median(part) * 1e3 for part in zip(*times[2:], strict=True))
-        yield Row(f"guided step, batch {batch}{', branches as one batch' if joint else ''}", "float32", call=total,
-                  note=f"Python {python:.1f} ms; {batch / total * 1e3:.1f} samples/s")
+    for dtype, precision in (("float32", "fp32"), ("bfloat16", "bf16")):
+        prepare(network, inference_convolution("cuda", precision))
+        for batch, joint in ((1, False), (1, True), (16, False), (16, True)):
+            denoiser = GuidedDenoiser(network, random_mask(batch, height, width), height, width, joint=joint)
+            denoiser.prepare([500])
+            total, python = timeline(denoiser, jt.array(normal(batch, config.in_channels, height, width)))
+            share = None if bench.tiny else STEP_FLOP * batch / bench.matrix_rate[dtype] / total * 1e3
+            yield Row(f"guided step, batch {batch}{', branches as one batch' if joint else ''}", dtype, call=total,
+                      ceiling=share,
+                      note=f"Python {python:.1f} ms; the paper's 640 steps: {640 * total / batch / 1e3:.1f} s an image")
+    if not bench.tiny:
+        prepare(network, None)
+        yield from torch_steps(network, height, width)
+
+
+def timeline(denoiser, z):
+    """Median milliseconds of a guided step, and of the part in which Python describes it and queues its kernels."""
+    times = []
+    for _ in range(2 + REPEATS):
+        jt.sync_all(True)
+        start = time.perf_counter()
+        denoiser(z, 500, 3.5).sync()
+        described = time.perf_counter()
+        jt.sync_all(True)
+        times.append((time.perf_counter() - start, described - start))
+    return tuple(statistics.median(part) * 1e3 for part in zip(*times[2:], strict=True))
+
+
+def torch_steps(network, height, width):
+    """The same step, twice the whole network, in PyTorch on this card, where PyTorch is installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights, given = Path(folder, "unet.safetensors"), Path(folder, "inputs.npz")
+        save_checkpoint(weights, "unet", arrays_of(network), Config(), 0, "float32")
+        for batch in (1, 16):
+            np.savez(given, z=normal(batch, 3, height, width), t=np.full(batch, 500, np.int32),
+                     mask=random_mask(batch, height, width).numpy())
+            done = subprocess.run(
+                [sys.executable, ROOT / "benchmarks" / "torch_unet.py", "--weights", weights, "--inputs", given,
+                 "--device", "cuda", "--variants", "eager", "bf16_channels_last"], stdout=subprocess.PIPE, text=True,
+                check=False)
+            if done.returncode:
+                yield Row(f"PyTorch, guided step, batch {batch}", note="not measured: no PyTorch with CUDA here")
+                continue
+            for name, variant in json.loads(done.stdout.splitlines()[-1])["variants"].items():
+                yield Row(f"PyTorch {name}, guided step, batch {batch}", "bfloat16" if "bf16" in name else "float32",
+                          call=variant["median_seconds"] * 1e3, note="two whole forwards")
 
 
 # ---- the card

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.loader import made_up_store  # noqa: E402
-from benchmarks.measuring import machine, peak_gb, row, write_report  # noqa: E402
+from benchmarks.measuring import machine, peak_gb, row, with_random_weights, write_report  # noqa: E402
 from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
 from jiidm.config import builtin_config, load_config  # noqa: E402
 from jiidm.data.latents import one_hot_batch  # noqa: E402
@@ -84,16 +84,19 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         trainer = UNetTrainer(config, made_up_store(folder, config, 64), None, folder, [])
+        with_random_weights(trainer.network)  # none stays zero: the first losses agree only where the networks do
+        trainer.network.train()
         paths = write_inputs(folder, trainer)
         start = arrays_of(trainer.network)
         ours, losses = step_seconds(trainer, args.steps, args.warmup)
         about["memory of this process with kernels"] = f"{peak_gb():.2f} GB"
-        rows = [row("with the kernels", ours, "s", note=f"{config.train_unet.batch / ours:.1f} samples/s")]
+        rows = []
         for name, parameter in trainer.network.named_parameters():
             parameter.assign(jt.array(start[name]))
         with plain_operators():
             plain, plain_losses = step_seconds(trainer, args.steps, args.warmup)
-        rows.append(row("with the kernels", ours, "s", "Jittor's own operators", plain))
+        rows.append(row("with the kernels", ours, "s", "Jittor's own operators", plain,
+                        note=f"ours: {config.train_unet.batch / ours:.1f} samples/s"))
         about["loss of the first step"] = f"{losses['mse']:.5f} with kernels, {plain_losses['mse']:.5f} without"
         if importlib.util.find_spec("torch"):
             report = torch_steps(*paths, args.steps, args.warmup)

@@ -33,8 +33,9 @@ def run_tool(main):
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
-        print(stop, file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # nobody may be reading any more
+            sys.stdout.flush()
+            print(stop, file=sys.stderr, flush=True)
         os._exit(128 + stop.signal)  # Python's own exit may wait for processes in which Jittor still compiles
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

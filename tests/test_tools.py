@@ -98,6 +98,16 @@ def test_infer_settings_reach_the_picture(folders, tmp_path):
     assert sizes == {(32, 24)}
 
 
+def test_infer_samples_as_it_is_told_and_a_small_cache_changes_nothing(folders, results, tmp_path):
+    done = infer(folders, tmp_path / "same", "--batch", "auto", "--sampler", "ddim", "--condition-cache-mb", 0)
+    assert done.returncode == 0, done.stderr
+    done = infer(folders, tmp_path / "other", "--sampler", "dpmpp", "--steps", 2, "--precision", "fp32")
+    assert done.returncode == 0, done.stderr
+    for path in results.glob("*.jpg"):
+        assert (tmp_path / "same" / path.name).read_bytes() == path.read_bytes()
+        assert (tmp_path / "other" / path.name).read_bytes() != path.read_bytes()
+
+
 def test_infer_reports_what_is_broken_and_makes_the_rest(folders, broken_test, tmp_path):
     test, names = broken_test
     labels = next(p for p in test.iterdir() if p.is_dir())
@@ -191,6 +201,9 @@ def test_infer_refuses_a_test_folder_that_is_none(folders, broken_test, tmp_path
     (("--rounds", 0), "rounds 0"),
     (("--quality", 101), "quality 101"),
     (("--batch", 0), "batch 0"),
+    (("--batch", "few"), "few: expected a number or auto"),
+    (("--steps", 3), "steps 3"),
+    (("--condition-cache-mb", -1), "condition_cache_mb -1"),
     (("--color-transfer", "sepia"), "sepia"),
     (("--checkpoint", "no-such-folder"), "no-such-folder"),
     (("--overview", "sheet"), "sheet"),

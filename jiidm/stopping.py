@@ -1,0 +1,96 @@
+"""Ctrl-C and SIGTERM in a long job: the first ends it in order, a second one ends the process at once."""
+import contextlib
+import ctypes
+import os
+import signal
+
+from jiidm.files import Stopped
+
+_SIGNALS = signal.SIGINT, signal.SIGTERM
+
+
+class _Watch:
+    """What is known of the signals of this process."""
+
+    handlers = {}  # number -> address of the handler that Python gives to the system; empty when nothing is watched
+    received = None  # the first signal that came
+    may_raise = False
+
+
+@contextlib.contextmanager
+def stoppable():
+    """Inside the block SIGINT and SIGTERM stop what runs under `interruptible`. For the main thread of a tool."""
+    # Jittor ends the process at once when a child is killed, and Ctrl-C in a terminal kills the compilers that it runs
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    libc = _signals_of_libc()
+    for number in _SIGNALS:  # even where SIGINT is ignored, as in a script's background job: `kill -INT` is meant
+        signal.signal(number, _on_signal)
+        _Watch.handlers[number] = libc.signal(number, signal.SIG_DFL)
+    _arm()
+    try:
+        yield
+    finally:
+        _Watch.handlers.clear()
+        if _Watch.received is None:  # else a further signal is to end the process, at its exit too
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def interruptible():
+    """Inside the block a signal that `stoppable` watches raises `Stopped`, at once or as soon as Python has its say.
+
+    One that came outside of such a block raises at the beginning of the next one. Without `stoppable` nothing changes.
+    """
+    if _Watch.received is None and _Watch.handlers:
+        _arm()
+    _Watch.may_raise = True
+    try:
+        _raise_if_received()
+        yield
+        _raise_if_received()  # again, for code that catches every exception
+    finally:
+        _Watch.may_raise = False
+
+
+def _raise_if_received():
+    if _Watch.received is not None:
+        raise Stopped(_Watch.received)
+
+
+def _on_signal(number, _frame):
+    _Watch.received = number
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    if _Watch.may_raise:
+        raise Stopped(number)
+
+
+def _arm():
+    """Gives each signal Python's handler for one time only: the next signal meets the system's own handling.
+
+    Python could not do that itself: while Jittor computes it holds the interpreter's lock, and no handler written in
+    Python runs before the step is done. Jittor's import sets the signals anew, so this is done again after it.
+    """
+    libc = _signals_of_libc()
+    for number, handler in _Watch.handlers.items():
+        libc.sysv_signal(number, handler)
+
+
+def _signals_of_libc():
+    libc = ctypes.CDLL(None)
+    for function in (libc.signal, libc.sysv_signal):
+        function.argtypes, function.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    return libc
+
+
+def _in_child():
+    """A process forked in the block (Jittor compiles its core in some) leaves Ctrl-C to its parent, which ends it."""
+    if _Watch.handlers:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_in_child)
