@@ -106,6 +106,10 @@ class AutoencoderTrainingConfig:
     `coarse_weight` is that of the L1 between colour means over each latent position. `anchors` names, for each latent
     channel, the colour mean that it is drawn to ("brightness", "red_green", "yellow_blue"; "" leaves it free): in short
     runs colours would else be left out of the latents.
+    `keep_last` is how many of the newest saved states are kept, besides those at multiples of `keep_every`. A step
+    whose loss or gradient is not finite, or whose reconstruction loss exceeds `loss_limit` times its running median,
+    ends the run; `skip_bad_steps` of them are left out before. `micro_batch` is how many samples are computed at a
+    time: less memory, the same result (0: the whole batch).
     Before the step `quantize_from` the decoder reads the latents themselves; at that step they are whitened, anchors
     end, and the codebook starts from latents of the photos. A codebook that starts at random (0) collapses in short
     runs. The discriminator learns from `discriminator_start` on; its part in the loss grows to full weight over
@@ -132,11 +136,20 @@ class AutoencoderTrainingConfig:
     revive_codes_every: int = 0
     save_every: int = 5000
     sheet_every: int = 5000
+    keep_last: int = 2
+    keep_every: int = 0
+    loss_limit: float = 100.0
+    skip_bad_steps: int = 0
+    micro_batch: int = 0
 
 
 @dataclass(frozen=True)
 class UNetTrainingConfig:
-    """Training of the UNet on stored latents. `decay_from` is the share of the steps after which the rate falls."""
+    """Training of the UNet on stored latents. `decay_from` is the share of the steps after which the rate falls.
+
+    `checkpoint_blocks` saves memory: the UNet's blocks are computed a second time on the way back instead of being kept
+    (a third more time, the same result). `loss_limit` is for the squared error. The others are the autoencoder's.
+    """
 
     steps: int = 266_000
     batch: int = 30
@@ -149,6 +162,12 @@ class UNetTrainingConfig:
     keep_at: tuple[int, ...] = (176_000, 266_000)
     save_every: int = 5000
     sheet_every: int = 5000
+    keep_last: int = 2
+    keep_every: int = 0
+    loss_limit: float = 100.0
+    skip_bad_steps: int = 0
+    micro_batch: int = 0
+    checkpoint_blocks: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,6 +226,10 @@ def check_training(config):
         )
     if min(first.steps, first.batch, second.steps, second.batch) < 1 or config.seed >= 2**32:
         raise InputError("steps and batch: expected at least 1; seed: expected less than 2**32")
+    if min(first.keep_last, second.keep_last) < 1:
+        raise InputError("keep_last: expected at least 1, the newest state")
+    if any(0 < limit <= 1 for limit in (first.loss_limit, second.loss_limit)):
+        raise InputError("loss_limit: expected more than 1 times the median, or 0 for no limit")
     if first.quantize_from >= first.steps:
         raise InputError(
             f"train_autoencoder.quantize_from {first.quantize_from}: expected less than the {first.steps} steps"

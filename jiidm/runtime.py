@@ -33,6 +33,7 @@ def _settings():
         wanted, reason = cuda_settings()
     wanted["FIX_TORCH_ERROR"] = "0"  # else Jittor imports torch wherever it is installed
     wanted["log_silent"] = "1"  # hides information and warnings, not errors
+    wanted["JPY_PARENT_PID"] = str(os.getppid())  # else Jittor takes Ctrl-C over, and ends the process with code 1
     wanted["python_config_path"] = python_config()
     if "OMPI_COMM_WORLD_SIZE" not in os.environ:
         wanted["use_mpi"] = "0"  # else a broken mpicc on PATH stops the import

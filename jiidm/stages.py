@@ -1,4 +1,8 @@
 """The stages of a training run, in one folder."""
+import contextlib
+import re
+from pathlib import Path
+
 from jiidm.checkpoint import load_checkpoint, load_into, save_checkpoint
 from jiidm.config import check_config, check_training
 from jiidm.data.folder import TrainingFolder
@@ -8,64 +12,99 @@ from jiidm.files import InputError, output_folder
 from jiidm.inference.ensemble import average, ensemble_weights
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.runtime import announce_compilation, use_device
+from jiidm.stopping import interruptible
 from jiidm.training.autoencoder import AutoencoderTrainer
+from jiidm.training.claim import claimed
+from jiidm.training.plan import plan
+from jiidm.training.processes import count, is_first, wait_for_all
+from jiidm.training.saved import saved_states, state_path
 from jiidm.training.unet import UNetTrainer
+
+
+def checked_run(config, device="auto"):
+    """Chooses the device; raises InputError where a `Config` cannot be trained."""
+    check_config(config)
+    check_training(config)
+    schedule = Schedule(config.diffusion)
+    for settings in config.inference.rounds:  # told now, not after the autoencoder's hours
+        schedule.check_start(settings.respacing, settings.start)
+    use_device(device)
+    smallest = min(config.train_autoencoder.batch, config.train_unet.batch)
+    if smallest < count():
+        raise InputError(f"batch {smallest}: fewer samples than the {count()} processes; start fewer processes")
+
+
+def plan_of(config, data, device="auto"):
+    """What a training of `config` on the folder `data` takes, as lines of text; writes nothing."""
+    checked_run(config, device)
+    with announce_compilation("the training's plan"):
+        return plan(config, TrainingFolder(data))
 
 
 class Stages:
     """Autoencoder, latents, UNet and export of `config`, from the photos of the folder `data`, in the folder `run`.
 
-    With `resume` a stage that is finished is left as it is and an interrupted one goes on where it was last saved;
-    without, `run` must not hold a run yet.
+    resume: None, and `run` must not hold a run yet; "auto" (or True), and a stage that is finished is left as it is and
+    an interrupted one goes on from its newest state that is whole; or the path or, for a single stage, the step of a
+    state to go on from. Several processes (mpirun) train together; the first one does what is not training.
     """
 
-    def __init__(self, config, data, run, validation=None, resume=False, device="auto", average=False):
-        check_config(config)
-        check_training(config)
-        schedule = Schedule(config.diffusion)
-        for settings in config.inference.rounds:  # told now, not after the autoencoder's hours
-            schedule.check_start(settings.respacing, settings.start)
-        use_device(device)
-        self.config, self.resume, self.average = config, resume, average
+    def __init__(self, config, data, run, validation=None, resume=None, device="auto", average=False):
+        checked_run(config, device)
+        self.config, self.resume, self.average = config, "auto" if resume is True else resume or None, average
         if resume and not run.is_dir():
             raise InputError(f"{run}: no such run to resume; leave out --resume to start it")
+        if not re.fullmatch(r"None|auto|\d+|(autoencoder|unet)-state.*\.safetensors", Path(str(self.resume)).name):
+            raise InputError(f"--resume {resume}: expected auto, the step of a state, or the path of one "
+                             f"(STAGE-state-STEP.safetensors)")
         self.folder = TrainingFolder(data)
         self.validation = TrainingFolder(validation) if validation else None
         self.run = output_folder(run)
 
+    def claimed(self):
+        """A context in which no other process may train in the run folder; see `jiidm.training.claim`."""
+        return claimed(self.run) if is_first() else contextlib.nullcontext()
+
     def autoencoder(self):
         """Trains the autoencoder: `autoencoder.safetensors`."""
-        if self._finished("autoencoder.safetensors", "autoencoder-state.safetensors"):
-            return
-        with announce_compilation("the training of the autoencoder"):
-            AutoencoderTrainer(self.config, self.folder, self.run, self.validation).fit(self.resume)
+        needed, source = self._start("autoencoder", "autoencoder.safetensors")
+        if needed:
+            with announce_compilation("the training of the autoencoder"):
+                AutoencoderTrainer(self.config, self.folder, self.run, self.validation).fit(source)
+            wait_for_all()
 
     def latents(self):
         """Encodes all photos and their mirror images: `latents/`."""
         network, path = self._trained_autoencoder(), self.run / "latents"
         about = description(network, self.folder, self.config)
-        if self._finished("latents/latents.json") and LatentStore(path).about == about:
-            return
-        with announce_compilation("the encoder"):
-            write_latents(path, network, self.folder, self.config)
+        needed, _ = self._start("latents", "latents/latents.json")
+        if is_first() and (needed or LatentStore(path).about != about):
+            with announce_compilation("the encoder"), interruptible():
+                write_latents(path, network, self.folder, self.config)
+        wait_for_all()
 
     def unet(self):
         """Trains the UNet on the stored latents: `unet-STEP.safetensors`."""
-        if self._finished(f"unet-{self.config.train_unet.steps:07d}.safetensors", "unet-state.safetensors"):
+        needed, source = self._start("unet", f"unet-{self.config.train_unet.steps:07d}.safetensors")
+        if not needed:
             return
         network, store = self._trained_autoencoder(), LatentStore(self.run / "latents")
         if store.about != description(network, self.folder, self.config):
             raise InputError(
                 f"{self.run / 'latents'}: is of another autoencoder, size or data folder; run the latents stage again"
             )
+        photos = [self.folder.photo_path(name).name for name in self.folder.names]
         with announce_compilation("the training of the UNet"):
-            UNetTrainer(self.config, store, network, self.run).fit(self.resume)
+            UNetTrainer(self.config, store, network, self.run, photos).fit(source)
+        wait_for_all()
 
     def export(self):
         """Writes what inference needs, in half precision, into `weights/`: the autoencoder and the kept UNets.
 
         With `average` the UNets' mean, the paper's model ensemble, is written in place of each of them.
         """
+        if not is_first():
+            return
         folder, steps = output_folder(self.run / "weights"), self.config.train_unet.keep_at
         made = load_checkpoint(self.run / "autoencoder.safetensors", "autoencoder")
         save_checkpoint(folder / "autoencoder.safetensors", made.kind, made.tensors, made.config, made.step)
@@ -79,12 +118,31 @@ class Stages:
                 name = f"unet-{made.step:07d}.safetensors"
                 save_checkpoint(folder / name, made.kind, made.tensors, made.config, made.step)
 
-    def _finished(self, result, state=None):
-        """Whether a stage has left its result; raises InputError when it, or its state, is there without `resume`."""
-        for path in (self.run / name for name in (result, state) if name):
-            if path.exists() and not self.resume:
-                raise InputError(f"{path}: exists already; add --resume to go on, or choose another run folder")
-        return (self.run / result).exists()
+    def _start(self, stage, result):
+        """Whether a stage must still run, and from which state; raises InputError when it, or its result, is there
+        without `resume`."""
+        result = self.run / result
+        found = [path for path in (result, *(path for _, path in saved_states(self.run, stage))) if path.exists()]
+        if found and not self.resume:
+            raise InputError(f"{found[0]}: exists already; add --resume to go on, or choose another run folder")
+        named = self._named_state(stage)
+        needed = named is not None or not result.exists()
+        wait_for_all()  # all have looked before the first one writes
+        return needed, named or self.resume and "auto"
+
+    def _named_state(self, stage):
+        """The path of the state that `resume` names, None when it names none of this stage."""
+        text = str(self.resume)
+        if text.isdigit() and stage != "latents":
+            path = state_path(self.run, stage, int(text))
+        elif Path(text).name.startswith(f"{stage}-state"):
+            path = Path(text)
+        else:
+            return None
+        if not path.is_file():
+            steps = ", ".join(str(step) for step, _ in saved_states(self.run, stage)) or "none"
+            raise InputError(f"{path}: no such state; the saved steps in {self.run} are: {steps}")
+        return path
 
     def _trained_autoencoder(self):
         checkpoint = load_checkpoint(self.run / "autoencoder.safetensors", "autoencoder")

@@ -17,7 +17,7 @@ from jiidm.config import (
     UNetConfig,
     UNetTrainingConfig,
 )
-from jiidm.data.folder import write_training_folder
+from jiidm.data.folder import TrainingFolder, write_training_folder
 from jiidm.data.latents import LatentStore, one_hot_batch
 from jiidm.data.synthetic import draw_landscape
 from jiidm.models.autoencoder import Autoencoder
@@ -25,6 +25,8 @@ from jiidm.models.unet import UNet
 from jiidm.runtime import jt
 from jiidm.stages import Stages
 from jiidm.training.autoencoder import (
+    AutoencoderTrainer,
+    adaptive_weight,
     anchor_loss,
     coarse_loss,
     color_means,
@@ -35,6 +37,7 @@ from jiidm.training.autoencoder import (
 )
 from jiidm.training.ema import EMA
 from jiidm.training.state import batch_indices, learning_rate
+from jiidm.training.unet import UNetTrainer
 
 CONFIG = Config(
     image=ImageConfig(64, 48),
@@ -69,9 +72,10 @@ def run(data, tmp_path_factory):
 
 def test_a_run_leaves_checkpoints_tables_and_sheets(run):
     assert {p.name for p in run.iterdir()} == {
-        "autoencoder.safetensors", "autoencoder-latest.safetensors", "autoencoder-state.safetensors", "autoencoder.csv",
-        "autoencoder-0000006.jpg", "latents", "unet-0000003.safetensors", "unet-0000006.safetensors",
-        "unet-state.safetensors", "unet.csv", "unet-0000006.jpg",
+        "autoencoder.safetensors", "autoencoder-latest.safetensors", "autoencoder-state-0000004.safetensors",
+        "autoencoder-state-0000006.safetensors", "autoencoder.csv", "autoencoder-0000006.jpg", "latents",
+        "unet-0000003.safetensors", "unet-0000006.safetensors", "unet-state-0000003.safetensors",
+        "unet-state-0000006.safetensors", "unet.csv", "unet-0000006.jpg",
     }
     assert load_checkpoint(run / "unet-0000003.safetensors", "unet").config == CONFIG
     columns, row = (run / "unet.csv").read_text().splitlines()
@@ -81,14 +85,14 @@ def test_a_run_leaves_checkpoints_tables_and_sheets(run):
 
 def interrupted(trainer, last):
     """Makes a trainer stop, as if killed, before step `last`."""
-    step = trainer._step
+    begin = trainer.begin
 
-    def until(number, batch, rate):
-        if number == last:
+    def until(step):
+        if step == last:
             raise KeyboardInterrupt
-        return step(number, batch, rate)
+        begin(step)
 
-    trainer._step = until
+    trainer.begin = until
     return trainer
 
 
@@ -128,6 +132,8 @@ def test_a_run_folder_is_not_overwritten_and_resumes_only_with_its_configuration
     ("train_autoencoder", {"anchors": ("blue",)}, "blue"),
     ("train_unet", {"batch": 0}, "at least 1"),
     ("train_unet", {"keep_at": (3, 5)}, "keep_at"),
+    ("train_unet", {"keep_last": 0}, "keep_last"),
+    ("train_autoencoder", {"loss_limit": 0.5}, "loss_limit"),
     ("image", {"width": 66}, "width 66"),
     ("unet", {"in_channels": 4}, "in_channels 4"),
     ("unet", {"channel_mult": ()}, "channel_mult"),
@@ -147,6 +153,54 @@ def test_an_impossible_configuration_is_refused_before_anything_starts(data, tmp
 def test_channels_that_do_not_divide_are_refused(settings, words):
     with pytest.raises(InputError, match=words):
         UNet(dataclasses.replace(CONFIG.unet, **settings))
+
+
+def trainer_of(stage, data, run, **settings):
+    """A trainer on the finished run's data, with weights that are nowhere zero."""
+    section = f"train_{stage}"
+    config = dataclasses.replace(CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **settings)})
+    folder = TrainingFolder(data)
+    if stage == "autoencoder":
+        trainer = AutoencoderTrainer(config, folder, run)
+    else:
+        trainer = UNetTrainer(config, LatentStore(run / "latents"), None, run, folder.names)
+    random = np.random.default_rng(1)
+    for parameter in trainer.network.parameters():
+        if not parameter.numpy().any():
+            parameter.assign(jt.array(random.normal(0, 0.05, parameter.shape).astype(np.float32)))
+    return trainer
+
+
+@pytest.mark.parametrize("stage, settings", [
+    ("unet", {"checkpoint_blocks": True}), ("unet", {"micro_batch": 2}), ("autoencoder", {"micro_batch": 1}),
+    ("unet", {"checkpoint_blocks": True, "micro_batch": 1}),
+])
+def test_less_memory_gives_the_same_losses_and_gradients(run, data, stage, settings):
+    found = []
+    for each in ({}, settings):
+        trainer = trainer_of(stage, data, run, **each)
+        losses, gradients = trainer.compute(5, trainer.batch(5))
+        found.append((losses, [dict(zip(g.names, g.values, strict=True)) for g in gradients]))
+    (losses, plain), (same, other) = found
+    assert same == pytest.approx(losses, rel=1e-5, abs=1e-7)
+    for first, second in zip(plain, other, strict=True):
+        biggest = max(np.abs(value.numpy()).max() for value in first.values())
+        for name, value in first.items():
+            assert np.abs(value.numpy() - second[name].numpy()).max() < 1e-5 * biggest, name
+
+
+def test_recomputed_blocks_train_as_kept_ones(run, data):
+    weights = []
+    for blocks in (False, True):
+        trainer = trainer_of("unet", data, run, checkpoint_blocks=blocks)
+        for step in range(3):
+            _, gradients = trainer.compute(step, trainer.batch(step))
+            trainer.update(step, 1e-3, gradients)
+        weights.append(arrays_of(trainer.network))
+        with jt.no_grad():
+            assert all(np.isfinite(loss.item()) for loss in trainer._losses(*trainer.batch(9)))
+    for name, value in weights[0].items():
+        assert np.abs(value - weights[1][name]).max() < 1e-4, name
 
 
 def test_latents_of_other_data_are_made_anew(run, data, tmp_path):
@@ -221,6 +275,12 @@ def test_losses_on_hand_computed_cases():
     np.testing.assert_allclose(by_z.numpy().ravel(), [1, 2])
     np.testing.assert_allclose(by_codes.numpy().ravel(), [-0.25, -0.5])
     assert hinge_loss(jt.array([2.0, 0.5]), jt.array([-3.0, 0.0])).item() == pytest.approx(0.5 * (0.25 + 0.5))
+
+
+def test_the_adversarys_weight_is_the_ratio_of_two_norms():
+    first, second = jt.array(np.full((2, 2, 1, 1), 3, np.float32)), jt.array(np.full((2, 2, 1, 1), 2, np.float32))
+    assert adaptive_weight(first, second) == pytest.approx(6 / (4 + 1e-4))
+    assert adaptive_weight(first, 0 * second) == 1e4
 
 
 def test_ema_follows_its_formula_and_leaves_the_weights_trainable():

@@ -1,9 +1,16 @@
 """Trains the networks of IIDM from a folder in the contest's layout: autoencoder, store of latents,
-UNet, and the export of the weights that inference needs."""
+UNet, and the export of the weights that inference needs.
+
+Several processes: mpirun -np N python tools/train.py ... with the same result, but for rounding.
+"""
 import argparse
+import os
+import sys
+import time
+import traceback
 from pathlib import Path
 
-from jiidm.files import run_tool
+from jiidm.files import InputError, run_tool
 
 STAGES = ("autoencoder", "latents", "unet", "export")
 
@@ -16,22 +23,72 @@ def main():
     parser.add_argument("--data", required=True, type=Path, help="folder with imgs/ and labels/")
     parser.add_argument("--run", required=True, type=Path, help="folder for checkpoints, tables and sheets")
     parser.add_argument("--validation", type=Path, help="folder of held-out photos for the autoencoder's sheets")
-    parser.add_argument("--resume", action="store_true", help="go on from the last saved step of --run")
+    parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|STEP|PATH",
+                        help="go on from the newest whole state of --run (auto, the default), or from that of a step "
+                             "or a file; newer ones are set aside as NAME.aside")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="print parameters, memory, disk and hours, from a few steps that write nothing")
     parser.add_argument("--average", action="store_true", help="export the mean of the kept UNets as one checkpoint")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     args = parser.parse_args()
+    if args.resume and args.resume.isdigit() and args.stage not in ("autoencoder", "unet"):
+        raise InputError(f"--resume {args.resume}: a step of which stage? Run autoencoder or unet alone, or give the "
+                         f"state's file")
 
-    from jiidm.config import builtin_config, load_config
-    from jiidm.stages import Stages
+    from jiidm.stopping import stoppable
 
-    path = args.config if args.config.endswith((".yaml", ".yml")) else builtin_config(args.config)
-    stages = Stages(load_config(path), args.data, args.run, args.validation, args.resume, args.device, args.average)
-    for stage in STAGES:
-        if args.stage in ("all", stage):
-            getattr(stages, stage)()
-    if args.stage in ("all", "export"):
+    with stoppable():
+        from jiidm.config import builtin_config, load_config
+        from jiidm.stages import Stages, plan_of
+        from jiidm.training.processes import is_first
+
+        path = args.config if args.config.endswith((".yaml", ".yml")) else builtin_config(args.config)
+        config = load_config(path)
+        if args.dry_run:
+            lines = plan_of(config, args.data, args.device)
+            if is_first():
+                print("\n".join(lines))
+            return
+        stages = Stages(config, args.data, args.run, args.validation, args.resume, args.device, args.average)
+        with stages.claimed():
+            for stage in STAGES:
+                if args.stage in ("all", stage):
+                    getattr(stages, stage)()
+    if args.stage in ("all", "export") and is_first():
         print(f"weights for tools/infer.py --checkpoint: {args.run / 'weights'}")
 
 
+def run_processes():
+    """`main` as one of several processes (mpirun) or alone: what fails in one of them ends all, with its exit code.
+
+    MPI's own end waits for every process, and the others may be waiting for this one; so it leaves without it, and
+    mpirun ends the others.
+    """
+    def patient():
+        try:
+            return main()
+        except BaseException:
+            if _rank():
+                time.sleep(2)  # what fails everywhere alike is said by the first process alone
+            raise
+
+    try:
+        run_tool(patient)
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else 1
+        if _rank() is None or not code:
+            raise
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+
+def _rank():
+    """This process's number under mpirun; None without, or where Jittor has not come to be imported."""
+    jittor = sys.modules.get("jittor")
+    return jittor.rank if getattr(jittor, "in_mpi", False) else None
+
+
 if __name__ == "__main__":
-    run_tool(main)
+    run_processes()

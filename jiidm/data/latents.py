@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from jiidm.data.folder import fit_labels, fit_photo
+from jiidm.data.loader import Loader
+from jiidm.data.views import load_pairs, whole_view
 from jiidm.files import InputError, output_folder, written_whole
 from jiidm.labels import NO_CLASS
 from jiidm.pictures import from_pixels
@@ -56,16 +57,20 @@ def write_latents(path, network, folder, config):
     (path / "latents.json").unlink(missing_ok=True)
     count, height, width = 2 * len(folder), image.height // factor, image.width // factor
     channels = network.quantize.embedding.weight.shape[1]
-    with written_whole(path / "latents.npy") as latents_path, written_whole(path / "labels.npy") as labels_path:
+    starts, view = range(0, len(folder), _BATCH), whole_view(image.width, image.height)
+
+    def pairs_of(number):
+        names = folder.names[starts[number] : starts[number] + _BATCH]
+        return load_pairs(folder, names, [view] * len(names), config.unet.num_classes)
+
+    with written_whole(path / "latents.npy") as latents_path, written_whole(path / "labels.npy") as labels_path, \
+            Loader(pairs_of, 0, len(starts)) as pairs:
         latents = np.lib.format.open_memmap(latents_path, "w+", np.float32, (count, channels, height, width))
         labels = np.lib.format.open_memmap(labels_path, "w+", np.uint8, (count, height, width))
-        for start in tqdm(range(0, len(folder), _BATCH), "latents", unit="batch", dynamic_ncols=True):
-            names = folder.names[start : start + _BATCH]
-            photos = np.stack([fit_photo(folder.photo(n), image.width, image.height) for n in names])
-            maps = [folder.labels(n, config.unet.num_classes) for n in names]
-            masks = np.stack([fit_labels(m, image.width, image.height) for m in maps])
+        bar = tqdm(starts, "latents", unit="batch", dynamic_ncols=True)
+        for first, (photos, masks) in zip(bar, pairs, strict=True):
             for i, mirror in enumerate((slice(None), slice(None, None, -1))):
-                rows = slice(2 * start + i, 2 * (start + len(names)), 2)
+                rows = slice(2 * first + i, 2 * (first + len(photos)), 2)
                 with jt.no_grad():
                     latents[rows] = network.encode(jt.array(from_pixels(photos[:, :, mirror]))).numpy()
                 labels[rows] = masks[:, :, mirror][:, ::factor, ::factor]

@@ -2,6 +2,8 @@
 
 The perceptual term of the literature is left out: it needs the weights of another network.
 """
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image
 
@@ -14,12 +16,16 @@ from jiidm.models.blocks import downsample_average
 from jiidm.models.discriminator import PatchDiscriminator
 from jiidm.pictures import from_pixels, sheet_of, to_pixels
 from jiidm.runtime import jt, nn
+from jiidm.stopping import interruptible
 from jiidm.training.ema import EMA
+from jiidm.training.gradients import Gradients, parts
 from jiidm.training.loop import train_loop
+from jiidm.training.processes import added, all_added, copy_of_first, is_first, joined, own_share
+from jiidm.training.saved import flush_folder
 from jiidm.training.state import TrainingState, batch_indices, step_generator
+from jiidm.training.watch import Watch
 
 CROPS, NEW_CODES = 1, 2  # purposes of random numbers
-COLUMNS = ("reconstruction", "codebook", "generator", "discriminator", "codes_used")
 SHEET_PHOTOS = 8
 
 
@@ -54,10 +60,11 @@ def anchor_loss(x, z, anchors, factor):
     return sum(jt.abs(z[:, i] - 4 * means[name]).mean() for i, name in enumerate(anchors) if name)
 
 
-def adaptive_weight(reconstruction, generator, last_layer):
-    """Ratio of both losses' gradient norms at the decoder's last layer, at most 1e4 (Esser et al. 2021, eq. 7)."""
-    norms = [jt.grad(loss, last_layer, retain_graph=True).norm() for loss in (reconstruction, generator)]
-    return jt.clamp(norms[0] / (norms[1] + 1e-4), 0, 1e4).detach()
+def adaptive_weight(reconstruction, generator):
+    """Ratio of the norms of two losses' gradients (Vars) at the decoder's last layer, at most 1e4 (Esser et al. 2021,
+    eq. 7), a number."""
+    norms = [float(np.linalg.norm(gradient.numpy())) for gradient in (reconstruction, generator)]
+    return min(norms[0] / (norms[1] + 1e-4), 1e4)
 
 
 def hinge_loss(real, fake):
@@ -65,13 +72,32 @@ def hinge_loss(real, fake):
     return 0.5 * (nn.relu(1 - real).mean() + nn.relu(1 + fake).mean())
 
 
+@dataclass(frozen=True)
+class _Forward:
+    """What a part of a batch gives: the Vars that the losses are made of."""
+
+    reconstruction: jt.Var
+    codebook: jt.Var
+    base: jt.Var  # the loss but for the adversary's part
+    generator: jt.Var
+    recon: jt.Var
+    z: jt.Var
+    index: jt.Var
+
+
 class AutoencoderTrainer:
-    """Trains `config.autoencoder` on the photos of a `TrainingFolder`, in the folder `run`."""
+    """Trains `config.autoencoder` on the photos of a `TrainingFolder`, in the folder `run`.
+
+    For `train_loop`; see there for what the methods do.
+    """
+
+    columns = ("reconstruction", "codebook", "generator", "discriminator", "codes_used")
+    keep = ()
 
     def __init__(self, config, folder, run, validation=None):
         self.config, self.folder, self.run = config, folder, run
         self.training = config.train_autoencoder
-        jt.set_global_seed(config.seed)
+        jt.set_global_seed(config.seed, False)
         self.network = Autoencoder(config.autoencoder)
         self.discriminator = PatchDiscriminator(
             self.training.discriminator_channels, self.training.discriminator_layers
@@ -80,9 +106,9 @@ class AutoencoderTrainer:
         adam = {"eps": 1e-8, "betas": (0.5, 0.9)}
         self.optimizer = jt.optim.AdamW(self.network.parameters(), self.training.learning_rate, **adam)
         self.adversary = jt.optim.AdamW(self.discriminator.parameters(), self.training.learning_rate, **adam)
-        self.state = TrainingState(
-            run / "autoencoder-state.safetensors", config, ("image", "autoencoder", "train_autoencoder")
-        )
+        self.watch = Watch(self.training.loss_limit, self.training.skip_bad_steps)
+        sections = ("image", "autoencoder", "train_autoencoder")
+        self.state = TrainingState(run, "autoencoder", config, sections, self.watch)
         self.state.add_module("network", self.network)
         self.state.add_module("discriminator", self.discriminator)
         self.state.add_ema("ema", self.ema)
@@ -94,63 +120,113 @@ class AutoencoderTrainer:
         names = [shown.names[i] for i in np.linspace(0, len(shown) - 1, SHEET_PHOTOS).astype(int)]
         self.shown = [self._photo(shown, name) for name in names]
 
-    def fit(self, resume=False):
+    def fit(self, resume=None):
         """Trains to the configured number of steps and writes `autoencoder.safetensors`: the averaged weights, with
-        latents normalised over the training photos. Savings in between go to `autoencoder-latest.safetensors`."""
-        train_loop(
-            "autoencoder", self.training, self.state, self._batch, self._step, self._save, self._sheet, COLUMNS, resume
-        )
-        self.ema.swap()
-        latents = self._latents()
-        normalise_latents(self.network, latents.mean(0), np.sqrt(latents.var(0).mean()))
-        save_checkpoint(
-            self.run / "autoencoder.safetensors", "autoencoder", arrays_of(self.network), self.config,
-            self.training.steps, "float32",
-        )
+        latents normalised over the training photos. Savings in between go to `autoencoder-latest.safetensors`.
+        resume: as for `TrainingState.resume`."""
+        train_loop(self, resume)
+        if is_first():
+            with interruptible():
+                self.ema.swap()
+                latents = self._latents()
+                normalise_latents(self.network, latents.mean(0), np.sqrt(latents.var(0).mean()))
+                save_checkpoint(
+                    self.run / "autoencoder.safetensors", "autoencoder", arrays_of(self.network), self.config,
+                    self.training.steps, "float32",
+                )
+                flush_folder(self.run)
 
     def _photo(self, folder, name):
         return fit_photo(folder.photo(name), self.config.image.width, self.config.image.height)
 
-    def _batch(self, step):
-        random = step_generator(self.config.seed, step, CROPS)
-        crop, pictures = self.training.crop, []
-        for i in batch_indices(self.config.seed, step, self.training.batch, len(self.folder)):
-            photo = self._photo(self.folder, self.folder.names[i])
-            y, x = (random.integers(0, side - crop + 1) for side in photo.shape[:2])
-            part = photo[y : y + crop, x : x + crop]
-            pictures.append(part[:, ::-1] if random.random() < 0.5 else part)
+    def _indices(self, step):
+        return batch_indices(self.config.seed, step, self.training.batch, len(self.folder))
+
+    def names(self, step):
+        return [self.folder.photo_path(self.folder.names[i]).name for i in self._indices(step)]
+
+    def batch(self, step):
+        random, image, crop = step_generator(self.config.seed, step, CROPS), self.config.image, self.training.crop
+        indices = self._indices(step)
+        draws = [  # for the whole batch: they do not depend on the number of processes
+            (random.integers(0, image.height - crop + 1), random.integers(0, image.width - crop + 1), random.random())
+            for _ in indices
+        ]
+        own, pictures = own_share(len(indices)), []
+        for i, (y, x, side) in zip(indices[own], draws[own], strict=True):
+            part = self._photo(self.folder, self.folder.names[i])[y : y + crop, x : x + crop]
+            pictures.append(part[:, ::-1] if side < 0.5 else part)
         return from_pixels(np.stack(pictures))
 
-    def _step(self, step, batch, rate):
-        x = jt.array(batch)
-        self.optimizer.lr = self.adversary.lr = rate
-        quantize = step >= self.training.quantize_from
+    def begin(self, step):
         if step and step == self.training.quantize_from:
             self._start_quantizing(step)
+            copy_of_first([*self.network.parameters(), *self.ema.average.values()])
+
+    def compute(self, step, batch):
+        adversarial = step >= self.training.discriminator_start
+        own = Gradients((name for name, _ in self.network.named_parameters()), self.optimizer)
+        others = Gradients((f"discriminator.{name}" for name, _ in self.discriminator.named_parameters()),
+                           self.adversary)
+        pieces = parts(self.training.batch, self.training.micro_batch)
+        # one part is kept from here to the gradients; of several each is computed again, to save memory
+        made = [self._forward(step, batch[pieces[0][0]])] if len(pieces) == 1 else None
+        weight = self._adversary_weight(step, batch, pieces, made) if adversarial else 0.0
+        sums, codes, latents = np.zeros(4), [], []
+        for part, share in pieces:
+            forward = made[0] if made else self._forward(step, batch[part])
+            loss, discriminator = forward.base, jt.zeros(1)
+            if adversarial:
+                loss = loss + weight * forward.generator
+                scores = (self.discriminator(v) for v in (jt.array(batch[part]), forward.recon.detach()))
+                discriminator = share * hinge_loss(*scores)
+            losses = [share * v for v in (forward.reconstruction, forward.codebook, forward.generator)]
+            own.add(share * loss, [*losses, discriminator, forward.recon, forward.z, forward.index])
+            if adversarial:
+                others.add(discriminator)
+            sums += [loss.item() for loss in (*losses, discriminator)]
+            codes.append(forward.index.numpy().ravel()), latents.append(forward.z.numpy())
+        gradients = [own, others] if adversarial else [own]
+        for each in gradients:
+            each.complete()
+        quantize = step >= self.training.quantize_from
+        self.found = (np.concatenate(codes), np.concatenate(latents)) if quantize else None
+        losses = dict(zip(self.columns[:-1], added(sums).tolist(), strict=True))
+        return {**losses, "codes_used": self._share_of_codes() if quantize else 0.0}, gradients
+
+    def _forward(self, step, batch):
+        x, training, factor = jt.array(batch), self.training, self.config.autoencoder.factor
+        quantize = step >= training.quantize_from
         recon, z, codes, index = self.network(x, quantize)
         reconstruction, codebook = jt.abs(x - recon).mean(), quantizer_loss(z, codes)
-        loss = reconstruction + (self.training.codebook_weight * codebook if quantize else 0)
-        if self.training.coarse_weight:
-            loss = loss + self.training.coarse_weight * coarse_loss(x, recon, self.config.autoencoder.factor)
-        if any(self.training.anchors) and not quantize:
-            anchored = anchor_loss(x, z, self.training.anchors, self.config.autoencoder.factor)
-            loss = loss + self.training.anchor_weight * anchored
-        generator = discriminator = jt.zeros(1)
-        if step >= self.training.discriminator_start:
-            generator = -self.discriminator(recon).mean()
-            weight = adaptive_weight(reconstruction, generator, self.network.decoder.conv_out.weight)
-            ramp = min(1.0, (step - self.training.discriminator_start + 1) / max(1, self.training.discriminator_ramp))
-            loss = loss + ramp * self.training.discriminator_weight * weight * generator
-        self.optimizer.step(loss)
-        if step >= self.training.discriminator_start:
-            discriminator = hinge_loss(self.discriminator(x), self.discriminator(recon.detach()))
-            self.adversary.step(discriminator)
+        base = reconstruction + (training.codebook_weight * codebook if quantize else 0)
+        if training.coarse_weight:
+            base = base + training.coarse_weight * coarse_loss(x, recon, factor)
+        if any(training.anchors) and not quantize:
+            base = base + training.anchor_weight * anchor_loss(x, z, training.anchors, factor)
+        adversarial = step >= training.discriminator_start
+        generator = -self.discriminator(recon).mean() if adversarial else jt.zeros(1)
+        return _Forward(reconstruction, codebook, base, generator, recon, z, index)
+
+    def _adversary_weight(self, step, batch, pieces, made):
+        """The factor of the generator's loss, from the gradients of the whole batch at the decoder's last layer."""
+        last, sums = self.network.decoder.conv_out.weight, None
+        for part, share in pieces:
+            forward = made[0] if made else self._forward(step, batch[part])
+            losses = forward.reconstruction, forward.generator
+            values = [share * jt.grad(loss, last, retain_graph=True).detach() for loss in losses]
+            sums = values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
+            jt.sync(sums)
+        ratio = adaptive_weight(*all_added(sums))
+        ramp = min(1.0, (step - self.training.discriminator_start + 1) / max(1, self.training.discriminator_ramp))
+        return ramp * self.training.discriminator_weight * ratio
+
+    def update(self, step, rate, gradients):
+        for each in gradients:
+            each.apply(rate)
         self.ema.update(step)
-        used = self._count_codes(step, index, z) if quantize else 0.0
-        return {
-            "reconstruction": reconstruction, "codebook": codebook, "generator": generator,
-            "discriminator": discriminator, "codes_used": used,
-        }
+        if self.found is not None:
+            self._count_codes(step)
 
     def _start_quantizing(self, step):
         """Whitens the latents, so that the codebook serves all their directions alike, and fills it with latents."""
@@ -171,17 +247,22 @@ class AutoencoderTrainer:
             rows.append(z[0].reshape(len(z[0]), -1).T)
         return np.concatenate(rows).astype(np.float64)
 
-    def _count_codes(self, step, index, z):
-        """Share of the codes used since the last revival; every so often codes without use move to latents."""
-        counts = self.usage.numpy() + np.bincount(index.numpy().ravel(), minlength=self.usage.shape[0])
-        share = float((counts > 0).mean())
-        every = self.training.revive_codes_every
+    def _counts_of_codes(self):
+        index = self.found[0]
+        return self.usage.numpy() + added(np.bincount(index, minlength=self.usage.shape[0]))
+
+    def _share_of_codes(self):
+        """Share of the codes used since the last revival."""
+        return float((self._counts_of_codes() > 0).mean())
+
+    def _count_codes(self, step):
+        """Notes the codes used by a step; every so often codes without use move to latents of it."""
+        counts, every = self._counts_of_codes(), self.training.revive_codes_every
         if every and step % every == 0:
-            rows = z.numpy().transpose(0, 2, 3, 1).reshape(-1, z.shape[1])
-            self._renew_codes(step, rows, np.flatnonzero(counts == 0))
+            z = joined(self.found[1], self.training.batch)
+            self._renew_codes(step, z.transpose(0, 2, 3, 1).reshape(-1, z.shape[1]), np.flatnonzero(counts == 0))
             counts[:] = 0
         self.usage.assign(jt.array(counts.astype(np.float32)))
-        return share
 
     def _renew_codes(self, step, latents, which):
         """Sets the codes with the indices `which`, and their averages, to rows drawn from `latents` (M, D)."""
@@ -191,11 +272,11 @@ class AutoencoderTrainer:
             codes[which] = chosen.astype(np.float32)
             weight.assign(jt.array(codes))
 
-    def _save(self, step):
+    def save(self, step):
         path = self.run / "autoencoder-latest.safetensors"
         save_checkpoint(path, "autoencoder", self.ema.arrays(), self.config, step, "float32")
 
-    def _sheet(self, step):
+    def sheet(self, step):
         quantize = step > self.training.quantize_from
         self.ema.swap()
         with jt.no_grad():

@@ -20,6 +20,7 @@ class EMA:
         for name, parameter in self.module.named_parameters():
             average = self.average[name]
             average.update(average + (parameter.detach() - average) * (1 - decay))
+        jt.sync(list(self.average.values()))  # else old parameters are held until someone asks for the averages
 
     def arrays(self):
         """Names to averaged float32 arrays."""
@@ -33,6 +34,8 @@ class EMA:
     def swap(self):
         """Exchanges the module's parameters and the averages; a second call restores them."""
         for name, parameter in self.module.named_parameters():
-            own = parameter.numpy()
-            parameter.assign(jt.array(self.average[name].numpy()))
-            self.average[name].assign(jt.array(own))
+            own = parameter.clone().detach()
+            own.sync()  # before the parameter changes
+            parameter.assign(self.average[name].clone().detach())
+            self.average[name].assign(own)
+            jt.sync([parameter, self.average[name]])

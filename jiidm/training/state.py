@@ -1,37 +1,45 @@
-"""A run on disk: one folder that holds everything that is needed to go on, and a table of how it went."""
-import csv
+"""A run on disk: everything that a stage of training needs to go on."""
 import json
-from pathlib import Path
+import sys
 
 import numpy as np
 
-from jiidm.checkpoint import load_tensors, save_tensors
 from jiidm.config import to_dict
 from jiidm.files import InputError
 from jiidm.runtime import jt
+from jiidm.training.processes import copy_of_first, is_first, numbers_of_first, text_of_first
+from jiidm.training.saved import prune, read_state, saved_states, state_path, write_state
+
+# what may differ between a run and its continuation: none of it changes what a step computes but for rounding
+_FREE = ("learning_rate", "save_every", "sheet_every", "keep_last", "keep_every", "loss_limit", "skip_bad_steps",
+         "micro_batch", "checkpoint_blocks")
 
 
 class TrainingState:
-    """What a stage of training consists of besides its step number: named variables, saved and restored exactly.
+    """What the stage `stage` of the training in the folder `run` consists of besides its step number: named variables
+    and the losses that it watches, saved and restored exactly.
 
     Batches, crops and noise are drawn from (seed, step), see `step_generator`; the step number is the random state.
     `sections` are the parts of the configuration that the stage depends on: a state resumes only with the same ones,
-    learning rate and intervals apart.
+    learning rate, intervals and what saves memory apart.
     """
 
-    def __init__(self, path, config, sections):
-        self.path = Path(path)
+    def __init__(self, run, stage, config, sections, watch):
+        self.run, self.stage, self.watch = run, stage, watch
         settings = to_dict(config)
         for section in settings.values():
             if isinstance(section, dict):
-                for name in ("learning_rate", "save_every", "sheet_every"):
+                for name in _FREE:
                     section.pop(name, None)
         self.fingerprint = json.dumps({name: settings[name] for name in (*sections, "seed")}, sort_keys=True)
+        training = getattr(config, f"train_{stage}")
+        self.keep_last, self.keep_every = training.keep_last, training.keep_every
         self.variables = {}
         self.optimizers = {}
 
     def add_module(self, name, module):
         """Includes the parameters of a module."""
+        jt.sync(list(module.parameters()))  # drawn now, in this order: not by what happens to use them first
         self.variables.update({f"{name}/{k}": p for k, p in module.named_parameters()})
 
     def add_ema(self, name, ema):
@@ -46,51 +54,65 @@ class TrainingState:
                 self.variables.update({f"{name}/first/{i}": first, f"{name}/second/{i}": second})
 
     def save(self, step):
-        """Writes the state after `step` steps."""
-        counts = {name: optimizer.n_step for name, optimizer in self.optimizers.items()}
-        metadata = {"step": str(step), "counts": json.dumps(counts), "config": self.fingerprint}
-        save_tensors(self.path, {name: v.numpy() for name, v in self.variables.items()}, metadata)
+        """Writes the state after `step` steps and removes what `keep_last` and `keep_every` do not keep."""
+        metadata = {"step": str(step), "counts": json.dumps(self._counts()), "config": self.fingerprint,
+                    "watch": json.dumps(self.watch.state())}
+        write_state(state_path(self.run, self.stage, step), self.variables, metadata)
+        prune(self.run, self.stage, self.keep_last, self.keep_every)
 
-    def load(self):
-        """Restores the state and returns its step; raises InputError when it belongs to another configuration."""
-        arrays, metadata = load_tensors(self.path)
+    def resume(self, source):
+        """Restores a state and returns its step. source: the path of one; "auto" takes the newest that is whole, and
+        step 0 where there is none; None is step 0.
+
+        Newer states, left out as broken or gone back behind, are renamed to NAME.aside. Raises InputError when the
+        state is unreadable or belongs to another configuration, and when there are states, but none is whole.
+        With several processes the first one reads and the others receive.
+        """
+        step = self._load(source) if is_first() and source else 0
+        step, *counts = numbers_of_first([step, *self._counts().values()])
+        for optimizer, count in zip(self.optimizers.values(), counts, strict=True):
+            optimizer.n_step = count
+        self.watch.restore(json.loads(text_of_first(json.dumps(self.watch.state()))))
+        copy_of_first(self.variables.values())
+        return step
+
+    def _counts(self):
+        return {name: optimizer.n_step for name, optimizer in self.optimizers.items()}
+
+    def _load(self, source):
+        if source != "auto":
+            path, (tensors, metadata) = source, read_state(source)
+        else:
+            states = [path for _, path in saved_states(self.run, self.stage)]
+            if not states:
+                return 0
+            path, tensors, metadata = _newest_whole(states)
         if metadata.get("config") != self.fingerprint:
-            raise InputError(
-                f"{self.path}: was made with another configuration; resume with that one or use a new run folder"
-            )
-        if arrays.keys() != self.variables.keys():
-            raise InputError(f"{self.path}: holds other variables than this training has; use a new run folder")
+            raise InputError(f"{path}: was made with another configuration; resume with that one or use a new run "
+                             f"folder")
+        if tensors.keys() != self.variables.keys():
+            raise InputError(f"{path}: holds other variables than this training has; use a new run folder")
         for name, variable in self.variables.items():
-            variable.assign(jt.array(arrays[name]))
+            variable.assign(jt.array(tensors[name].read()))
         for name, count in json.loads(metadata["counts"]).items():
             self.optimizers[name].n_step = count
-        return int(metadata["step"])
+        if "watch" in metadata:
+            self.watch.restore(json.loads(metadata["watch"]))
+        step = int(metadata["step"])
+        for number, other in saved_states(self.run, self.stage):
+            if number > step:
+                other.rename(other.with_name(f"{other.name}.aside"))
+        return step
 
 
-class Table:
-    """A CSV of one row per logged step, flushed at once; rows after the step to resume from are dropped."""
-
-    def __init__(self, path, columns, resume_from):
-        self.columns = columns
-        rows = []
-        if resume_from and Path(path).exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_from]
-        self.file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 - open for the whole run
-        self.writer = csv.DictWriter(self.file, columns)
-        self.writer.writeheader()
-        self.writer.writerows(rows)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.file.close()
-
-    def write(self, **values):
-        """Adds a row."""
-        self.writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
-        self.file.flush()
+def _newest_whole(states):
+    """Path, tensors and metadata of the first of the `states`, newest first, that can be read."""
+    for path in states:
+        try:
+            return path, *read_state(path)
+        except InputError as error:
+            print(f"jiidm: left out, taking the one before: {error}", file=sys.stderr, flush=True)
+    raise InputError(f"{states[0]}: neither it nor an older state is whole; start anew in another run folder")
 
 
 def step_generator(seed, step, purpose):

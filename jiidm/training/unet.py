@@ -14,30 +14,40 @@ from jiidm.models.unet import UNet
 from jiidm.pictures import sheet_of, to_pixels
 from jiidm.runtime import jt
 from jiidm.training.ema import EMA
+from jiidm.training.gradients import Gradients, parts
 from jiidm.training.loop import train_loop
+from jiidm.training.processes import added, own_share
+from jiidm.training.recompute import recomputing
 from jiidm.training.state import TrainingState, batch_indices, step_generator
+from jiidm.training.watch import Watch
 
 DRAWS, SHEET = 3, 4  # purposes of random numbers
-COLUMNS = ("mse", "bound")
 SHEET_PICTURES = 8
 
 
 class UNetTrainer:
-    """Trains `config.unet` on a `LatentStore`, in the folder `run`; `autoencoder` decodes the sheets."""
+    """Trains `config.unet` on a `LatentStore`, in the folder `run`; `autoencoder` decodes the sheets, `photos` are the
+    names of the photos that the store was made from.
 
-    def __init__(self, config, store, autoencoder, run):
-        self.config, self.store, self.autoencoder, self.run = config, store, autoencoder, run
-        self.training = config.train_unet
+    For `train_loop`; see there for what the methods do.
+    """
+
+    columns = ("mse", "bound")
+
+    def __init__(self, config, store, autoencoder, run, photos):
+        self.config, self.store, self.autoencoder, self.run, self.photos = config, store, autoencoder, run, photos
+        self.training, self.keep = config.train_unet, config.train_unet.keep_at
         self.schedule = Schedule(config.diffusion)
-        jt.set_global_seed(config.seed)
+        jt.set_global_seed(config.seed, False)
         self.network = UNet(config.unet)
+        self.denoise = recomputing(self.network) if self.training.checkpoint_blocks else self.network
         self.ema = EMA(self.network, self.training.ema)
         self.optimizer = jt.optim.AdamW(
             self.network.parameters(), self.training.learning_rate, weight_decay=self.training.weight_decay
         )
-        self.state = TrainingState(
-            run / "unet-state.safetensors", config, ("image", "autoencoder", "unet", "diffusion", "train_unet")
-        )
+        self.watch = Watch(self.training.loss_limit, self.training.skip_bad_steps)
+        sections = ("image", "autoencoder", "unet", "diffusion", "train_unet")
+        self.state = TrainingState(run, "unet", config, sections, self.watch)
         self.state.add_module("network", self.network)
         self.state.add_ema("ema", self.ema)
         self.state.add_optimizer("optimizer", self.optimizer)
@@ -45,39 +55,54 @@ class UNetTrainer:
         masks = np.linspace(0, len(store) // 2 - 1, SHEET_PICTURES).astype(int) * 2
         self.masks, self.styles = store.labels[masks], store.latents[np.roll(masks, 1)]
 
-    def fit(self, resume=False):
+    def fit(self, resume=None):
         """Trains to the configured number of steps; writes `unet-STEP.safetensors` (EMA) at the steps of `keep_at` and
-        `unet-latest.safetensors` at every saving in between."""
-        train_loop(
-            "unet", self.training, self.state, self._batch, self._step, self._save, self._sheet, COLUMNS, resume,
-            self.training.keep_at,
-        )
+        `unet-latest.safetensors` at every saving in between. resume: as for `TrainingState.resume`."""
+        train_loop(self, resume)
 
-    def _batch(self, step):
+    def _indices(self, step):
+        return batch_indices(self.config.seed, step, self.training.batch, len(self.store))
+
+    def names(self, step):
+        return [f"{self.photos[i // 2]}{' (mirrored)' if i % 2 else ''}" for i in self._indices(step)]
+
+    def batch(self, step):
         random = step_generator(self.config.seed, step, DRAWS)
-        indices = batch_indices(self.config.seed, step, self.training.batch, len(self.store))
-        latents = self.store.latents[indices]
+        indices = self._indices(step)
         t = random.integers(0, self.config.diffusion.timesteps, len(indices))
-        noise = random.standard_normal(latents.shape, np.float32)
+        noise = random.standard_normal((len(indices), *self.store.latents.shape[1:]), np.float32)
         keep = (random.random(len(indices)) >= self.training.mask_drop).astype(np.float32)
-        return latents, self.store.labels[indices], t, noise, keep
+        own = own_share(len(indices))  # drawn for the whole batch: the draws do not depend on the number of processes
+        return self.store.latents[indices[own]], self.store.labels[indices[own]], t[own], noise[own], keep[own]
 
-    def _step(self, step, batch, rate):
-        latents, labels, t, noise, keep = batch
+    def begin(self, step):
+        """Nothing is to be done before a step."""
+
+    def compute(self, step, batch):
+        gradients = Gradients((name for name, _ in self.network.named_parameters()), self.optimizer)
+        sums = np.zeros(2)
+        for part, weight in parts(self.training.batch, self.training.micro_batch):
+            losses = [weight * loss for loss in self._losses(*(array[part] for array in batch))]
+            gradients.add(losses[0] + losses[1], losses)
+            sums += [loss.item() for loss in losses]
+        gradients.complete()
+        return dict(zip(self.columns, added(sums).tolist(), strict=True)), [gradients]
+
+    def _losses(self, latents, labels, t, noise, keep):
         z0, noise = jt.array(latents), jt.array(noise)
         mask = one_hot_batch(labels, self.config.unet.num_classes) * jt.array(keep).reshape(-1, 1, 1, 1)
-        output = self.network(self.schedule.noised(z0, noise, t), jt.array(t.astype(np.int32)), mask)
-        mse, bound = (term.mean() for term in hybrid_loss(self.schedule, output, z0, noise, t))
-        self.optimizer.lr = rate
-        self.optimizer.step(mse + bound)
-        self.ema.update(step)
-        return {"mse": mse, "bound": bound}
+        output = self.denoise(self.schedule.noised(z0, noise, t), jt.array(t.astype(np.int32)), mask)
+        return [term.mean() for term in hybrid_loss(self.schedule, output, z0, noise, t)]
 
-    def _save(self, step):
-        name = f"unet-{step:07d}" if step in self.training.keep_at else "unet-latest"
+    def update(self, step, rate, gradients):
+        gradients[0].apply(rate)
+        self.ema.update(step)
+
+    def save(self, step):
+        name = f"unet-{step:07d}" if step in self.keep else "unet-latest"
         save_checkpoint(self.run / f"{name}.safetensors", "unet", self.ema.arrays(), self.config, step, "float32")
 
-    def _sheet(self, step):
+    def sheet(self, step):
         self.ema.swap()
         mask = one_hot_batch(self.masks, self.config.unet.num_classes)
         denoiser = GuidedDenoiser(self.network, mask, *self.styles.shape[2:])
