@@ -289,26 +289,32 @@ def main():
     """Runs the sections one after the other, each in a process of its own, and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="these sections alone")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS),
+                        help="measure these sections anew; the report keeps what it has of the others")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)  # the process of one section
     args = parser.parse_args()
     if args.section:
         for one in SECTIONS[args.section](args.output):
             print("ROW", json.dumps(one), flush=True)
         return 0
-    rows = []
+    earlier = args.output / "cpu.json"
+    report = json.loads(earlier.read_text()) if earlier.exists() else {"about": None, "rows": []}
+    known = report["rows"] if report["about"] == machine() else []  # of another machine or version: not to be mixed
+    sections = {name: [r for r in known if r["section"] == name] for name in SECTIONS}
     for name in args.only:
+        rows = sections[name] = []
         print(f"# {name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             process = subprocess.Popen([sys.executable, __file__, "--section", name, "--output", folder],
                                        stdout=subprocess.PIPE, text=True)
             for line in process.stdout:
                 if line.startswith("ROW "):
-                    rows.append(json.loads(line[4:]))
+                    rows.append({"section": name, **json.loads(line[4:])})
                     print({k: v for k, v in rows[-1].items() if v not in (None, "")}, flush=True)
             if process.wait():
                 raise InputError(f"section {name}: ended with code {process.returncode}; the lines above say why")
-    rows += full_recipe(rows)
+    rows = [r for name in SECTIONS for r in sections[name]]
+    rows += ({"section": "recipe", **r} for r in full_recipe(rows))
     print(write_report(args.output, "cpu", "Benchmark on the CPU", rows, machine()))
     return 0
 
