@@ -1,0 +1,173 @@
+"""Training in several processes (mpirun): the same losses as in one, and none outlives another's error."""
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, run_tool
+
+from jiidm.checkpoint import load_checkpoint
+
+CONFIG = """
+image: {width: 64, height: 48}
+autoencoder: {ch: 16, num_res_blocks: 1, n_embed: 64, norm_groups: 4}
+unet: {model_channels: 16, channel_mult: [1, 2], num_res_blocks: 1, attention_resolutions: [2], head_channels: 16,
+       spade_channels: 8, norm_groups: 4}
+train_autoencoder: {steps: 20, batch: 3, crop: 32, learning_rate: 1.0e-4, quantize_from: 4, discriminator_start: 6,
+                    discriminator_channels: 8, discriminator_layers: 1, coarse_weight: 1.0, revive_codes_every: 5,
+                    save_every: 10, sheet_every: 0}
+train_unet: {steps: STEPS, batch: 3, keep_at: [STEPS], save_every: 10, sheet_every: 0}
+inference:
+  rounds: [{guidance: 2.0, respacing: ddim20, start: 3}]
+"""
+RANKS = """
+from jiidm.runtime import jt
+assert jt.world_size == 2 and jt.array([1.0]).mpi_all_reduce("add").item() == 2
+"""
+
+
+def ranks(*commands):
+    """The mpirun command line of one process for each of the commands, run by this Python."""
+    line = ["mpirun", "--allow-run-as-root", "--oversubscribe"]
+    for i, command in enumerate(commands):
+        line += [*([":"] if i else []), "-np", "1", sys.executable, *map(str, command)]
+    return line
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_processes():
+    """Skips where Jittor cannot run in two processes."""
+    for tool in ("mpirun", "mpicc"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool} (apt-get install openmpi-bin libopenmpi-dev)")
+    done = subprocess.run(ranks(*[["-c", RANKS]] * 2), env=environment(), capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"Jittor does not run under mpirun here: {done.stderr.strip().splitlines()[-1:]}")
+
+
+@pytest.fixture(scope="module")
+def top(tmp_path_factory):
+    """A folder with drawn photos in train/, tiny.yaml, and long.yaml, which trains the UNet without an end."""
+    top = tmp_path_factory.mktemp("mpi")
+    (top / "tiny.yaml").write_text(CONFIG.replace("STEPS", "20"))
+    (top / "long.yaml").write_text(CONFIG.replace("STEPS", "100000"))
+    done = run_tool("prepare_data", "synthetic", top / "train", "--count", 6, "--width", 64, "--height", 48)
+    assert done.returncode == 0, done.stderr
+    return top
+
+
+def training(top, stage, run, config="tiny", data="train"):
+    return (ROOT / "tools" / "train.py", stage, "--config", top / f"{config}.yaml", "--data", top / data, "--run",
+            top / run, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def runs(top):
+    """Two runs of one configuration: alone/ in one process, together/ in two, whose shares of a batch differ."""
+    done = subprocess.run([sys.executable, *map(str, training(top, "all", "alone"))], env=environment(),
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(ranks(*[training(top, "all", "together")] * 2), env=environment(), capture_output=True,
+                          text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return top / "alone", top / "together"
+
+
+def test_two_processes_have_the_losses_of_one(runs):
+    for stage in ("autoencoder", "unet"):
+        alone, together = (list(csv.DictReader((run / f"{stage}.csv").open())) for run in runs)
+        assert [row["step"] for row in alone] == [row["step"] for row in together] == ["10", "20"]
+        for a, b in zip(alone, together, strict=True):
+            for name in a.keys() - {"samples_per_second"}:
+                assert float(b[name]) == pytest.approx(float(a[name]), rel=2e-3, abs=2e-4), (stage, name)
+    alone, together = (load_checkpoint(run / "unet-0000020.safetensors").tensors for run in runs)
+    for name, value in alone.items():
+        assert np.abs(value - together[name]).max() < 2e-3, name  # 20 steps of at most 1e-4 have moved it
+
+
+def test_only_the_first_process_writes(runs):
+    alone, together = (sorted(p.relative_to(run) for p in run.rglob("*")) for run in runs)
+    assert alone == together
+    assert len((runs[1] / "unet.csv").read_text().splitlines()) == 3
+
+
+def test_an_error_in_one_process_ends_both_with_its_message(top):
+    shutil.copytree(top / "train", top / "broken")
+    photo = sorted((top / "broken" / "imgs").iterdir())[0]
+    photo.write_bytes(photo.read_bytes()[:200])
+    start = time.monotonic()
+    done = subprocess.run(
+        ranks(training(top, "autoencoder", "half", "long"), training(top, "autoencoder", "half", "long", "broken")),
+        env=environment(), capture_output=True, text=True, timeout=120,
+    )
+    assert done.returncode == 2 and f"error: {photo}" in done.stderr and "Traceback" not in done.stderr
+    assert time.monotonic() - start < 60  # the start of Jittor is in it
+
+
+def test_a_process_that_is_killed_ends_the_others(top, runs):
+    run = top / "endless"
+    shutil.copytree(runs[0], run, ignore=shutil.ignore_patterns("unet*", ".claim"))
+    job = subprocess.Popen(ranks(*[training(top, "unet", "endless", "long")] * 2), env=environment(),
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(run.glob("unet-state-*")) and job.poll() is None:
+        time.sleep(0.05)
+    first, second = processes_of(job.pid)
+    start = time.monotonic()
+    os.kill(second, 9)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode not in (0, None) and time.monotonic() - start < 30, errors
+    while time.monotonic() - start < 30 and is_running(first):
+        time.sleep(0.1)
+    assert not is_running(first)
+
+
+def is_running(process):
+    """Whether there is a process of this number that has not ended."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_a_stop_of_one_process_saves_and_ends_both(top, runs):
+    run = top / "stopped"
+    shutil.copytree(runs[0], run, ignore=shutil.ignore_patterns("unet*", ".claim"))
+    job = subprocess.Popen(ranks(*[training(top, "unet", "stopped", "long")] * 2), env=environment(),
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(run.glob("unet-state-*")) and job.poll() is None:
+        time.sleep(0.05)
+    os.kill(processes_of(job.pid)[1], 15)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 143 and "--resume" in errors and "Traceback" not in errors, errors
+    newest = max(run.glob("unet-state-*")).stem.removeprefix("unet-state-")
+    assert f"after step {int(newest)} " in errors
+
+
+def processes_of(mpirun):
+    """The numbers of the Python processes that an mpirun has started, in the order of their ranks."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+            environ = (status.parent / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if int(fields["PPid"]) == mpirun:
+            rank = next((int(e.split(b"=")[1]) for e in environ if e.startswith(b"OMPI_COMM_WORLD_RANK=")), None)
+            found += [(rank, int(fields["Pid"]))] if rank is not None else []
+    return [pid for _, pid in sorted(found)]
+
+
+def test_fewer_samples_than_processes_are_refused(top):
+    done = subprocess.run(ranks(*[training(top, "autoencoder", "four")] * 4), env=environment(), capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("error: batch 3: fewer samples than the 4 processes") >= 1
