@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from jiidm.data.folder import TestFolder, TestItem, fit_photo, read_photo
 from jiidm.files import InputError, Stopped, output_folder, written_whole
+from jiidm.host import under_mpi
 from jiidm.labels import CLASSES, colorize, read_label_map, resize_labels
 from jiidm.pictures import sheet_of
 from jiidm.stopping import interruptible
@@ -57,7 +58,8 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
     """Makes the pictures of a `ContestJob` with a `Generator.from_checkpoint` of the arguments after it.
 
     settings are keyword arguments of `Generator.infer`: rounds, color_transfer, ensemble, seed, sampler, steps. Files
-    are read and written in the background, a batch ahead and a batch behind at most; each appears whole.
+    are read and written in the background, a batch ahead and a batch behind at most; each appears whole. Processes that
+    mpirun has started share the pictures by name; the first of them also makes the overview.
     Returns a sentence for each picture that could not be made; the others are made. Raises InputError where nothing can
     be made (folders, checkpoint or settings that are wrong) and at the first file that cannot be written; on Ctrl-C
     `Stopped`, after the pictures that are done have been written.
@@ -67,25 +69,30 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
     for path in (job.output_path, job.save_steps and _steps(job), job.overview and job.overview.parent):
         if path:
             output_folder(path)
-    problems, broken = list(folder.problems), set()
+    others = _processes() if under_mpi() else None
+    first = others is None or others.is_first()
+    mine = folder.items if others is None else folder.items[others.rank() :: others.count()]
+    problems, broken = list(folder.problems) if first else [], set()
     num_classes = len(CLASSES)
     try:
         with interruptible():
-            waiting = [item for item in folder.items if not (job.resume and _is_whole(job.picture(item)))]
+            waiting = [item for item in mine if not (job.resume and _is_whole(job.picture(item)))]
             if waiting:
                 from jiidm.generator import Generator  # imports Jittor: not before the folders are known to be good
 
                 generator = Generator.from_checkpoint(checkpoint, device, precision, condition_cache_mb)
                 num_classes = generator.config.unet.num_classes
         if waiting:
-            bar = tqdm(total=len(folder.items), initial=len(folder.items) - len(waiting), unit="image",
-                       dynamic_ncols=True)
+            bar = tqdm(total=len(mine), initial=len(mine) - len(waiting), unit="image", dynamic_ncols=True,
+                       disable=not first)
             with bar, _HostWork() as work:
                 for item, error in _make(job, waiting, generator, settings, bar, work):
                     problems.append(f"{item.name}: {error}")
                     broken.add(item.name)
         with interruptible():
-            if job.overview:
+            if others is not None:
+                others.wait_for_all()  # also since mpirun ends all when one ends with problems
+            if job.overview and first:
                 shown = [item for item in folder.items if item.name not in broken and _is_whole(job.picture(item))]
                 write_overview(job, shown, num_classes)
     except KeyboardInterrupt as stop:
@@ -96,6 +103,12 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
             f"{len(folder.items) - there} are missing; the same command with --resume goes on",
         ) from None
     return problems
+
+
+def _processes():
+    from jiidm.training import processes  # imports Jittor
+
+    return processes
 
 
 def _check(job):

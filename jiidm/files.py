@@ -2,6 +2,8 @@
 import contextlib
 import os
 import sys
+import time
+import traceback
 from pathlib import Path
 
 
@@ -42,6 +44,38 @@ def run_tool(main):
         sys.exit(130)
 
 
+def run_processes(main):
+    """`run_tool` for a tool that may run as several processes (mpirun): what fails in one of them ends them all.
+
+    MPI's own end waits for every process, and the others may be waiting for this one; so it leaves without it, and
+    mpirun ends the others.
+    """
+    def patient():
+        try:
+            return main()
+        except BaseException:
+            if _rank():
+                time.sleep(2)  # what fails everywhere alike is said by the first process alone
+            raise
+
+    try:
+        run_tool(patient)
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else 1
+        if _rank() is None or not code:
+            raise
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+
+def _rank():
+    """This process's number under mpirun; None without, or where Jittor has not come to be imported."""
+    jittor = sys.modules.get("jittor")
+    return jittor.rank if getattr(jittor, "in_mpi", False) else None
+
+
 @contextlib.contextmanager
 def written_whole(path):
     """Gives a temporary path beside `path`; when the block ends well the file is flushed to disk and renamed to it.
@@ -59,6 +93,11 @@ def written_whole(path):
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, is to outlive a loss of power
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:

@@ -73,3 +73,8 @@ def python_config():
     path = cache_folder() / f"python-config-{digest(text)}"
     write_script(path, text)
     return str(path)
+
+
+def under_mpi():
+    """Whether mpirun has started this process, as one of several or alone."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ

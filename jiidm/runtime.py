@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jiidm.cuda_home import cuda_settings
 from jiidm.files import InputError, SetupError
-from jiidm.host import digest, faults, python_config
+from jiidm.host import digest, faults, python_config, under_mpi
 
 _ONEDNN = re.compile(r"lib(dnnl|mkldnn)[.]so")
 
@@ -35,7 +35,7 @@ def _settings():
     wanted["log_silent"] = "1"  # hides information and warnings, not errors
     wanted["JPY_PARENT_PID"] = str(os.getppid())  # else Jittor takes Ctrl-C over, and ends the process with code 1
     wanted["python_config_path"] = python_config()
-    if "OMPI_COMM_WORLD_SIZE" not in os.environ:
+    if not under_mpi():
         wanted["use_mpi"] = "0"  # else a broken mpicc on PATH stops the import
     settings = {name: value for name, value in wanted.items() if name not in os.environ}
     if "cc_flags" in wanted and "cc_flags" in os.environ:

@@ -171,3 +171,21 @@ def test_fewer_samples_than_processes_are_refused(top):
     done = subprocess.run(ranks(*[training(top, "autoencoder", "four")] * 4), env=environment(), capture_output=True,
                           text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.count("error: batch 3: fewer samples than the 4 processes") >= 1
+
+
+def test_pictures_are_shared_out(tmp_path):
+    """Two processes make the pictures that one makes; the first also makes the overview of them all."""
+    job = (ROOT / "tools" / "infer.py", "--input_path", ROOT / "examples" / "test", "--img_path",
+           ROOT / "examples" / "train", "--rounds", 1, "--sampler", "dpmpp", "--steps", 2, "--device", "cpu",
+           "--batch", 2, "--overview")
+    both, one = tmp_path / "both", tmp_path / "one"
+    done = subprocess.run(ranks(*[[*job, both / "sheet.png", "--output_path", both]] * 2), env=environment(),
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    alone = subprocess.run([sys.executable, *map(str, job), one / "sheet.png", "--output_path", one], env=environment(),
+                           capture_output=True, text=True, timeout=300)
+    assert alone.returncode == 0, alone.stderr
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in both.iterdir()) and "sheet.png" in names and len(names) == 7
+    for name in names:
+        assert (both / name).read_bytes() == (one / name).read_bytes()

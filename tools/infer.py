@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from jiidm.files import run_tool
+from jiidm.files import run_processes
 
 
 def main():
@@ -64,4 +64,4 @@ def _batch(text):
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_processes(main)

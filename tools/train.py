@@ -4,13 +4,9 @@ UNet, and the export of the weights that inference needs.
 Several processes: mpirun -np N python tools/train.py ... with the same result, but for rounding.
 """
 import argparse
-import os
-import sys
-import time
-import traceback
 from pathlib import Path
 
-from jiidm.files import InputError, run_tool
+from jiidm.files import InputError, run_processes
 
 STAGES = ("autoencoder", "latents", "unet", "export")
 
@@ -58,37 +54,5 @@ def main():
         print(f"weights for tools/infer.py --checkpoint: {args.run / 'weights'}")
 
 
-def run_processes():
-    """`main` as one of several processes (mpirun) or alone: what fails in one of them ends all, with its exit code.
-
-    MPI's own end waits for every process, and the others may be waiting for this one; so it leaves without it, and
-    mpirun ends the others.
-    """
-    def patient():
-        try:
-            return main()
-        except BaseException:
-            if _rank():
-                time.sleep(2)  # what fails everywhere alike is said by the first process alone
-            raise
-
-    try:
-        run_tool(patient)
-    except BaseException as error:
-        code = error.code if isinstance(error, SystemExit) else 1
-        if _rank() is None or not code:
-            raise
-        if not isinstance(error, SystemExit):
-            traceback.print_exc()
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
-
-
-def _rank():
-    """This process's number under mpirun; None without, or where Jittor has not come to be imported."""
-    jittor = sys.modules.get("jittor")
-    return jittor.rank if getattr(jittor, "in_mpi", False) else None
-
-
 if __name__ == "__main__":
-    run_processes()
+    run_processes(main)

@@ -36,19 +36,19 @@ static void rows(int64_t rows, int64_t cols, int64_t depth, const float* A, int6
 }
 
 // lane i of the result is the sum of the lanes of a[i]; each round halves the vectors and what a lane still has to add
+template <int STEP> static vec halved(vec a, vec b) {
+    ivec low, high;   // lanes of a and b by turns, STEP at a time; constants after optimisation
+    for (int l = 0; l < 16; l++) {
+        low[l] = (l & STEP) ? (l - STEP) + 16 : l;
+        high[l] = low[l] + STEP;
+    }
+    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
 static vec sums(const vec* a) {
     vec t[8], u[4];
-    for (int i = 0; i < 8; i++)
-        t[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], ivec{0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30})
-             + __builtin_shuffle(a[2 * i], a[2 * i + 1], ivec{1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31});
-    for (int i = 0; i < 4; i++)
-        u[i] = __builtin_shuffle(t[2 * i], t[2 * i + 1], ivec{0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29})
-             + __builtin_shuffle(t[2 * i], t[2 * i + 1], ivec{2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31});
-    for (int i = 0; i < 2; i++)
-        t[i] = __builtin_shuffle(u[2 * i], u[2 * i + 1], ivec{0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27})
-             + __builtin_shuffle(u[2 * i], u[2 * i + 1], ivec{4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31});
-    return __builtin_shuffle(t[0], t[1], ivec{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23})
-         + __builtin_shuffle(t[0], t[1], ivec{8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31});
+    for (int i = 0; i < 8; i++) t[i] = halved<1>(a[2 * i], a[2 * i + 1]);
+    for (int i = 0; i < 4; i++) u[i] = halved<2>(t[2 * i], t[2 * i + 1]);
+    return halved<8>(halved<4>(u[0], u[1]), halved<4>(u[2], u[3]));
 }
 
 // C[r * cr + c * cc] += sum_j A[r][j] * B[c][j]
@@ -196,8 +196,8 @@ _BACKWARD = r"""
 def attention(q, k, v):
     """softmax(q^T k / sqrt(D)) applied to v, for q, k, v of shape B, D, T (fp32; B counts samples times heads).
 
-    Scores of some queries and keys at a time are held, never T x T. Compiled, on the CPU forward and backward, on CUDA forward;
-    `attention_plain` is the same in Jittor's own operators.
+    Scores of some queries and keys at a time are held, never T x T. Compiled, on the CPU forward and backward, on CUDA
+    forward; `attention_plain` is the same in Jittor's own operators.
     """
     if not compiled() or (jt.flags.use_cuda and not (jt.flags.no_grad and attention_cuda_supports(q))):
         return attention_plain(q, k, v)

@@ -21,7 +21,6 @@ from jiidm.training.ema import EMA
 from jiidm.training.gradients import Gradients, parts
 from jiidm.training.loop import train_loop
 from jiidm.training.processes import added, all_added, copy_of_first, is_first, joined, own_share
-from jiidm.training.saved import flush_folder
 from jiidm.training.state import TrainingState, batch_indices, step_generator
 from jiidm.training.watch import Watch
 
@@ -134,7 +133,6 @@ class AutoencoderTrainer:
                     self.run / "autoencoder.safetensors", "autoencoder", arrays_of(self.network), self.config,
                     self.training.steps, "float32",
                 )
-                flush_folder(self.run)
 
     def _photo(self, folder, name):
         return fit_photo(folder.photo(name), self.config.image.width, self.config.image.height)

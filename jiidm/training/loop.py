@@ -13,7 +13,6 @@ from jiidm.runtime import jt
 from jiidm.stopping import interruptible
 from jiidm.training.gradients import first_bad_output
 from jiidm.training.processes import added, count, is_first, text_of_first, wait_for_all
-from jiidm.training.saved import flush_folder
 from jiidm.training.state import learning_rate
 from jiidm.training.table import Table
 
@@ -72,7 +71,6 @@ def _saving(trainer, done):
 def _save(trainer, done):
     if is_first():
         trainer.save(done)
-        flush_folder(trainer.state.run)
         trainer.state.save(done)
 
 

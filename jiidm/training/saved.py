@@ -1,7 +1,6 @@
 """Saved states of a training run: a file for each saved step, with a checksum, of which the newest whole one counts."""
 import hashlib
 import json
-import os
 import re
 
 import numpy as np
@@ -50,7 +49,6 @@ def write_state(path, variables, metadata):
             digest.update(array.data)
         file.seek(head.index(_ZEROS.encode()))
         file.write(digest.hexdigest().encode())
-    flush_folder(path.parent)
 
 
 def read_state(path):
@@ -81,12 +79,3 @@ def prune(run, stage, last, every):
     for step, path in saved_states(run, stage)[last:]:
         if not (every and step and step % every == 0):
             path.unlink()
-
-
-def flush_folder(path):
-    """Brings the names in a folder to disk: a renamed file is safe from a power cut only then."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
