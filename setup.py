@@ -27,7 +27,9 @@ setup(
         "tqdm>=4.65,<5",
     ],
     extras_require={
-        "test": ["hypothesis>=6.90", "pytest>=7.4", "ruff>=0.6"],
+        "plots": ["matplotlib>=3.7"],
+        "tensorboard": ["tensorboardX>=2.6"],
+        "test": ["hypothesis>=6.90", "matplotlib>=3.7", "pytest>=7.4", "ruff>=0.6", "tensorboardX>=2.6"],
         "cuda13": [  # what Jittor compiles against and no driver brings
             "nvidia-cublas>=13,<14",
             "nvidia-cuda-nvrtc>=13,<14",

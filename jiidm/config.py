@@ -106,6 +106,8 @@ class AutoencoderTrainingConfig:
     `coarse_weight` is that of the L1 between colour means over each latent position. `anchors` names, for each latent
     channel, the colour mean that it is drawn to ("brightness", "red_green", "yellow_blue"; "" leaves it free): in short
     runs colours would else be left out of the latents.
+    Photos are enlarged by a random factor of up to `scale` before the crop. `perceptual_weight` is that of LPIPS, which
+    needs `perceptual_files`: the files of VGG-16's and of LPIPS's weights.
     `keep_last` is how many of the newest saved states are kept, besides those at multiples of `keep_every`. A step
     whose loss or gradient is not finite, or whose reconstruction loss exceeds `loss_limit` times its running median,
     ends the run; `skip_bad_steps` of them are left out before. `micro_batch` is how many samples are computed at a
@@ -119,6 +121,7 @@ class AutoencoderTrainingConfig:
     steps: int = 200_000
     batch: int = 8
     crop: int = 256
+    scale: float = 1.0
     learning_rate: float = 4.5e-6 * 8
     warmup: int = 500
     decay_from: float = 1.0
@@ -126,6 +129,8 @@ class AutoencoderTrainingConfig:
     coarse_weight: float = 0.0
     anchors: tuple[str, ...] = ()
     anchor_weight: float = 1.0
+    perceptual_weight: float = 0.0
+    perceptual_files: tuple[str, ...] = ()
     codebook_weight: float = 1.0
     quantize_from: int = 0
     discriminator_start: int = 100_000
@@ -223,6 +228,13 @@ def check_training(config):
         raise InputError(
             f"train_autoencoder.crop {first.crop}: expected a multiple of {factor}, at most the smaller side of the "
             f"picture of {config.image.width}x{config.image.height}"
+        )
+    if first.scale < 1:
+        raise InputError(f"train_autoencoder.scale {first.scale:g}: expected at least 1, photos as they are")
+    if first.perceptual_weight and (len(first.perceptual_files) != 2 or first.crop < 16):
+        raise InputError(
+            f"train_autoencoder.perceptual_files {list(first.perceptual_files)}: expected two files, the weights of "
+            f"VGG-16 and of LPIPS, and a crop of at least 16"
         )
     if min(first.steps, first.batch, second.steps, second.batch) < 1 or config.seed >= 2**32:
         raise InputError("steps and batch: expected at least 1; seed: expected less than 2**32")

@@ -49,7 +49,8 @@ class Stages:
     state to go on from. Several processes (mpirun) train together; the first one does what is not training.
     """
 
-    def __init__(self, config, data, run, validation=None, resume=None, device="auto", average=False):
+    def __init__(self, config, data, run, validation=None, resume=None, device="auto", average=False,
+                 tensorboard=False):
         checked_run(config, device)
         self.config, self.resume, self.average = config, "auto" if resume is True else resume or None, average
         if resume and not run.is_dir():
@@ -60,6 +61,7 @@ class Stages:
         self.folder = TrainingFolder(data)
         self.validation = TrainingFolder(validation) if validation else None
         self.run = output_folder(run)
+        self.events = self.run / "tensorboard" if tensorboard else None
 
     def claimed(self):
         """A context in which no other process may train in the run folder; see `jiidm.training.claim`."""
@@ -70,7 +72,7 @@ class Stages:
         needed, source = self._start("autoencoder", "autoencoder.safetensors")
         if needed:
             with announce_compilation("the training of the autoencoder"):
-                AutoencoderTrainer(self.config, self.folder, self.run, self.validation).fit(source)
+                AutoencoderTrainer(self.config, self.folder, self.run, self.validation, self.events).fit(source)
             wait_for_all()
 
     def latents(self):
@@ -95,7 +97,7 @@ class Stages:
             )
         photos = [self.folder.photo_path(name).name for name in self.folder.names]
         with announce_compilation("the training of the UNet"):
-            UNetTrainer(self.config, store, network, self.run, photos).fit(source)
+            UNetTrainer(self.config, store, network, self.run, photos, self.events).fit(source)
         wait_for_all()
 
     def export(self):

@@ -226,7 +226,7 @@ def test_a_run_folder_has_one_owner_and_the_dead_own_nothing(tmp_path):
 class Small:
     """A trainer for `train_loop`: a layer that learns to give 0, with data that can be spoilt at a step."""
 
-    columns, keep = ("mse", "other"), ()
+    columns, keep, events = ("mse", "other"), (), None
 
     def __init__(self, run, spoilt=(), **settings):
         self.training = UNetTrainingConfig(**{"steps": 60, "batch": 4, "save_every": 10, "sheet_every": 0, **settings})

@@ -73,13 +73,15 @@ def run(data, tmp_path_factory):
 def test_a_run_leaves_checkpoints_tables_and_sheets(run):
     assert {p.name for p in run.iterdir()} == {
         "autoencoder.safetensors", "autoencoder-latest.safetensors", "autoencoder-state-0000004.safetensors",
-        "autoencoder-state-0000006.safetensors", "autoencoder.csv", "autoencoder-0000006.jpg", "latents",
+        "autoencoder-state-0000006.safetensors", "autoencoder.csv", "autoencoder-quality.csv",
+        "autoencoder-0000006.jpg", "latents",
         "unet-0000003.safetensors", "unet-0000006.safetensors", "unet-state-0000003.safetensors",
         "unet-state-0000006.safetensors", "unet.csv", "unet-0000006.jpg",
     }
     assert load_checkpoint(run / "unet-0000003.safetensors", "unet").config == CONFIG
     columns, row = (run / "unet.csv").read_text().splitlines()
-    assert columns == "step,mse,bound,learning_rate,samples_per_second"
+    assert columns == ("step,mse,bound,mse_quarter_1,mse_quarter_2,mse_quarter_3,mse_quarter_4,gradient_norm,"
+                       "learning_rate,samples_per_second")
     assert row.startswith("6,")
 
 

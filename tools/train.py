@@ -24,6 +24,8 @@ def main():
                              "or a file; newer ones are set aside as NAME.aside")
     parser.add_argument("--dry-run", action="store_true",
                         help="print parameters, memory, disk and hours, from a few steps that write nothing")
+    parser.add_argument("--tensorboard", action="store_true",
+                        help="write the numbers and sheets for TensorBoard too, into RUN/tensorboard")
     parser.add_argument("--average", action="store_true", help="export the mean of the kept UNets as one checkpoint")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     args = parser.parse_args()
@@ -45,7 +47,8 @@ def main():
             if is_first():
                 print("\n".join(lines))
             return
-        stages = Stages(config, args.data, args.run, args.validation, args.resume, args.device, args.average)
+        stages = Stages(config, args.data, args.run, args.validation, args.resume, args.device, args.average,
+                        args.tensorboard)
         with stages.claimed():
             for stage in STAGES:
                 if args.stage in ("all", stage):

@@ -1,6 +1,6 @@
 """Training of the autoencoder (Esser et al. 2021): L1, commitment, and a PatchGAN from a start step.
 
-The perceptual term of the literature is left out: it needs the weights of another network.
+The perceptual term of the literature is there where the user gives the weights of its network.
 """
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from PIL import Image
 from jiidm.checkpoint import arrays_of, load_into, save_checkpoint
 from jiidm.config import COLOR_AXES
 from jiidm.data.folder import fit_photo
+from jiidm.data.views import draw_views, load_photos
 from jiidm.files import written_whole
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import downsample_average
@@ -20,8 +21,11 @@ from jiidm.stopping import interruptible
 from jiidm.training.ema import EMA
 from jiidm.training.gradients import Gradients, parts
 from jiidm.training.loop import train_loop
+from jiidm.training.perceptual import Perceptual
 from jiidm.training.processes import added, all_added, copy_of_first, is_first, joined, own_share
+from jiidm.training.quality import psnr_ssim
 from jiidm.training.state import TrainingState, batch_indices, step_generator
+from jiidm.training.table import Table
 from jiidm.training.watch import Watch
 
 CROPS, NEW_CODES = 1, 2  # purposes of random numbers
@@ -77,6 +81,7 @@ class _Forward:
 
     reconstruction: jt.Var
     codebook: jt.Var
+    perceptual: jt.Var
     base: jt.Var  # the loss but for the adversary's part
     generator: jt.Var
     recon: jt.Var
@@ -90,12 +95,15 @@ class AutoencoderTrainer:
     For `train_loop`; see there for what the methods do.
     """
 
-    columns = ("reconstruction", "codebook", "generator", "discriminator", "codes_used")
+    columns = ("reconstruction", "codebook", "perceptual", "generator", "discriminator", "codes_used")
     keep = ()
 
-    def __init__(self, config, folder, run, validation=None):
-        self.config, self.folder, self.run = config, folder, run
+    def __init__(self, config, folder, run, validation=None, events=None):
+        self.config, self.folder, self.run, self.events = config, folder, run, events
         self.training = config.train_autoencoder
+        self.perceptual = None
+        if self.training.perceptual_weight:
+            self.perceptual = Perceptual.from_file(*self.training.perceptual_files)
         jt.set_global_seed(config.seed, False)
         self.network = Autoencoder(config.autoencoder)
         self.discriminator = PatchDiscriminator(
@@ -144,17 +152,12 @@ class AutoencoderTrainer:
         return [self.folder.photo_path(self.folder.names[i]).name for i in self._indices(step)]
 
     def batch(self, step):
-        random, image, crop = step_generator(self.config.seed, step, CROPS), self.config.image, self.training.crop
-        indices = self._indices(step)
-        draws = [  # for the whole batch: they do not depend on the number of processes
-            (random.integers(0, image.height - crop + 1), random.integers(0, image.width - crop + 1), random.random())
-            for _ in indices
-        ]
-        own, pictures = own_share(len(indices)), []
-        for i, (y, x, side) in zip(indices[own], draws[own], strict=True):
-            part = self._photo(self.folder, self.folder.names[i])[y : y + crop, x : x + crop]
-            pictures.append(part[:, ::-1] if side < 0.5 else part)
-        return from_pixels(np.stack(pictures))
+        image, crop, indices = self.config.image, self.training.crop, self._indices(step)
+        # drawn for the whole batch: the views do not depend on the number of processes
+        views = draw_views(step_generator(self.config.seed, step, CROPS), len(indices), image.width, image.height,
+                           crop, crop, self.training.scale)
+        own = own_share(len(indices))
+        return from_pixels(load_photos(self.folder, [self.folder.names[i] for i in indices[own]], views[own]))
 
     def begin(self, step):
         if step and step == self.training.quantize_from:
@@ -170,7 +173,7 @@ class AutoencoderTrainer:
         # one part is kept from here to the gradients; of several each is computed again, to save memory
         made = [self._forward(step, batch[pieces[0][0]])] if len(pieces) == 1 else None
         weight = self._adversary_weight(step, batch, pieces, made) if adversarial else 0.0
-        sums, codes, latents = np.zeros(4), [], []
+        sums, codes, latents = np.zeros(5), [], []
         for part, share in pieces:
             forward = made[0] if made else self._forward(step, batch[part])
             loss, discriminator = forward.base, jt.zeros(1)
@@ -178,7 +181,8 @@ class AutoencoderTrainer:
                 loss = loss + weight * forward.generator
                 scores = (self.discriminator(v) for v in (jt.array(batch[part]), forward.recon.detach()))
                 discriminator = share * hinge_loss(*scores)
-            losses = [share * v for v in (forward.reconstruction, forward.codebook, forward.generator)]
+            losses = [share * v for v in (forward.reconstruction, forward.codebook, forward.perceptual,
+                                           forward.generator)]
             own.add(share * loss, [*losses, discriminator, forward.recon, forward.z, forward.index])
             if adversarial:
                 others.add(discriminator)
@@ -202,9 +206,12 @@ class AutoencoderTrainer:
             base = base + training.coarse_weight * coarse_loss(x, recon, factor)
         if any(training.anchors) and not quantize:
             base = base + training.anchor_weight * anchor_loss(x, z, training.anchors, factor)
+        perceptual = self.perceptual(x, recon).mean() if self.perceptual else jt.zeros(1)
+        if self.perceptual:
+            base = base + training.perceptual_weight * perceptual
         adversarial = step >= training.discriminator_start
         generator = -self.discriminator(recon).mean() if adversarial else jt.zeros(1)
-        return _Forward(reconstruction, codebook, base, generator, recon, z, index)
+        return _Forward(reconstruction, codebook, perceptual, base, generator, recon, z, index)
 
     def _adversary_weight(self, step, batch, pieces, made):
         """The factor of the generator's loss, from the gradients of the whole batch at the decoder's last layer."""
@@ -282,9 +289,13 @@ class AutoencoderTrainer:
                 to_pixels(self.network(jt.array(from_pixels(p[None])), quantize)[0].numpy())[0] for p in self.shown
             ]
         self.ema.swap()
+        quality = psnr_ssim(self.shown, pictures)
         sheet = sheet_of([self.shown, pictures], ["photo", "reconstruction"])
         with written_whole(self.run / f"autoencoder-{step:07d}.jpg") as path:
             Image.fromarray(sheet).save(path, quality=92)
+        with Table(self.run / "autoencoder-quality.csv", ("step", "psnr", "ssim"), step - 1) as table:
+            table.write(step=step, **dict(zip(("psnr", "ssim"), quality, strict=True)))
+        return sheet
 
 
 def normalise_latents(network, mean, std):

@@ -25,7 +25,7 @@ class Gradients:
     def __init__(self, names, optimizer):
         self.names, self.optimizer = list(names), optimizer
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.values = None
+        self.values, self.norm = None, math.nan
 
     def add(self, loss, logged=()):
         """Adds the gradients of `loss`, computed now together with the Vars `logged`, so that the memory of its graph
@@ -43,10 +43,12 @@ class Gradients:
         self.values = all_added(self.values)
 
     def bad(self):
-        """Names of the parameters whose gradient is not finite."""
+        """Names of the parameters whose gradient is not finite; `norm` is that of all gradients from here on."""
         sizes = [(value * value).sum() for value in self.values]
         jt.sync(sizes)
-        return [name for name, size in zip(self.names, sizes, strict=True) if not math.isfinite(size.item())]
+        sizes = [size.item() for size in sizes]
+        self.norm = math.sqrt(math.fsum(sizes)) if all(map(math.isfinite, sizes)) else math.inf
+        return [name for name, size in zip(self.names, sizes, strict=True) if not math.isfinite(size)]
 
     def apply(self, rate):
         """Takes a step of the optimiser with the learning rate `rate`; the gradients are used up."""

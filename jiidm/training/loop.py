@@ -3,11 +3,11 @@ import contextlib
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
 
+from jiidm.data.loader import Loader
 from jiidm.files import InputError, Stopped
 from jiidm.runtime import jt
 from jiidm.stopping import interruptible
@@ -15,6 +15,7 @@ from jiidm.training.gradients import first_bad_output
 from jiidm.training.processes import added, count, is_first, text_of_first, wait_for_all
 from jiidm.training.state import learning_rate
 from jiidm.training.table import Table
+from jiidm.training.tensorboard import open_writer
 
 LOG_EVERY = 10
 _SIGNALS = signal.SIGINT, signal.SIGTERM
@@ -24,9 +25,10 @@ def train_loop(trainer, resume):
     """Runs a stage of training to its last step.
 
     The trainer has: `state`, a `TrainingState`, `watch` and `training`, its part of the configuration; `columns`, the
-    names of its losses; `keep`, steps at which it must be saved. Its methods: `batch(step)` -> host data, called one
-    step ahead in a thread; `begin(step)`; `compute(step, batch)` -> losses (names to floats) and a list of `Gradients`;
-    `update(step, rate, gradients)` changes the weights; `save(step)` writes checkpoints, `sheet(step)` a picture;
+    names of its losses; `keep`, steps at which it must be saved. Its methods: `batch(step)` -> host data, called
+    some steps ahead in threads; `begin(step)`; `compute(step, batch)` -> losses (names to floats) and a list of
+    `Gradients`; `update(step, rate, gradients)` changes the weights; `save(step)` writes checkpoints, `sheet(step)` a
+    picture, which it returns (H x W x 3 uint8); `events` is the folder of TensorBoard's files or None;
     `names(step)` lists the files of a batch; `network` is the one that is looked into after a fault.
     resume: as for `TrainingState.resume`. Raises InputError at a bad step (see `Watch`), with the last saved state as
     it was, and `Stopped` after a signal, with the state saved.
@@ -36,13 +38,10 @@ def train_loop(trainer, resume):
     if first and is_first():
         print(f"jiidm: the {state.stage} goes on from step {first}", file=sys.stderr, flush=True)
     progress = _Progress(trainer, first)
-    with ThreadPoolExecutor(1) as worker, progress:
-        ahead = worker.submit(trainer.batch, first) if first < training.steps else None
+    with Loader(trainer.batch, first, training.steps) as batches, progress:
         for step in range(first, training.steps):
             _leave_if_stopped(trainer, step, saved=step == first or _saving(trainer, step))
-            batch = ahead.result()
-            if step + 1 < training.steps:
-                ahead = worker.submit(trainer.batch, step + 1)
+            batch = next(batches)
             rate = learning_rate(training.learning_rate, step, training.steps, training.warmup, training.decay_from)
             trainer.begin(step)
             losses, gradients = trainer.compute(step, batch)
@@ -51,14 +50,14 @@ def train_loop(trainer, resume):
                 _skip_or_stop(trainer, step, batch, fault)
             else:
                 trainer.update(step, rate, gradients)
-                progress.add(losses)
+                progress.add({**losses, "gradient_norm": gradients[0].norm})
             done = step + 1
             progress.show(done, rate)
             if _saving(trainer, done):
                 _save(trainer, done)
             last = done == training.steps
             if is_first() and (last or (training.sheet_every and done % training.sheet_every == 0)):
-                trainer.sheet(done)
+                progress.writer.sheet(done, trainer.sheet(done))
             progress.restart()  # after the saving, so that its time is not taken for training
     jt.gc()
 
@@ -126,11 +125,12 @@ class _Progress(contextlib.AbstractContextManager):
 
     def __init__(self, trainer, first):
         stage, training = trainer.state.stage, trainer.training
-        self.training, self.names = training, trainer.columns
+        self.training, self.names = training, (*trainer.columns, "gradient_norm")
         self.bar = tqdm(range(training.steps), stage, initial=first, unit="step", dynamic_ncols=True, mininterval=1,
                         disable=not is_first())
-        columns = ["step", *trainer.columns, "learning_rate", "samples_per_second"]
+        columns = ["step", *self.names, "learning_rate", "samples_per_second"]
         self.table = Table(trainer.state.run / f"{stage}.csv", columns, first) if is_first() else None
+        self.writer = open_writer(trainer.events if is_first() else None, stage)
         self.written = True
         self.restart()
 
@@ -156,10 +156,12 @@ class _Progress(contextlib.AbstractContextManager):
         speed = self.steps * self.training.batch / (time.perf_counter() - self.since)
         self.table.write(step=done, **means, learning_rate=rate, samples_per_second=speed)
         shown = {**means, "learning_rate": rate, "samples/s": speed}
+        self.writer.scalars(done, shown)
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
         self.written = True
 
     def __exit__(self, *exception):
         self.bar.close()
+        self.writer.close()
         if self.table is not None:
             self.table.__exit__(*exception)
