@@ -48,4 +48,4 @@ def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
 
 def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    refused(lambda: open_writer(tmp_path, "unet"), "pip install 'jiidm[tensorboard]'")
+    refused(lambda: open_writer(tmp_path, "unet"), "pip install tensorboardX")

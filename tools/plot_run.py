@@ -111,7 +111,7 @@ def draw(tables, title):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("drawing needs matplotlib; install it with pip install 'jiidm[plots]'") from error
+        raise InputError("drawing needs matplotlib; pip install matplotlib") from error
     panels = {name: panels_of(table) for name, table in tables.items()}
     rows = {name: max(1, -(-len(of_table) // ACROSS)) for name, of_table in panels.items()}
     figure = Figure((ACROSS * WIDTH, sum(rows.values()) * HEIGHT + 0.5), layout="constrained")

@@ -25,7 +25,7 @@ class TensorboardWriter:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise InputError(
-                "TensorBoard's files need tensorboardX; install it with pip install 'jiidm[tensorboard]'"
+                "TensorBoard's files need tensorboardX; pip install tensorboardX"
             ) from error
         self.stage = stage
         self.writer = SummaryWriter(str(output_folder(path)))
