@@ -24,6 +24,7 @@ setup(
         "pyyaml>=6,<7",
         "safetensors>=0.4,<1",
         "scikit-image>=0.21,<1",
+        "scipy>=1.10",  # scikit-image brings it
         "tqdm>=4.65,<5",
     ],
     extras_require={

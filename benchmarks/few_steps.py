@@ -29,7 +29,8 @@ SAMPLERS = (
 
 def style_correlation(picture, reference):
     """Correlation (-1 to 1) of the joint colour histograms of two H x W x 3 uint8 pictures."""
-    histograms = [cv2.calcHist([p], [0, 1, 2], None, [8] * 3, [0, 256] * 3) for p in (picture, reference)]
+    # flat: compareHist misreads an array of three axes
+    histograms = [cv2.calcHist([p], [0, 1, 2], None, [8] * 3, [0, 256] * 3).ravel() for p in (picture, reference)]
     return cv2.compareHist(*histograms, cv2.HISTCMP_CORREL)
 
 

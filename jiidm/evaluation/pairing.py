@@ -1,0 +1,118 @@
+"""What is measured against what: label maps, their style references, and folders of pictures named after the masks."""
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from jiidm.data.folder import PHOTO_SUFFIXES, TestFolder, files_of, read_photo, read_references
+from jiidm.files import InputError
+from jiidm.labels import read_label_map
+
+_SHOWN = 10  # faults in the text of an error
+
+
+class Task(NamedTuple):
+    """A label map to be met and the photo whose style is wanted; `stem` is the name of its pictures."""
+
+    stem: str
+    labels: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A folder of pictures by the stem of their mask; `size` is (width, height), None where sizes may differ."""
+
+    path: Path
+    files: dict
+    size: tuple[int, int] | None = None
+
+
+def find_tasks(labels, references):
+    """The list of `Task`s, the photos that the pictures' distribution is compared with, and sentences on what is amiss.
+
+    labels: a folder of label PNGs beside a label_to_img.json, or the test folder that holds both. references: the
+    folder of the photos that the JSON names, or its parent with imgs/; or another JSON file of the same form, beside
+    the photos or beside imgs/. Raises InputError as `TestFolder`, and where the JSON file is not found.
+    """
+    labels, references = Path(labels), Path(references)
+    if references.suffix.lower() == ".json":
+        return _tasks_of_json(labels, references)
+    test = next((folder for folder in (labels, labels.parent) if (folder / "label_to_img.json").is_file()), None)
+    if test is None:
+        raise InputError(f"{labels}: no label_to_img.json in it or beside it; give a file of that form as --references")
+    folder = TestFolder(test, references)
+    tasks = [Task(Path(item.name).stem, item.mask, item.reference) for item in folder.items]
+    photos = references / "imgs" if (references / "imgs").is_dir() else references
+    return tasks, files_of(photos, PHOTO_SUFFIXES, "the reference photos"), folder.problems
+
+
+def _tasks_of_json(labels, path):
+    named = read_references(path)
+    photos = path.parent / "imgs" if (path.parent / "imgs").is_dir() else path.parent
+    masks = {mask.name: mask for mask in files_of(labels, (".png",), "the label maps")}
+    tasks, problems = [], []
+    for mask, reference in named.items():
+        if mask not in masks:
+            problems.append(f"{mask}: named in {path.name}, but no such label map")
+        elif Path(reference).name != reference or not (photos / reference).is_file():
+            problems.append(f"{mask}: its reference {reference} is not in {photos}")
+        else:
+            tasks.append(Task(Path(mask).stem, masks[mask], photos / reference))
+    problems += [f"{mask}: not named in {path.name}" for mask in sorted(masks.keys() - named.keys())]
+    if not tasks:
+        raise InputError(f"{path}: no label map in {labels} has its reference; {problems[0]}")
+    return tasks, sorted({task.reference for task in tasks}), problems
+
+
+def find_pictures(path, tasks, one_size=True, extra_allowed=False):
+    """The `Pictures` of a folder for the `Task`s, and sentences on what is missing, extra, unreadable or, with
+    `one_size`, of another size than most; raises InputError where the folder is missing or has no pictures."""
+    path = Path(path)
+    files, sizes, problems = {}, {}, []
+    wanted = {task.stem for task in tasks}
+    for file in files_of(path, PHOTO_SUFFIXES, "the pictures to measure"):
+        if file.stem not in wanted:
+            problems += [] if extra_allowed else [f"{file}: belongs to no label map"]
+        elif file.stem in files:
+            problems.append(f"{file}: the name of {files[file.stem].name} too, which is taken")
+        else:
+            try:
+                sizes[file.stem] = read_photo(file).shape[1::-1]
+                files[file.stem] = file
+            except InputError as error:
+                problems.append(str(error))
+    problems += [f"{path / task.stem}.jpg: missing or unreadable" for task in tasks if task.stem not in files]
+    if not one_size:
+        return Pictures(path, files), problems
+    size = Counter(sizes.values()).most_common(1)[0][0] if sizes else None
+    for stem, found in sizes.items():
+        if found != size:
+            problems.append(f"{files.pop(stem)}: {found[0]}x{found[1]}, most pictures are {size[0]}x{size[1]}")
+    return Pictures(path, files, size), problems
+
+
+def usable(tasks, sets, num_classes, problems, allow_missing):
+    """The `Task`s whose label map is in order and that every one of the `Pictures` in `sets` has a picture for.
+
+    `problems` are sentences on what was found before; more are added to it. Raises InputError that lists them, unless
+    `allow_missing`, and where no task is left.
+    """
+    left = []
+    for task in tasks:
+        try:
+            read_label_map(task.labels, num_classes, allow_no_class=True)
+            read_photo(task.reference)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if all(task.stem in pictures.files for pictures in sets):
+            left.append(task)
+    where = sets[0].path
+    if problems and not allow_missing:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise InputError(f"{where}: {len(problems)} faults: {'; '.join(problems[:_SHOWN])}{more}; mend them, or add "
+                         f"--allow-missing to measure the rest")
+    if not left:
+        raise InputError(f"{where}: no picture can be measured; {problems[0]}")
+    return left

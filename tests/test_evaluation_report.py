@@ -1,0 +1,224 @@
+"""The evaluation from folders to the report: what is in it, whether its numbers are right, and bad input."""
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from helpers import refused, run_tool
+from PIL import Image
+
+from jiidm.checkpoint import arrays_of
+from jiidm.data.folder import TrainingFolder, read_photo, write_test_folder, write_training_folder
+from jiidm.data.synthetic import draw_landscape
+from jiidm.evaluation.measure import Protocol, evaluate, inception_features, predict, statistics_of
+from jiidm.evaluation.metrics import HistogramProtocol, mean_iou, style_correlation
+from jiidm.evaluation.report import write_report
+from jiidm.evaluation.segformer import Segformer, SegformerConfig
+from jiidm.evaluation.weights import EvaluatorFile, load_segmenter, save_segmenter
+from jiidm.labels import read_label_map
+from jiidm.runtime import jt
+
+NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
+FEW = Protocol(resamples=60, frechet_resamples=40)
+pytestmark = pytest.mark.filterwarnings("ignore:.*Frechet")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """train/, test/, results/ (photos with noise), other/ (with more), real/ and the file of a segmenter."""
+    root = tmp_path_factory.mktemp("evaluation")
+    write_training_folder(root / "train", ((f"style{i}", *draw_landscape((1, i), 64, 48)) for i in range(5)))
+    scenes = [(f"mask{i}", *draw_landscape((2, i), 64, 48)) for i in range(6)]
+    write_test_folder(root / "test", ((name, labels) for name, _, labels in scenes), TrainingFolder(root / "train"))
+    random = np.random.default_rng(0)
+    for folder, spread in (("results", 20), ("other", 90), ("real", 0)):
+        (root / folder).mkdir()
+        for name, photo, _ in scenes:
+            noisy = np.clip(photo + random.normal(0, spread, photo.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(root / folder / f"{name}.jpg", quality=95)
+    jt.set_global_seed(1, False)
+    save_segmenter(root / "segmenter.safetensors", arrays_of(Segformer(NETWORK)), NETWORK, 0)
+    return root
+
+
+@pytest.fixture
+def copy(place, tmp_path):
+    """The same folders, to be spoilt."""
+    return shutil.copytree(place, tmp_path / "copy")
+
+
+def measured(root, **options):
+    options = {"segmenter": root / "segmenter.safetensors", "protocol": FEW, **options}
+    return evaluate(root / "results", root / "test", root / "train", **options)
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    return measured(place, real=place / "real", compare=place / "other")
+
+
+def test_numbers_are_those_of_each_picture(place, whole):
+    references = json.loads((place / "test" / "label_to_img.json").read_text())
+    evaluator, found = load_segmenter(place / "segmenter.safetensors"), whole.sets["results"]
+    accuracies = []
+    for i, stem in enumerate(whole.stems):
+        labels = read_label_map(place / "test" / "labels" / f"{stem}.png")
+        picture = read_photo(place / "results" / f"{stem}.jpg")
+        accuracies.append((predict(evaluator, [picture], [labels.shape])[0] == labels).mean())
+        reference = read_photo(place / "train" / "imgs" / references[f"{stem}.png"])
+        style = style_correlation(picture, reference, HistogramProtocol())
+        assert found.per_picture["style"][i] == pytest.approx(style)
+    assert found.per_picture["mask_accuracy"] == pytest.approx(accuracies)
+    assert found.figures["mask_accuracy"].value == pytest.approx(np.mean(accuracies))
+    score = np.mean(accuracies) * (found.figures["style"].value * 0.5 + 0.5)
+    assert found.figures["score"].value == pytest.approx(score) and found.score_terms == ("style",)
+
+
+def test_intervals_and_paired_differences(place, whole):
+    for part in whole.sets.values():
+        for name, figure in part.figures.items():
+            assert figure.low <= figure.value + 1e-9 and figure.value <= figure.high + 1e-9, name
+    for name, figure in whole.differences.items():
+        values = [whole.sets[part].figures[name].value for part in ("results", "compare")]
+        assert figure.value == pytest.approx(values[0] - values[1])
+    same = measured(place, compare=place / "results").differences
+    assert all(figure == (0, 0, 0) for figure in same.values())
+
+
+def test_iou_is_that_of_all_pixels_and_the_ceiling_is_a_ratio(whole):
+    found = whole.sets["results"]
+    assert found.figures["mean_iou"].value == pytest.approx(np.nanmean(found.class_iou))
+    ratio = found.figures["mask_accuracy"].value / whole.sets["real"].figures["mask_accuracy"].value
+    assert whole.shares["results"].value == pytest.approx(ratio)
+    assert mean_iou(np.eye(3)) == 1
+
+
+def test_an_aesthetic_function_completes_the_score(place):
+    found = measured(place, aesthetic=lambda picture: picture.mean() / 255).sets["results"]
+    assert found.score_terms == ("aesthetic", "style")
+    terms = 0.2 * found.figures["aesthetic"].value + 0.3 * (found.figures["style"].value * 0.5 + 0.5)
+    assert found.figures["score"].value == pytest.approx(found.figures["mask_accuracy"].value * terms / 0.5)
+
+
+def test_report_is_complete_and_self_contained(place, whole, tmp_path):
+    markdown, data, page = (path.read_text("utf-8") for path in write_report(whole, tmp_path))
+    sha = load_segmenter(place / "segmenter.safetensors").sha256
+    for text in ("mask accuracy", "mIoU", "FD-segmenter", "contest score over style only", "0.3 * (style * 0.5 + 0.5)",
+                 "real photos (ceiling)", sha, "8x8x8 joint bins", "bootstrap", "64x48", "FD-segmenter is no FID"):
+        assert text in markdown, text
+    assert "| FID |" not in markdown
+    report = json.loads(data)
+    accuracies = report["sets"]["results"]["per_picture"]["mask_accuracy"]
+    assert list(accuracies) == whole.stems
+    assert report["sets"]["results"]["figures"]["mask_accuracy"]["value"] == pytest.approx(
+        np.mean(list(accuracies.values())))
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page
+    assert page.count("<svg") == 5 and page.count("best by") == 5 and page.count("data:image/jpeg") >= 6 * 3
+    assert all(stem in page for stem in whole.stems)
+
+
+def test_names_with_markup_are_shown_as_they_are(copy, tmp_path):
+    odd = copy / "a<b>&c"
+    shutil.copytree(copy / "results", odd)
+    found = evaluate(odd, copy / "test", copy / "train", segmenter=copy / "segmenter.safetensors", protocol=FEW)
+    page = write_report(found, tmp_path / "out")[2].read_text("utf-8")
+    assert "a&lt;b&gt;&amp;c" in page and "<b>" not in page
+
+
+def test_references_as_a_json_beside_the_photos(place, copy, whole):
+    shutil.move(copy / "test" / "label_to_img.json", copy / "train" / "pairs.json")
+    found = evaluate(copy / "results", copy / "test" / "labels", copy / "train" / "pairs.json",
+                     segmenter=copy / "segmenter.safetensors", protocol=FEW)
+    assert found.sets["results"].figures["style"] == whole.sets["results"].figures["style"]
+    (copy / "test" / "labels2").mkdir()
+    refused(lambda: evaluate(copy / "results", copy / "test" / "labels", copy / "train"), "no label_to_img.json")
+
+
+# ------------------------------------------------------------------------------------------------ distances and caching
+
+class Means:
+    """Stands for the Inception network: the mean colours of its input."""
+
+    def __call__(self, x):
+        return x.mean((2, 3))
+
+
+def test_statistics_are_kept_and_belong_to_a_protocol(copy):
+    files = sorted((copy / "train" / "imgs").iterdir())
+    network = inception_features(EvaluatorFile(Means(), "weights.pth", "0" * 64))
+    made = statistics_of(files, network, copy / "kept")
+    path, = (copy / "kept").iterdir()
+    with np.load(path) as kept:
+        assert np.array_equal(kept["mu"], made.mean) and kept["sigma"].shape == (3, 3) and kept["count"] == 5
+        assert json.loads(str(kept["protocol"]))["sha256"] == "0" * 64
+    network.run = None  # what is kept is not computed again
+    assert np.array_equal(statistics_of(files, network, copy / "kept").covariance, made.covariance)
+    other = inception_features(EvaluatorFile(Means(), "weights.pth", "1" * 64))
+    statistics_of(files, other, copy / "kept")
+    photo = files[0].read_bytes()
+    files[0].write_bytes(files[1].read_bytes())
+    statistics_of(files, other, copy / "kept")
+    assert len(list((copy / "kept").iterdir())) == 3
+    path.write_bytes(path.read_bytes()[:100])
+    files[0].write_bytes(photo)
+    again = statistics_of(files, inception_features(EvaluatorFile(Means(), "weights.pth", "0" * 64)), copy / "kept")
+    assert np.array_equal(again.mean, made.mean) and path.stat().st_size > 100
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+def spoil_missing(root):
+    (root / "results" / "mask1.jpg").unlink()
+
+
+def spoil_extra(root):
+    shutil.copy(root / "results" / "mask1.jpg", root / "results" / "sheet.jpg")
+
+
+def spoil_unreadable(root):
+    path = root / "results" / "mask1.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def spoil_size(root):
+    Image.new("RGB", (32, 48)).save(root / "results" / "mask1.jpg")
+
+
+def spoil_labels(root):
+    Image.new("L", (64, 48), 77).save(root / "test" / "labels" / "mask1.png")
+
+
+@pytest.mark.parametrize("spoil, words, left", [
+    (spoil_missing, ("mask1.jpg", "missing"), 5), (spoil_extra, ("sheet.jpg", "belongs to no label map"), 6),
+    (spoil_unreadable, ("mask1.jpg", "broken picture"), 5), (spoil_size, ("mask1.jpg", "32x48", "64x48"), 5),
+    (spoil_labels, ("mask1.png", "label 77", "0..28"), 5),
+])
+def test_spoilt_folders(copy, spoil, words, left):
+    spoil(copy)
+    refused(lambda: measured(copy), "--allow-missing", *words)
+    found = measured(copy, allow_missing=True)
+    assert len(found.stems) == left and any(words[0] in problem for problem in found.problems)
+
+
+def test_input_that_cannot_be_measured(copy):
+    refused(lambda: measured(copy, segmenter=copy / "train" / "imgs" / "style0.jpg"), "style0.jpg", "no format known")
+    refused(lambda: measured(copy, inception=copy / "segmenter.safetensors"), "not the Inception-v3 of the FID")
+    refused(lambda: measured(copy, compare=copy / "nowhere"), "nowhere", "no such folder")
+    refused(lambda: Protocol(resamples=10), "resamples 10", "at least 40")
+    for path in sorted((copy / "results").iterdir())[1:]:
+        path.unlink()
+    refused(lambda: measured(copy, allow_missing=True), "one picture", "at least 2")
+
+
+def test_tool(copy):
+    options = ("--labels", copy / "test", "--references", copy / "train", "--segmenter", copy / "segmenter.safetensors",
+               "--output", copy / "out", "--resamples", 40)
+    done = run_tool("evaluate", copy / "results", *options, "--real", copy / "real")
+    assert done.returncode == 0, done.stderr
+    assert "## Figures" in done.stdout and {p.name for p in (copy / "out").iterdir()} >= {
+        "report.md", "report.json", "report.html", "statistics"}
+    assert "warning: " in done.stderr and "6 pictures" in done.stderr
+    spoil_missing(copy)
+    done = run_tool("evaluate", copy / "results", *options)
+    assert done.returncode == 2 and re.fullmatch(r"error: .*mask1\.jpg: missing.*\n", done.stderr)

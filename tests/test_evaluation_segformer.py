@@ -1,0 +1,248 @@
+"""The evaluator's SegFormer: layers against numpy, its size, and files of weights in its own and in public names."""
+import numpy as np
+import pytest
+from foreign_files import safetensors, torch_legacy, torch_zip
+from helpers import made_up, numbers, refused, relative_error
+
+from jiidm.checkpoint import arrays_of, save_checkpoint
+from jiidm.config import Config
+from jiidm.evaluation.segformer import (
+    Attention,
+    DepthwiseConvolution,
+    LayerNorm,
+    MixFFN,
+    Segformer,
+    SegformerConfig,
+    normalised,
+    resize_bilinear,
+)
+from jiidm.evaluation.weights import load_segmenter, save_segmenter, segformer_name
+from jiidm.runtime import jt
+
+TINY = SegformerConfig(5, (8, 16), (1, 2), (1, 2), (2, 1), 2, 12, 48, 32)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    network = made_up(Segformer(TINY), 3)
+    network.decode_head.batch_norm.running_var.assign(jt.array(0.5 + np.arange(12, dtype=np.float32) / 12))
+    return network
+
+
+def random(*shape):
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+# -------------------------------------------------------------------------------------------------------------- layers
+
+def layer_norm(tokens, module):
+    centred = tokens - tokens.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + module.eps) * numbers(module.weight) + numbers(
+        module.bias)
+
+
+def linear(tokens, module):
+    return tokens @ numbers(module.weight).T + numbers(module.bias)
+
+
+def test_attention_with_spatial_reduction_is_that_of_the_paper():
+    channels, heads, ratio, height, width = 6, 2, 2, 4, 6
+    module, x = made_up(Attention(channels, heads, ratio), 1), random(2, channels, height, width)
+    weight, bias = numbers(module.sr.weight), numbers(module.sr.bias)
+    for sample, actual in zip(x.astype(np.float64), numbers(module(jt.array(x))), strict=True):
+        tokens = sample.reshape(channels, -1).T
+        reduced = np.array([[(weight * sample[:, i:i + 2, j:j + 2]).sum((1, 2, 3)) + bias
+                             for j in range(0, width, 2)] for i in range(0, height, 2)]).reshape(-1, channels)
+        reduced = layer_norm(reduced, module.layer_norm)
+        q, k, v = linear(tokens, module.query), linear(reduced, module.key), linear(reduced, module.value)
+        results = []
+        for h in range(heads):
+            part = slice(h * 3, h * 3 + 3)
+            scores = np.exp(q[:, part] @ k[:, part].T / np.sqrt(3))
+            results.append(scores / scores.sum(1, keepdims=True) @ v[:, part])
+        expected = linear(np.concatenate(results, 1), module.dense).T.reshape(channels, height, width)
+        assert relative_error(actual, expected) < 1e-5
+
+
+def test_mix_ffn_is_that_of_the_paper():
+    from scipy.special import erf
+
+    module, x = made_up(MixFFN(4, 2), 2), random(1, 4, 5, 3)
+    hidden = linear(x[0].reshape(4, -1).T.astype(np.float64), module.dense1).T.reshape(8, 5, 3)
+    padded, weight = np.pad(hidden, ((0, 0), (1, 1), (1, 1))), numbers(module.dwconv.weight)
+    mixed = np.array([[[(padded[c, i:i + 3, j:j + 3] * weight[c, 0]).sum() for j in range(3)] for i in range(5)]
+                      for c in range(8)]) + numbers(module.dwconv.bias)[:, None, None]
+    active = mixed * (1 + erf(mixed / np.sqrt(2))) / 2
+    expected = linear(active.reshape(8, -1).T, module.dense2).T.reshape(1, 4, 5, 3)
+    assert relative_error(module(jt.array(x)), expected) < 1e-5
+
+
+def test_depthwise_convolution_has_the_gradients_of_its_sums():
+    module, x = made_up(DepthwiseConvolution(2), 1), jt.array(random(1, 2, 4, 5))
+    module.train()
+    found = jt.grad((module(x) * jt.array(random(1, 2, 4, 5))).sum(), [x, module.weight])
+    cotangent, padded = random(1, 2, 4, 5)[0], np.pad(random(1, 2, 4, 5)[0], ((0, 0), (1, 1), (1, 1)))
+    weight = np.array([[[(padded[c, i:i + 4, j:j + 5] * cotangent[c]).sum() for j in range(3)] for i in range(3)]
+                       for c in range(2)])
+    assert relative_error(found[1], weight[:, None]) < 1e-5
+    around = np.pad(cotangent, ((0, 0), (1, 1), (1, 1)))
+    kernel = numbers(module.weight)[:, 0, ::-1, ::-1]
+    expected = [[[(around[c, i:i + 3, j:j + 3] * kernel[c]).sum() for j in range(5)] for i in range(4)]
+                for c in range(2)]
+    assert relative_error(found[0], np.array(expected)[None]) < 1e-5
+
+
+def test_layer_norm_goes_over_the_channels():
+    module, x = made_up(LayerNorm(6, 1e-6), 1), random(2, 6, 3, 4)
+    expected = layer_norm(x.transpose(0, 2, 3, 1).astype(np.float64), module).transpose(0, 3, 1, 2)
+    assert relative_error(module(jt.array(x)), expected) < 1e-5
+
+
+def test_bilinear_resizing_has_half_pixel_centres():
+    x = np.float32([[[[0, 10, 20]]]])
+    assert np.allclose(resize_bilinear(jt.array(x), 1, 6).numpy(), [0, 2.5, 7.5, 12.5, 17.5, 20], atol=1e-5)
+    assert np.allclose(resize_bilinear(jt.array(x), 2, 1).numpy().ravel(), [10, 10])
+
+
+# ------------------------------------------------------------------------------------------------------------- network
+
+def test_b0_has_the_papers_size(tmp_path):
+    network = Segformer(SegformerConfig(num_classes=29))
+    trained = {name: p.numel() for name, p in network.named_parameters() if "running" not in name}
+    encoder = sum(count for name, count in trained.items() if name.startswith("encoder"))
+    assert round(encoder / 1e6, 1) == 3.3 and round(sum(trained.values()) / 1e6, 1) == 3.7
+    # with the 150 classes of ADE20K: what the published B0 has
+    assert sum(trained.values()) + 121 * 257 == 3_752_694
+    save_segmenter(tmp_path / "b0.safetensors", arrays_of(network), network.config, 0)
+    assert (tmp_path / "b0.safetensors").stat().st_size < 8e6
+
+
+def test_shapes_of_logits_and_features(tiny):
+    photos = np.random.default_rng(0).integers(0, 256, (2, 30, 50, 3), np.uint8)  # no multiples of the strides
+    logits, features = tiny.with_features(jt.array(normalised(photos)))
+    assert tuple(logits.shape) == (2, 5, 8, 13) and tuple(features.shape) == (2, 24)
+    assert np.isfinite(logits.numpy()).all()
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"heads": (1, 3)}, ("heads 3", "16")), ({"depths": (1,)}, ("one number a stage",)),
+    ({"num_classes": 30}, ("num_classes 30", "29")), ({"width": 4}, ("4x32", "at least 8")),
+    ({"sr_ratios": (0, 1)}, ("at least 1",)),
+])
+def test_impossible_configurations(change, words):
+    refused(lambda: Segformer(SegformerConfig(**{**TINY.__dict__, **change})), *words)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+def hugging_face(arrays):
+    """The tiny network's arrays under the names and in the shapes of Hugging Face's files."""
+    found = {"decode_head.batch_norm.num_batches_tracked": np.zeros((), "f4")}
+    for name, value in arrays.items():
+        if name.startswith("encoder."):
+            name = f"segformer.{name}"
+            for part in ("query", "key", "value", "sr.", "layer_norm."):
+                name = name.replace(f".attention.{part}", f".attention.self.{part}")
+            name = name.replace(".attention.dense", ".attention.output.dense").replace(".dwconv.", ".dwconv.dwconv.")
+        elif ".linear_c." in name:
+            stem, number, kind = name.rsplit(".", 2)
+            name = f"{stem}.{number}.proj.{kind}"
+        elif name in ("decode_head.linear_fuse.weight", "decode_head.classifier.weight"):
+            value = value[:, :, None, None]
+        found[name] = value
+    return found
+
+
+def authors(arrays):
+    """The same for the authors' release."""
+    found = {"decode_head.conv_seg.weight": np.zeros((2, 2, 1, 1), "f4")}
+    for i, depth in enumerate(TINY.depths):
+        ours, s = "encoder.{}", i + 1
+        pairs = [(f"patch_embeddings.{i}.proj", f"patch_embed{s}.proj"),
+                 (f"patch_embeddings.{i}.layer_norm", f"patch_embed{s}.norm"), (f"layer_norm.{i}", f"norm{s}")]
+        for n in range(depth):
+            block, theirs = f"block.{i}.{n}", f"block{s}.{n}"
+            pairs += [(f"{block}.layer_norm_1", f"{theirs}.norm1"), (f"{block}.layer_norm_2", f"{theirs}.norm2"),
+                      (f"{block}.attention.query", f"{theirs}.attn.q"), (f"{block}.attention.sr", f"{theirs}.attn.sr"),
+                      (f"{block}.attention.layer_norm", f"{theirs}.attn.norm"),
+                      (f"{block}.attention.dense", f"{theirs}.attn.proj"), (f"{block}.mlp.dense1", f"{theirs}.mlp.fc1"),
+                      (f"{block}.mlp.dense2", f"{theirs}.mlp.fc2"),
+                      (f"{block}.mlp.dwconv", f"{theirs}.mlp.dwconv.dwconv")]
+            for kind in ("weight", "bias"):
+                found[f"backbone.{theirs}.attn.kv.{kind}"] = np.concatenate(
+                    [arrays[f"encoder.{block}.attention.{part}.{kind}"] for part in ("key", "value")])
+        for our, their in pairs:
+            for kind in ("weight", "bias"):
+                if ours.format(f"{our}.{kind}") in arrays:
+                    found[f"backbone.{their}.{kind}"] = arrays[ours.format(f"{our}.{kind}")]
+        for kind in ("weight", "bias"):
+            found[f"decode_head.linear_c{s}.proj.{kind}"] = arrays[f"decode_head.linear_c.{i}.{kind}"]
+    found["decode_head.linear_fuse.conv.weight"] = arrays["decode_head.linear_fuse.weight"][:, :, None, None]
+    for kind in ("weight", "bias", "running_mean", "running_var"):
+        found[f"decode_head.linear_fuse.bn.{kind}"] = arrays[f"decode_head.batch_norm.{kind}"]
+    found["decode_head.linear_pred.weight"] = arrays["decode_head.classifier.weight"][:, :, None, None]
+    found["decode_head.linear_pred.bias"] = arrays["decode_head.classifier.bias"]
+    return found
+
+
+@pytest.mark.parametrize("written", [
+    lambda arrays: torch_zip(hugging_face(arrays)),
+    lambda arrays: safetensors(hugging_face(arrays)),
+    lambda arrays: torch_legacy(authors(arrays)),
+    lambda arrays: torch_zip(authors(arrays), wrap=lambda tensors: {"state_dict": tensors}),
+], ids=["Hugging Face, zip", "Hugging Face, safetensors", "authors, older", "authors, state_dict"])
+def test_public_weights(tiny, tmp_path, written):
+    (tmp_path / "weights.bin").write_bytes(written(arrays_of(tiny)))
+    loaded = load_segmenter(tmp_path / "weights.bin")
+    assert loaded.network.config == SegformerConfig(**{**TINY.__dict__, "width": 512, "height": 384})
+    for name, value in arrays_of(loaded.network).items():
+        assert np.array_equal(value, arrays_of(tiny)[name]), name
+
+
+@pytest.mark.parametrize("public, ours", [
+    ("segformer.encoder.patch_embeddings.0.proj.weight", "encoder.patch_embeddings.0.proj.weight"),
+    ("backbone.patch_embed1.proj.weight", "encoder.patch_embeddings.0.proj.weight"),
+    ("backbone.block4.1.attn.kv.bias", "encoder.block.3.1.attention.key+value.bias"),
+    ("decode_head.linear_c.0.proj.weight", "decode_head.linear_c.0.weight"),
+    ("decode_head.linear_c4.proj.weight", "decode_head.linear_c.3.weight"),
+    ("backbone.layers.0.0.projection.weight", None),
+])
+def test_public_names(public, ours):
+    assert segformer_name(public) == ours
+
+
+def test_own_files(tiny, tmp_path):
+    path = tmp_path / "own.safetensors"
+    save_segmenter(path, arrays_of(tiny), TINY, 7, dtype="float32")
+    loaded = load_segmenter(path)
+    assert loaded.network.config == TINY and loaded.file == "own.safetensors" and len(loaded.sha256) == 64
+    x = jt.array(random(1, 3, 32, 48))
+    assert np.array_equal(loaded.network(x).numpy(), tiny(x).numpy())
+
+
+def test_files_that_are_no_segmenter(tiny, tmp_path):
+    arrays = arrays_of(tiny)
+
+    def load(content):
+        (tmp_path / "x.pth").write_bytes(content)
+        return load_segmenter(tmp_path / "x.pth")
+
+    refused(lambda: load_segmenter(tmp_path / "none.pth"), "none.pth", "no such file")
+    refused(lambda: load(torch_zip({"features.0.weight": np.zeros((3, 3))})), "no SegFormer", "features.0.weight")
+    some = hugging_face(arrays)
+    del some["segformer.encoder.layer_norm.1.bias"]
+    refused(lambda: load(torch_zip(some)), "missing: encoder.layer_norm.1.bias")
+    more = {**hugging_face(arrays), "segformer.encoder.odd": np.zeros(3)}
+    refused(lambda: load(torch_zip(more)), "unexpected", "odd")
+    many = {**hugging_face(arrays), "decode_head.classifier.weight": np.zeros((150, 12, 1, 1))}
+    refused(lambda: load(torch_zip(many)), "150 classes", "29")
+    encoder = {name: value for name, value in hugging_face(arrays).items() if not name.startswith("decode")}
+    refused(lambda: load(torch_zip(encoder)), "x.pth", "decode_head")
+    broken = {**hugging_face(arrays), "decode_head.classifier.bias": np.full(5, np.nan)}
+    refused(lambda: load(torch_zip(broken)), "NaN")
+    negative = {**hugging_face(arrays), "decode_head.batch_norm.running_var": np.full(12, -1.0)}
+    refused(lambda: load(torch_zip(negative)), "negative variance", "running_var")
+    save_checkpoint(tmp_path / "unet.safetensors", "unet", {"a": np.zeros(3)}, Config(), 1)
+    refused(lambda: load_segmenter(tmp_path / "unet.safetensors"), "holds the unet", "expected the segmenter")
+    bad = {**arrays, "decode_head.classifier.bias": np.full(5, 1e6)}
+    refused(lambda: save_segmenter(tmp_path / "n.safetensors", bad, TINY, 1), "too large", "classifier.bias")
