@@ -28,18 +28,16 @@ class TensorboardWriter:
                 "TensorBoard's files need tensorboardX; pip install tensorboardX"
             ) from error
         self.stage = stage
-        self.writer = SummaryWriter(str(output_folder(path)))
+        self.writer = SummaryWriter(str(output_folder(path)), flush_secs=10)  # its thread writes; a kill costs that much
 
     def scalars(self, step, values):
         """Writes numbers, {name: value}, after `step` steps."""
         for name, value in values.items():
             self.writer.add_scalar(f"{self.stage}/{name}", float(value), step)
-        self.writer.flush()
 
     def sheet(self, step, picture):
         """Writes a sheet of samples, H x W x 3 uint8."""
         self.writer.add_image(f"{self.stage}/samples", np.asarray(picture), step, dataformats="HWC")
-        self.writer.flush()
 
     def close(self):
         """Writes what is left and closes the file."""
