@@ -28,7 +28,8 @@ class TensorboardWriter:
                 "TensorBoard's files need tensorboardX; pip install tensorboardX"
             ) from error
         self.stage = stage
-        self.writer = SummaryWriter(str(output_folder(path)), flush_secs=10)  # its thread writes; a kill costs that much
+        # a thread of its own writes; a kill costs these seconds of the curves
+        self.writer = SummaryWriter(str(output_folder(path)), flush_secs=10)
 
     def scalars(self, step, values):
         """Writes numbers, {name: value}, after `step` steps."""
