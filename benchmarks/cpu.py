@@ -80,7 +80,7 @@ def step(folder):
     result = sample(fast)
     epsilon = fast(z, TIMESTEP, SCALE).numpy()
     prepare(network, None)
-    release = ReferenceDenoiser(network, mask, HEIGHT, WIDTH)
+    release = ReferenceDenoiser(network, mask)
     plain = seconds(lambda: release(z, TIMESTEP, SCALE), warmup=1)
     expected = sample(release)
     error = float(np.abs(result - expected).max() / np.abs(expected).max())

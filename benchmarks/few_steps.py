@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.measuring import machine, row, write_report  # noqa: E402
 from jiidm import Generator  # noqa: E402
 from jiidm.data.folder import TestFolder, fit_photo, read_photo  # noqa: E402
+from jiidm.evaluation.metrics import HistogramProtocol, style_correlation  # noqa: E402
 from jiidm.files import InputError, run_tool  # noqa: E402
 
 ROUND = {"guidance": 3.5, "respacing": "ddim500", "start": 300}  # the paper's first
@@ -25,13 +26,6 @@ SAMPLERS = (
     ("DPM-Solver++, 10 steps", ROUND, {"sampler": "dpmpp", "steps": 10}),
     ("DDIM, 30 steps", {**ROUND, "respacing": "ddim50", "start": 30}, {}),
 )
-
-
-def style_correlation(picture, reference):
-    """Correlation (-1 to 1) of the joint colour histograms of two H x W x 3 uint8 pictures."""
-    # flat: compareHist misreads an array of three axes
-    histograms = [cv2.calcHist([p], [0, 1, 2], None, [8] * 3, [0, 256] * 3).ravel() for p in (picture, reference)]
-    return cv2.compareHist(*histograms, cv2.HISTCMP_CORREL)
 
 
 def main():
@@ -59,7 +53,7 @@ def main():
         seconds = (time.perf_counter() - start) / len(items)
         made[name] = [np.asarray(p) for p in pictures]
         rows.append(row(f"{name}: style correlation", np.mean([
-            style_correlation(p, s) for p, s in zip(made[name], styles, strict=True)
+            style_correlation(p, s, HistogramProtocol()) for p, s in zip(made[name], styles, strict=True)
         ]), "", note=f"{len(items)} label maps, {seconds:.2f} s an image"))
         if len(made) > 1:
             psnr = [cv2.PSNR(a, b) for a, b in zip(made[SAMPLERS[0][0]], made[name], strict=True)]

@@ -189,14 +189,15 @@ class Config:
     seed: int = 0
 
 
-def load_config(path):
-    """Reads a `Config` from the YAML file `path`; raises InputError that names the file and the key."""
+def load_config(path, kind=Config):
+    """Reads a `Config`, or another dataclass of sections, from the YAML file `path`; raises InputError that names the
+    file and the key."""
     try:
         with open(path, encoding="utf-8") as file:
             data = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
-    return from_dict(Config, {} if data is None else data, str(path))
+    return from_dict(kind, {} if data is None else data, str(path))
 
 
 def check_config(config):

@@ -173,7 +173,7 @@ class Generator:
 
     def _denoiser(self, mask, height, width):
         if self._reference:
-            return ReferenceDenoiser(self._unet, mask, height, width)
+            return ReferenceDenoiser(self._unet, mask)
         # one batch for both branches fills a GPU better; two cores gain nothing by it
         joint = device_name() == "cuda"
         denoiser = GuidedDenoiser(self._unet, mask, height, width, self._budget, self._null, joint)

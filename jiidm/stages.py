@@ -10,6 +10,7 @@ from jiidm.data.latents import LatentStore, description, write_latents
 from jiidm.diffusion.schedule import Schedule
 from jiidm.files import InputError, output_folder
 from jiidm.inference.ensemble import average, ensemble_weights
+from jiidm.inference.refinement import chosen_solver_steps
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.runtime import announce_compilation, use_device
 from jiidm.stopping import interruptible
@@ -27,7 +28,7 @@ def checked_run(config, device="auto"):
     check_training(config)
     schedule = Schedule(config.diffusion)
     for settings in config.inference.rounds:  # told now, not after the autoencoder's hours
-        schedule.check_start(settings.respacing, settings.start)
+        schedule.check_start(settings.respacing, settings.start, chosen_solver_steps(None, None, config.inference))
     use_device(device)
     smallest = min(config.train_autoencoder.batch, config.train_unet.batch)
     if smallest < count():

@@ -57,6 +57,12 @@ def pixels(image):
     return np.asarray(image).astype(int)
 
 
+def test_description_of_the_weights(generator, checkpoints):
+    lines = generator.describe().splitlines()
+    assert lines[0] == f"{checkpoints / 'autoencoder.safetensors'}: autoencoder, step 10"
+    assert lines[1:] == [f"{checkpoints / f'unet-{seed}.safetensors'}: unet, step {seed}" for seed in (1, 2)]
+
+
 def test_result_is_an_rgb_picture_of_the_models_size_and_repeats(generator, examples):
     masks, styles = examples
     first, second = (generator.infer(masks[0], styles[1], rounds=2) for _ in range(2))

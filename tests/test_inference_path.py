@@ -126,7 +126,7 @@ def inputs(images, height, width, classes=5):
 @pytest.mark.parametrize("height, width", [(10, 13), (16, 24)])
 def test_guided_step(unet, height, width):
     z, mask = inputs(2, height, width)
-    expected = ReferenceDenoiser(unet, mask, height, width)(z, 500, 3.5).numpy()
+    expected = ReferenceDenoiser(unet, mask)(z, 500, 3.5).numpy()
     plain = GuidedDenoiser(unet, mask, height, width)(z, 500, 3.5).numpy()
     assert relative_error(plain, expected) < CLOSE
     prepare(unet, PackedConvolution)
@@ -161,7 +161,7 @@ def test_chain_parity(reference_unet):
     def samples(denoiser):
         return [z.numpy() for _, z in ddim(lambda z, t: denoiser(z, t, scale), chain, z, start)]
 
-    plain = samples(ReferenceDenoiser(reference_unet, mask, *z.shape[2:]))
+    plain = samples(ReferenceDenoiser(reference_unet, mask))
     prepare(reference_unet, PackedConvolution)
     try:
         denoiser = GuidedDenoiser(reference_unet, mask, *z.shape[2:])

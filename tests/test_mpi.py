@@ -113,13 +113,19 @@ def test_an_error_in_one_process_ends_both_with_its_message(top):
     assert time.monotonic() - start < 60  # the start of Jittor is in it
 
 
-def test_a_process_that_is_killed_ends_the_others(top, runs):
-    run = top / "endless"
+def under_way(top, runs, name):
+    """A run folder in which two processes train the UNet without an end, with a state saved; and their mpirun."""
+    run = top / name
     shutil.copytree(runs[0], run, ignore=shutil.ignore_patterns("unet*", ".claim"))
-    job = subprocess.Popen(ranks(*[training(top, "unet", "endless", "long")] * 2), env=environment(),
+    job = subprocess.Popen(ranks(*[training(top, "unet", name, "long")] * 2), env=environment(),
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list(run.glob("unet-state-*")) and job.poll() is None:
         time.sleep(0.05)
+    return run, job
+
+
+def test_a_process_that_is_killed_ends_the_others(top, runs):
+    _, job = under_way(top, runs, "endless")
     first, second = processes_of(job.pid)
     start = time.monotonic()
     os.kill(second, 9)
@@ -139,12 +145,7 @@ def is_running(process):
 
 
 def test_a_stop_of_one_process_saves_and_ends_both(top, runs):
-    run = top / "stopped"
-    shutil.copytree(runs[0], run, ignore=shutil.ignore_patterns("unet*", ".claim"))
-    job = subprocess.Popen(ranks(*[training(top, "unet", "stopped", "long")] * 2), env=environment(),
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not list(run.glob("unet-state-*")) and job.poll() is None:
-        time.sleep(0.05)
+    run, job = under_way(top, runs, "stopped")
     os.kill(processes_of(job.pid)[1], 15)
     _, errors = job.communicate(timeout=60)
     assert job.returncode == 143 and "--resume" in errors and "Traceback" not in errors, errors

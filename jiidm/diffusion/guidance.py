@@ -56,7 +56,7 @@ class GuidedDenoiser:
 class ReferenceDenoiser:
     """`GuidedDenoiser` as the release computes it: the whole network twice a step, in Jittor's own operators."""
 
-    def __init__(self, network, mask, height, width):
+    def __init__(self, network, mask):
         self.network, self.mask = network, mask
 
     def prepare(self, timesteps):

@@ -3,10 +3,9 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-import yaml
 from PIL import Image
 
-from jiidm.config import from_dict
+from jiidm.config import load_config
 from jiidm.data.folder import TrainingFolder, fit_labels, fit_photo
 from jiidm.evaluation.metrics import confusion, mask_accuracy, mean_iou
 from jiidm.evaluation.segformer import Segformer, SegformerConfig, check_segformer, normalised, resize_bilinear
@@ -72,12 +71,7 @@ class SegmenterRun:
 
 def load_segmenter_run(path):
     """Reads a `SegmenterRun` from the YAML file `path`; raises InputError that names the file and the key."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
-    return from_dict(SegmenterRun, {} if data is None else data, str(path))
+    return load_config(path, SegmenterRun)
 
 
 def train_segmenter(config, data, run, validation=None, resume=None, device="auto", events=None):

@@ -6,6 +6,7 @@ asks the extension registry first, and sets attributes on what `find_class` gave
 writes (protocols 2 to 5) make up lists, dicts and plain values; whatever else a pickle calls is made by a builder from
 a fixed table, or refused by name. Bytes and long texts stay in the file, as `Span`s.
 """
+import abc
 import pickletools
 import struct
 
@@ -43,11 +44,12 @@ class TextSpan(Span):
     """A long text that stays in the file, in UTF-8."""
 
 
-class Buildable:
+class Buildable(abc.ABC):
     """What a builder may return to take part in BUILD: `build(state)` receives the state."""
 
+    @abc.abstractmethod
     def build(self, state):
-        raise NotImplementedError
+        """Takes in the state, a value that the pickle has made."""
 
 
 class Unpickler:

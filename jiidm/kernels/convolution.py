@@ -20,19 +20,19 @@ namespace jittor {
 typedef dnnl::memory::format_tag Tag;
 typedef dnnl::memory::desc Desc;
 typedef dnnl::convolution_forward::primitive_desc Chosen;
-enum { IMAGES, IN, OUT, HEIGHT, WIDTH, KERNEL, STRIDE, BEFORE, AFTER, BLOCKED_IN, BLOCKED_OUT, WINOGRAD, CASE };
+enum { IN, OUT, HEIGHT, WIDTH, KERNEL, STRIDE, BEFORE, AFTER, BLOCKED_IN, BLOCKED_OUT, WINOGRAD, CASE };
 typedef std::array<int64_t, CASE> Case;
 
 static dnnl::engine& engine() { static dnnl::engine e(dnnl::engine::kind::cpu, 0); return e; }
 static int64_t out_size(const Case& c, int64_t size) {
     return (size + c[BEFORE] + c[AFTER] - c[KERNEL]) / c[STRIDE] + 1;
 }
-static Desc input(const Case& c, bool any = false) {
-    return Desc({c[IMAGES], c[IN], c[HEIGHT], c[WIDTH]}, dnnl::memory::data_type::f32,
+static Desc input(const Case& c, bool any) {
+    return Desc({1, c[IN], c[HEIGHT], c[WIDTH]}, dnnl::memory::data_type::f32,
                 any ? Tag::any : c[BLOCKED_IN] ? Tag::nChw16c : Tag::nchw);
 }
 static Desc output(const Case& c, bool any, bool blocked) {
-    return Desc({c[IMAGES], c[OUT], out_size(c, c[HEIGHT]), out_size(c, c[WIDTH])}, dnnl::memory::data_type::f32,
+    return Desc({1, c[OUT], out_size(c, c[HEIGHT]), out_size(c, c[WIDTH])}, dnnl::memory::data_type::f32,
                 any ? Tag::any : blocked ? Tag::nChw16c : Tag::nchw);
 }
 static Chosen described(const Case& c, bool winograd, bool any) {
@@ -57,7 +57,7 @@ static Chosen chosen(const Case& c) {
 // the images of a batch one by one: the plan then depends on no neighbour, and the weights' layout not on the batch
 struct Plan {
     Chosen pd; dnnl::convolution_forward run; Desc given, wanted;
-    Plan(const Case& c) : pd(chosen(c)), run(pd), given(input(c)), wanted(output(c, false, c[BLOCKED_OUT])) {}
+    Plan(const Case& c) : pd(chosen(c)), run(pd), given(input(c, false)), wanted(output(c, false, c[BLOCKED_OUT])) {}
 };
 static Plan& plan(const Case& c) {
     static std::map<Case, Plan> plans;
@@ -69,7 +69,7 @@ static Plan& plan(const Case& c) {
 """
 
 _CASE = r"""
-    Case c = {1, (int64_t)data["in"], (int64_t)data["out"], (int64_t)data["height"], (int64_t)data["width"],
+    Case c = {(int64_t)data["in"], (int64_t)data["out"], (int64_t)data["height"], (int64_t)data["width"],
               (int64_t)data["kernel"], (int64_t)data["stride"], (int64_t)data["before"], (int64_t)data["after"],
               (int64_t)data["blocked_in"], (int64_t)data["blocked_out"], (int64_t)data["winograd"]};
     Plan& p = plan(c);
@@ -145,7 +145,7 @@ class PackedConvolution:
             "winograd": int(kernel == 3 and self.stride == 1 and height * width >= _WINOGRAD_POSITIONS
                             and x.ndim == 5 and to_blocks),
         }
-        key = height, width, x.ndim, to_blocks
+        key = tuple(case.values())
         with jt.no_grad(), jt.flag_scope(compile_options=onednn_flags()):
             if key not in self._packed:
                 size = int(_code((1,), "int64", [], _SIZE, case).item())
