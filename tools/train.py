@@ -1,5 +1,5 @@
 """Trains the networks of IIDM from a folder in the contest's layout: autoencoder, store of latents,
-UNet, and the export of the weights that inference needs.
+UNet, and the export of the weights that inference needs. `segmenter` is the network of tools/evaluate.py.
 
 Several processes: mpirun -np N python tools/train.py ... with the same result, but for rounding.
 """
@@ -14,11 +14,13 @@ STAGES = ("autoencoder", "latents", "unet", "export")
 def main():
     """Runs one stage of training, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=("all", *STAGES))
-    parser.add_argument("--config", required=True, help="YAML file, or the name of one in configs/ (default, paper)")
+    parser.add_argument("stage", choices=("all", *STAGES, "segmenter"))
+    parser.add_argument("--config", required=True,
+                        help="YAML file, or the name of one in configs/ (default, paper, segmenter)")
     parser.add_argument("--data", required=True, type=Path, help="folder with imgs/ and labels/")
     parser.add_argument("--run", required=True, type=Path, help="folder for checkpoints, tables and sheets")
-    parser.add_argument("--validation", type=Path, help="folder of held-out photos for the autoencoder's sheets")
+    parser.add_argument("--validation", type=Path,
+                        help="folder of held-out photos for the autoencoder's sheets, with labels/ for the segmenter's")
     parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|STEP|PATH",
                         help="go on from the newest whole state of --run (auto, the default), or from that of a step "
                              "or a file; newer ones are set aside as NAME.aside")
@@ -29,9 +31,11 @@ def main():
     parser.add_argument("--average", action="store_true", help="export the mean of the kept UNets as one checkpoint")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     args = parser.parse_args()
-    if args.resume and args.resume.isdigit() and args.stage not in ("autoencoder", "unet"):
+    if args.resume and args.resume.isdigit() and args.stage not in ("autoencoder", "unet", "segmenter"):
         raise InputError(f"--resume {args.resume}: a step of which stage? Run autoencoder or unet alone, or give the "
                          f"state's file")
+    if args.stage == "segmenter" and (args.dry_run or args.average):
+        raise InputError("--dry-run and --average: are for the networks of IIDM; leave them out for the segmenter")
 
     from jiidm.stopping import stoppable
 
@@ -41,6 +45,13 @@ def main():
         from jiidm.training.processes import is_first
 
         path = args.config if args.config.endswith((".yaml", ".yml")) else builtin_config(args.config)
+        if args.stage == "segmenter":
+            from jiidm.evaluation.training import load_segmenter_run, train_segmenter
+
+            events = args.run / "tensorboard" if args.tensorboard else None
+            train_segmenter(load_segmenter_run(path), args.data, args.run, args.validation, args.resume, args.device,
+                            events)
+            return
         config = load_config(path)
         if args.dry_run:
             lines = plan_of(config, args.data, args.device)
