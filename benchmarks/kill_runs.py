@@ -1,5 +1,6 @@
 """Kills a training at random moments, again and again, and counts what is lost: unreadable states, steps beyond the
-last saved one, weights other than those of a run that was left alone. All must be 0; exit code 1 otherwise."""
+last saved one, weights other than those of a run that was left alone. All must be 0; exit code 1 otherwise. Every step
+is saved, so that moments fall into a write, too."""
 import argparse
 import os
 import random
@@ -21,7 +22,7 @@ autoencoder: {{ch: 16, num_res_blocks: 1, n_embed: 64, norm_groups: 4}}
 unet: {{model_channels: 16, channel_mult: [1, 2], num_res_blocks: 1, attention_resolutions: [2], head_channels: 16,
        spade_channels: 8, norm_groups: 4}}
 train_autoencoder: {{steps: 2, batch: 2, crop: 32, discriminator_channels: 8, discriminator_layers: 1}}
-train_unet: {{steps: {steps}, batch: 3, keep_at: [{steps}], save_every: 3, sheet_every: 0}}
+train_unet: {{steps: {steps}, batch: 3, keep_at: [{steps}], save_every: 1, sheet_every: 0}}
 inference:
   rounds: [{{guidance: 2.0, respacing: ddim20, start: 3}}]
 """

@@ -243,7 +243,7 @@ def _figures(part, path, numbers, matrices, features, wanted, distance, indices,
     values[distance] = metrics.frechet_distance(metrics.feature_statistics(features, path), wanted)
     resampled = FrechetTo(features, wanted)
     some = np.array([resampled.distance(row) for row in indices[:protocol.frechet_resamples]])
-    replicates[distance] = metrics.centred(some, values[distance])
+    replicates[distance] = np.maximum(0, metrics.centred(some, values[distance]))  # a distance, shifted or not
     terms = {name: key for name, key in (("style", "style"), ("fid", "FID"), ("aesthetic", "aesthetic"))
              if key in values}
     values["score"], used = metrics.contest_score(
