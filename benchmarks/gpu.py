@@ -37,7 +37,7 @@ from benchmarks.gpu_timing import (  # noqa: E402
 )
 from benchmarks.measuring import machine, with_random_weights  # noqa: E402
 from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
-from jiidm.config import AutoencoderConfig, Config, DiffusionConfig, UNetConfig  # noqa: E402
+from jiidm.config import AutoencoderConfig, Config, DiffusionConfig, ImageConfig, UNetConfig  # noqa: E402
 from jiidm.data.latents import one_hot_batch  # noqa: E402
 from jiidm.diffusion.guidance import GuidedDenoiser  # noqa: E402
 from jiidm.diffusion.loss import hybrid_loss  # noqa: E402
@@ -50,9 +50,12 @@ from jiidm.kernels.convolution import inference_convolution  # noqa: E402
 from jiidm.kernels.group_norm import group_norm, group_norm_plain  # noqa: E402
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain  # noqa: E402
 from jiidm.models.autoencoder import Autoencoder  # noqa: E402
-from jiidm.models.blocks import prepare  # noqa: E402
+from jiidm.models.blocks import prepare, round_operands  # noqa: E402
 from jiidm.models.unet import UNet  # noqa: E402
 from jiidm.runtime import cuda_reason, jt, nn, use_device  # noqa: E402
+from jiidm.training.plan import gpu_memory, made_up_store  # noqa: E402
+from jiidm.training.plan import measured as measured_step  # noqa: E402
+from jiidm.training.unet import UNetTrainer  # noqa: E402
 
 STEP_FLOP = 799e9  # that remain of a guided step at full size and 96x128, see docs/performance.md
 SMALL = UNetConfig(model_channels=64, channel_mult=(1, 2, 2), attention_resolutions=(2, 4), head_channels=32)
@@ -237,16 +240,39 @@ def chain_parity(bench):
 
 
 def training(bench):
-    """Three steps on one batch: the loss must fall."""
-    network, schedule, t = UNet(SMALL), Schedule(DiffusionConfig()), np.array([100, 600])
-    optimizer = jt.optim.AdamW(network.parameters(), 1e-3)
+    """Three steps on one batch, with operands in fp32 and in bf16: the loss must fall."""
+    schedule, t = Schedule(DiffusionConfig()), np.array([100, 600])
     z0, noise, mask = jt.array(normal(2, 3, 24, 32)), jt.array(normal(2, 3, 24, 32)), random_mask(2, 24, 32)
-    zt, losses = schedule.noised(z0, noise, t), []
+    zt = schedule.noised(z0, noise, t)
+    for dtype in ("float32", "bfloat16"):
+        network = UNet(SMALL)
+        if dtype == "bfloat16":
+            round_operands(network)
+        losses = losses_of_steps(network, zt, z0, noise, mask, schedule, t)
+        yield Row("training, loss after / before", dtype, losses[-1] / losses[0] if losses[0] else float("nan"), 0.999)
+
+
+def losses_of_steps(network, zt, z0, noise, mask, schedule, t):
+    """The squared errors of three training steps on one batch."""
+    optimizer, losses = jt.optim.AdamW(network.parameters(), 1e-3), []
     for _ in range(3):
         mse, bound = hybrid_loss(schedule, network(zt, jt.array(t.astype(np.int32)), mask), z0, noise, t)
         optimizer.step((mse + bound).mean())
         losses.append(mse.mean().item())
-    yield Row("training, loss after / before", "float32", losses[-1] / losses[0] if losses[0] else float("nan"), 0.999)
+    return losses
+
+
+def training_steps(bench):
+    """A training step of the full-size UNet, as tools/train.py takes it, and the memory that it takes."""
+    config = Config(image=ImageConfig(64, 48), unet=SMALL) if bench.tiny else Config()
+    for precision, blocks in (("fp32", False), ("bf16", False), ("bf16", True)):
+        settings = dataclasses.replace(config.train_unet, batch=5, precision=precision, checkpoint_blocks=blocks)
+        chosen = dataclasses.replace(config, train_unet=settings)
+        jt.gc()
+        seconds, memory = measured_step(UNetTrainer(chosen, made_up_store(chosen), None, Path("/"), []), 0)
+        yield Row(f"training step, batch 5{', blocks recomputed' if blocks else ''}",
+                  "bfloat16" if precision == "bf16" else "float32", call=seconds * 1e3,
+                  note=f"{memory / 1e9:.1f} GB; computed: {gpu_memory(chosen, 5) / 1e9:.1f} GB")
 
 
 def guided_steps(bench):
@@ -321,7 +347,8 @@ def ceilings(bench):
 
 ROWS = {
     "parity": [kernel_parity, large_mean, nearest_code_parity, network_parity, chain_parity, training],
-    "speed": [ceilings, group_norm_speed, attention_speed, nearest_code_speed, guided_steps],
+    "speed": [ceilings, group_norm_speed, attention_speed, nearest_code_speed, guided_steps,
+              training_steps],
 }
 
 

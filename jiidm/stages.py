@@ -1,16 +1,18 @@
 """The stages of a training run, in one folder."""
 import contextlib
 import re
+import sys
 from pathlib import Path
 
-from jiidm.checkpoint import load_checkpoint, load_into, save_checkpoint
+from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint, save_checkpoint
 from jiidm.config import check_config, check_training
 from jiidm.data.folder import TrainingFolder
-from jiidm.data.latents import LatentStore, description, write_latents
+from jiidm.data.latents import LatentStore, PhotoLatents, description, write_latents
 from jiidm.diffusion.schedule import Schedule
 from jiidm.files import InputError, output_folder
 from jiidm.inference.ensemble import average, ensemble_weights
 from jiidm.inference.refinement import chosen_solver_steps
+from jiidm.kernels.convolution import bfloat16_available
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.runtime import announce_compilation, use_device
 from jiidm.stopping import interruptible
@@ -19,7 +21,7 @@ from jiidm.training.claim import claimed
 from jiidm.training.plan import plan
 from jiidm.training.processes import count, is_first, wait_for_all
 from jiidm.training.saved import saved_states, state_path
-from jiidm.training.unet import UNetTrainer
+from jiidm.training.unet import UNetTrainer, check_same_network
 
 
 def checked_run(config, device="auto"):
@@ -30,6 +32,8 @@ def checked_run(config, device="auto"):
     for settings in config.inference.rounds:  # told now, not after the autoencoder's hours
         schedule.check_start(settings.respacing, settings.start, chosen_solver_steps(None, None, config.inference))
     use_device(device)
+    if config.train_unet.precision == "bf16" and not bfloat16_available():
+        raise InputError("train_unet.precision bf16: expected a GPU of compute capability 8.0 or more; use fp32")
     smallest = min(config.train_autoencoder.batch, config.train_unet.batch)
     if smallest < count():
         raise InputError(f"batch {smallest}: fewer samples than the {count()} processes; start fewer processes")
@@ -47,11 +51,12 @@ class Stages:
 
     resume: None, and `run` must not hold a run yet; "auto" (or True), and a stage that is finished is left as it is and
     an interrupted one goes on from its newest state that is whole; or the path or, for a single stage, the step of a
-    state to go on from. Several processes (mpirun) train together; the first one does what is not training.
+    state to go on from. start_from: the checkpoint of a UNet to train on from, in place of random weights; it has no
+    say where a state is resumed. Several processes (mpirun) train together; the first one does what is not training.
     """
 
     def __init__(self, config, data, run, validation=None, resume=None, device="auto", average=False,
-                 tensorboard=False):
+                 tensorboard=False, start_from=None):
         checked_run(config, device)
         self.config, self.resume, self.average = config, "auto" if resume is True else resume or None, average
         if resume and not run.is_dir():
@@ -59,6 +64,9 @@ class Stages:
         if not re.fullmatch(r"None|auto|\d+|(autoencoder|unet)-state.*\.safetensors", Path(str(self.resume)).name):
             raise InputError(f"--resume {resume}: expected auto, the step of a state, or the path of one "
                              f"(STAGE-state-STEP.safetensors)")
+        if start_from:  # told now, not after the autoencoder's hours
+            check_same_network(open_checkpoint(start_from, "unet"), config)
+        self.start_from = start_from
         self.folder = TrainingFolder(data)
         self.validation = TrainingFolder(validation) if validation else None
         self.run = output_folder(run)
@@ -77,7 +85,11 @@ class Stages:
             wait_for_all()
 
     def latents(self):
-        """Encodes all photos and their mirror images: `latents/`."""
+        """Encodes all photos and their mirror images: `latents/`. Nothing is done where they are encoded on the fly."""
+        if self.config.train_unet.encode_on_the_fly:
+            if is_first():
+                print("jiidm: no store of latents is made: encode_on_the_fly is set", file=sys.stderr, flush=True)
+            return
         network, path = self._trained_autoencoder(), self.run / "latents"
         about = description(network, self.folder, self.config)
         needed, _ = self._start("latents", "latents/latents.json")
@@ -87,18 +99,17 @@ class Stages:
         wait_for_all()
 
     def unet(self):
-        """Trains the UNet on the stored latents: `unet-STEP.safetensors`."""
+        """Trains the UNet on the latents: `unet-STEP.safetensors`."""
         needed, source = self._start("unet", f"unet-{self.config.train_unet.steps:07d}.safetensors")
         if not needed:
             return
-        network, store = self._trained_autoencoder(), LatentStore(self.run / "latents")
-        if store.about != description(network, self.folder, self.config):
-            raise InputError(
-                f"{self.run / 'latents'}: is of another autoencoder, size or data folder; run the latents stage again"
-            )
+        network = self._trained_autoencoder()
+        on_the_fly = self.config.train_unet.encode_on_the_fly
+        store = PhotoLatents(network, self.folder, self.config) if on_the_fly else self._store_of(network)
         photos = [self.folder.photo_path(name).name for name in self.folder.names]
+        start = None if source and saved_states(self.run, "unet") else self.start_from
         with announce_compilation("the training of the UNet"):
-            UNetTrainer(self.config, store, network, self.run, photos, self.events).fit(source)
+            UNetTrainer(self.config, store, network, self.run, photos, self.events, start).fit(source)
         wait_for_all()
 
     def export(self):
@@ -115,11 +126,14 @@ class Stages:
         if self.average:
             mean = average(unets, ensemble_weights(True, len(unets)))
             note = f"mean of the checkpoints at steps {', '.join(map(str, steps))}"
-            save_checkpoint(folder / "unet-mean.safetensors", "unet", mean, unets[-1].config, max(steps), note=note)
+            note = "; ".join(filter(None, (unets[-1].note, note)))
+            save_checkpoint(folder / "unet-mean.safetensors", "unet", mean, unets[-1].config, max(steps), note=note,
+                            provenance=unets[-1].provenance)
         else:
             for made in unets:
                 name = f"unet-{made.step:07d}.safetensors"
-                save_checkpoint(folder / name, made.kind, made.tensors, made.config, made.step)
+                save_checkpoint(folder / name, made.kind, made.tensors, made.config, made.step, note=made.note,
+                                provenance=made.provenance)
 
     def _start(self, stage, result):
         """Whether a stage must still run, and from which state; raises InputError when it, or its result, is there
@@ -146,6 +160,13 @@ class Stages:
             steps = ", ".join(str(step) for step, _ in saved_states(self.run, stage)) or "none"
             raise InputError(f"{path}: no such state; the saved steps in {self.run} are: {steps}")
         return path
+
+    def _store_of(self, network):
+        store = LatentStore(self.run / "latents")
+        if store.about != description(network, self.folder, self.config):
+            raise InputError(f"{self.run / 'latents'}: is of another autoencoder, size, data folder or views; "
+                             f"run the latents stage again")
+        return store
 
     def _trained_autoencoder(self):
         checkpoint = load_checkpoint(self.run / "autoencoder.safetensors", "autoencoder")

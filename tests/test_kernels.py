@@ -3,10 +3,12 @@ import numpy as np
 import pytest
 from helpers import numbers, relative_error, resident_bytes
 
+from jiidm.kernels import plain_operators
 from jiidm.kernels.attention import attention, attention_plain
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
-from jiidm.runtime import jt
+from jiidm.kernels.winograd import pays, winograd
+from jiidm.runtime import jt, nn
 
 # fp32 sums in another order
 CLOSE = 1e-5
@@ -153,3 +155,30 @@ def test_nearest_code_needs_little_memory(normal):
     before = resident_bytes()
     assert nearest_code(z, codebook).numpy().max() < 8192
     assert resident_bytes() - before < 50e6
+
+
+# ---- convolution for training
+
+@pytest.mark.parametrize("x, out", [
+    ((2, 29, 36, 48), 32),     # channels that fill no block
+    ((2, 96, 17, 23), 48),     # rows that are no multiple of a tile
+    ((3, 192, 9, 12), 192),
+    ((1, 16, 26, 25), 240),
+])
+def test_winograd(normal, x, out):
+    weight, coefficients = normal(out, x[1], 3, 3), normal(x[0], out, *x[2:])
+    x = normal(*x)
+    assert pays(x, weight)
+    plain = results(lambda x, weight: nn.conv2d(x, weight, None, 1, 1), [x, weight], coefficients)
+    for found, expected in zip(results(winograd, [x, weight], coefficients), plain, strict=True):
+        assert relative_error(found.numpy(), expected.numpy()) < CLOSE
+
+
+def test_winograd_where_it_pays(normal):
+    x, weight = normal(1, 48, 36, 48), normal(48, 48, 3, 3)
+    assert pays(x, weight)
+    assert not pays(normal(1, 4, 36, 48), normal(48, 4, 3, 3)) and not pays(x, normal(48, 48, 1, 1))
+    assert not pays(x.float64(), weight.float64())
+    assert not pays(jt.zeros((64, 256, 96, 128)), normal(256, 256, 3, 3))  # too much memory at once
+    with plain_operators():
+        assert not pays(x, weight)

@@ -24,6 +24,9 @@ def main():
     parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|STEP|PATH",
                         help="go on from the newest whole state of --run (auto, the default), or from that of a step "
                              "or a file; newer ones are set aside as NAME.aside")
+    parser.add_argument("--start-from", type=Path, metavar="FILE",
+                        help="train the UNet on from this checkpoint's weights (unet-*.safetensors of a run, or what "
+                             "tools/convert.py wrote); a resumed state has its own")
     parser.add_argument("--dry-run", action="store_true",
                         help="print parameters, memory, disk and hours, from a few steps that write nothing")
     parser.add_argument("--tensorboard", action="store_true",
@@ -36,6 +39,9 @@ def main():
                          f"state's file")
     if args.stage == "segmenter" and (args.dry_run or args.average):
         raise InputError("--dry-run and --average: are for the networks of IIDM; leave them out for the segmenter")
+
+    if args.start_from and args.stage not in ("all", "unet"):
+        raise InputError(f"--start-from {args.start_from}: is for the UNet; leave it out for {args.stage}")
 
     from jiidm.stopping import stoppable
 
@@ -59,7 +65,7 @@ def main():
                 print("\n".join(lines))
             return
         stages = Stages(config, args.data, args.run, args.validation, args.resume, args.device, args.average,
-                        args.tensorboard)
+                        args.tensorboard, args.start_from)
         with stages.claimed():
             for stage in STAGES:
                 if args.stage in ("all", stage):

@@ -1,9 +1,10 @@
-"""Convolution for inference: weights brought into the library's own layout once, Winograd where it pays.
+"""Convolution for inference, weights brought into the library's own layout once, Winograd where it pays; and, for
+training on CUDA, of bfloat16 operands.
 
 Activations stay in blocks of 16 channels (N, C/16, H, W, 16), the layout in which oneDNN computes: nothing is
 re-ordered between two layers, while Jittor's own convolution re-orders input, weights and output at every call.
 """
-from jiidm.runtime import jt, nn, onednn_flags
+from jiidm.runtime import device_name, jt, nn, onednn_flags
 
 BLOCK = 16  # channels; oneDNN's layout for AVX-512
 
@@ -171,6 +172,24 @@ class HalfConvolution:
         if before != after:
             x = nn.pad(x, [0, after - before, 0, after - before])
         return nn.conv2d(x.bfloat16(), self.weight, None, self.stride, before) + self.bias
+
+
+def bfloat16_available():
+    """Whether the device computes in bfloat16: CUDA, from compute capability 8.0 on."""
+    return device_name() == "cuda" and min(jt.flags.cuda_archs) >= 80
+
+
+def rounded_convolution(x, weight, bias, stride, padding):
+    """A convolution for training that reads and gives bfloat16, in the gradients too, and adds up in fp32.
+
+    x N, C, H, W, weight and bias as for `PackedConvolution` and the result N, C_out, H', W' are fp32; `padding` is that
+    of every side. On the CPU, where Jittor would add up in bfloat16, rounded fp32 numbers take the place of bfloat16.
+    """
+    x, weight = x.bfloat16(), weight.bfloat16()
+    if not jt.flags.use_cuda:
+        x, weight = x.float32(), weight.float32()
+    y = nn.conv2d(x, weight, None, stride, padding).bfloat16()
+    return y.float32() + bias.reshape(1, -1, 1, 1)
 
 
 def inference_convolution(device, precision, *widths):

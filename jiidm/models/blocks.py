@@ -2,8 +2,12 @@
 from fractions import Fraction
 
 from jiidm.files import InputError
+from jiidm.kernels.convolution import rounded_convolution
 from jiidm.kernels.group_norm import group_norm
+from jiidm.kernels.winograd import pays, winograd
 from jiidm.runtime import jt, nn
+
+_FEW = 8  # channels; a tensor core takes as many at a time
 
 
 class Convolution(nn.Conv):
@@ -16,6 +20,7 @@ class Convolution(nn.Conv):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding[0])
         self.zeros = padding
         self.prepared = None
+        self.rounded = False
 
     def prepare(self, how):
         """From here on computes with how(weight, bias, stride, padding); None is plain again."""
@@ -26,7 +31,12 @@ class Convolution(nn.Conv):
         if self.prepared is not None:
             return self.prepared(x, plain)
         before, after = self.zeros
-        return super().execute(pad_right_below(x, after - before, after - before))
+        padded = pad_right_below(x, after - before, after - before)
+        if self.rounded:
+            return rounded_convolution(padded, self.weight, self.bias, self.stride[0], before)
+        if self.zeros == (1, 1) and self.stride == (1, 1) and pays(x, self.weight):
+            return winograd(x, self.weight) + self.bias.reshape(1, -1, 1, 1)
+        return super().execute(padded)
 
 
 def conv3x3(in_channels, out_channels, stride=1, padding=(1, 1)):
@@ -44,6 +54,14 @@ def prepare(network, how):
     for module in network.modules():
         if isinstance(module, Convolution | PointwiseConv):
             module.prepare(how)
+
+
+def round_operands(network):
+    """From here on the convolutions of a network in training cast what they take to bfloat16; see
+    `rounded_convolution`. Those next to the latents, of few channels, stay fp32: they cost nothing."""
+    for module in network.modules():
+        if isinstance(module, Convolution | PointwiseConv):
+            module.rounded = min(module.weight.shape[:2]) >= _FEW
 
 
 def zeroed(module):
@@ -82,6 +100,7 @@ class PointwiseConv(nn.Module):
         self.weight = jt.init.uniform((out_channels, in_channels, 1), "float32", -bound, bound)
         self.bias = jt.init.uniform((out_channels,), "float32", -bound, bound)
         self.prepared = None
+        self.rounded = False
 
     def prepare(self, how):
         """As `Convolution.prepare`."""
@@ -91,6 +110,8 @@ class PointwiseConv(nn.Module):
         """x is N, C, H, W, or what a prepared convolution takes."""
         if self.prepared is not None:
             return self.prepared(x, plain)
+        if self.rounded:
+            return rounded_convolution(x, self.weight.unsqueeze(3), self.bias, 1, 0)
         return nn.conv2d(x, self.weight.unsqueeze(3), self.bias)
 
 

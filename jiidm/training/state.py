@@ -4,7 +4,8 @@ import sys
 
 import numpy as np
 
-from jiidm.config import to_dict
+from jiidm.checkpoint import Source
+from jiidm.config import from_dict, to_dict
 from jiidm.files import InputError
 from jiidm.runtime import jt
 from jiidm.training.processes import copy_of_first, is_first, numbers_of_first, text_of_first
@@ -12,7 +13,7 @@ from jiidm.training.saved import prune, read_state, saved_states, state_path, wr
 
 # what may differ between a run and its continuation: none of it changes what a step computes but for rounding
 _FREE = ("learning_rate", "save_every", "sheet_every", "keep_last", "keep_every", "loss_limit", "skip_bad_steps",
-         "micro_batch", "checkpoint_blocks")
+         "micro_batch", "checkpoint_blocks", "precision")
 
 
 class TrainingState:
@@ -21,17 +22,14 @@ class TrainingState:
 
     Batches, crops and noise are drawn from (seed, step), see `step_generator`; the step number is the random state.
     `sections` are the parts of the configuration that the stage depends on: a state resumes only with the same ones,
-    learning rate, intervals and what saves memory apart.
+    learning rate, intervals and what saves memory apart. `origin` is the `Source` of the first weights where they are
+    another run's, None where they are random; after a resumption it is the one that the state was saved with.
     """
 
-    def __init__(self, run, stage, config, sections, watch):
-        self.run, self.stage, self.watch = run, stage, watch
-        settings = to_dict(config)
-        for section in settings.values():
-            if isinstance(section, dict):
-                for name in _FREE:
-                    section.pop(name, None)
-        self.fingerprint = json.dumps({name: settings[name] for name in (*sections, "seed")}, sort_keys=True)
+    def __init__(self, run, stage, config, sections, watch, origin=None):
+        self.run, self.stage, self.watch, self.origin = run, stage, watch, origin
+        self.kind, self.sections = type(config), (*sections, "seed")
+        self.fingerprint = self._fingerprint(config)
         training = getattr(config, f"train_{stage}")
         self.keep_last, self.keep_every = training.keep_last, training.keep_every
         self.variables = {}
@@ -57,6 +55,8 @@ class TrainingState:
         """Writes the state after `step` steps and removes what `keep_last` and `keep_every` do not keep."""
         metadata = {"step": str(step), "counts": json.dumps(self._counts()), "config": self.fingerprint,
                     "watch": json.dumps(self.watch.state())}
+        if self.origin:
+            metadata["origin"] = json.dumps(to_dict(self.origin))
         write_state(state_path(self.run, self.stage, step), self.variables, metadata)
         prune(self.run, self.stage, self.keep_last, self.keep_every)
 
@@ -79,6 +79,22 @@ class TrainingState:
     def _counts(self):
         return {name: optimizer.n_step for name, optimizer in self.optimizers.items()}
 
+    def _fingerprint(self, config):
+        """What must be the same in a run and its continuation, as text."""
+        settings = to_dict(config)
+        for section in settings.values():
+            if isinstance(section, dict):
+                for name in _FREE:
+                    section.pop(name, None)
+        return json.dumps({name: settings[name] for name in self.sections}, sort_keys=True)
+
+    def _fits(self, fingerprint):
+        """Whether a saved fingerprint is this one; keys that are younger than it count as their defaults."""
+        try:
+            return self._fingerprint(from_dict(self.kind, json.loads(fingerprint), "state")) == self.fingerprint
+        except ValueError:  # no JSON, or a configuration of another make
+            return False
+
     def _load(self, source):
         if source != "auto":
             path, (tensors, metadata) = source, read_state(source)
@@ -87,7 +103,7 @@ class TrainingState:
             if not states:
                 return 0
             path, tensors, metadata = _newest_whole(states)
-        if metadata.get("config") != self.fingerprint:
+        if not self._fits(metadata.get("config", "")):
             raise InputError(f"{path}: was made with another configuration; resume with that one or use a new run "
                              f"folder")
         if tensors.keys() != self.variables.keys():
@@ -98,6 +114,8 @@ class TrainingState:
             self.optimizers[name].n_step = count
         if "watch" in metadata:
             self.watch.restore(json.loads(metadata["watch"]))
+        origin = metadata.get("origin")
+        self.origin = from_dict(Source, json.loads(origin), f"{path}, origin") if origin else None
         step = int(metadata["step"])
         for number, other in saved_states(self.run, self.stage):
             if number > step:

@@ -2,14 +2,16 @@
 import numpy as np
 from PIL import Image
 
-from jiidm.checkpoint import save_checkpoint
+from jiidm.checkpoint import load_checkpoint, load_into, save_checkpoint, source_of
+from jiidm.config import to_dict
 from jiidm.data.latents import one_hot_batch
-from jiidm.diffusion.guidance import GuidedDenoiser
-from jiidm.diffusion.loss import hybrid_loss
+from jiidm.diffusion.guidance import Guidance, GuidedDenoiser
+from jiidm.diffusion.loss import hybrid_loss, weighted
 from jiidm.diffusion.samplers import translate
 from jiidm.diffusion.schedule import Schedule
-from jiidm.files import written_whole
+from jiidm.files import InputError, written_whole
 from jiidm.labels import colorize
+from jiidm.models.blocks import round_operands
 from jiidm.models.unet import UNet
 from jiidm.pictures import sheet_of, to_pixels
 from jiidm.runtime import jt
@@ -21,60 +23,81 @@ from jiidm.training.recompute import recomputing
 from jiidm.training.state import TrainingState, batch_indices, step_generator
 from jiidm.training.watch import Watch
 
-DRAWS, SHEET = 3, 4  # purposes of random numbers
+DRAWS, SHEET, VIEWS = 3, 4, 5  # purposes of random numbers
 SHEET_PICTURES = 8
 
 
+def check_same_network(checkpoint, config):
+    """Raises InputError, naming what differs, unless a `Checkpoint` holds the UNet of `config`."""
+    ours, theirs = to_dict(config.unet), to_dict(checkpoint.config.unet)
+    differences = [f"{name} {theirs[name]} instead of {value}" for name, value in ours.items() if theirs[name] != value]
+    if differences:
+        raise InputError(f"{checkpoint.path}: its UNet differs from the configuration's: {', '.join(differences)}; "
+                         f"train with its unet section, or start from another checkpoint")
+
+
 class UNetTrainer:
-    """Trains `config.unet` on a `LatentStore`, in the folder `run`; `autoencoder` decodes the sheets, `photos` are the
-    names of the photos that the store was made from.
+    """Trains `config.unet` on a `LatentStore` or `PhotoLatents`, in the folder `run`; `autoencoder` decodes the sheets,
+    `photos` are the names of the store's photos. `start` is the path of a checkpoint whose weights the UNet and its
+    average start from; the checkpoints name it as their source.
 
     For `train_loop`; see there for what the methods do.
     """
 
     columns = ("mse", "bound", *(f"mse_quarter_{i}" for i in (1, 2, 3, 4)))
 
-    def __init__(self, config, store, autoencoder, run, photos, events=None):
+    def __init__(self, config, store, autoencoder, run, photos, events=None, start=None):
         self.config, self.store, self.autoencoder, self.run, self.photos = config, store, autoencoder, run, photos
         self.events = events
         self.training, self.keep = config.train_unet, config.train_unet.keep_at
         self.schedule = Schedule(config.diffusion)
         jt.set_global_seed(config.seed, False)
         self.network = UNet(config.unet)
+        if self.training.precision == "bf16":
+            round_operands(self.network)
         self.denoise = recomputing(self.network) if self.training.checkpoint_blocks else self.network
+        origin = self._start_from(start) if start is not None else None
         self.ema = EMA(self.network, self.training.ema)
         self.optimizer = jt.optim.AdamW(
             self.network.parameters(), self.training.learning_rate, weight_decay=self.training.weight_decay
         )
         self.watch = Watch(self.training.loss_limit, self.training.skip_bad_steps)
         sections = ("image", "autoencoder", "unet", "diffusion", "train_unet")
-        self.state = TrainingState(run, "unet", config, sections, self.watch)
+        self.state = TrainingState(run, "unet", config, sections, self.watch, origin)
         self.state.add_module("network", self.network)
         self.state.add_ema("ema", self.ema)
         self.state.add_optimizer("optimizer", self.optimizer)
         # fixed masks, each with the latent of another photo as its style
-        masks = np.linspace(0, len(store) // 2 - 1, SHEET_PICTURES).astype(int) * 2
-        self.masks, self.styles = store.labels[masks], store.latents[np.roll(masks, 1)]
+        latents, self.masks = store.whole(SHEET_PICTURES)
+        self.styles = np.roll(latents, 1, 0)
 
     def fit(self, resume=None):
         """Trains to the configured number of steps; writes `unet-STEP.safetensors` (EMA) at the steps of `keep_at` and
         `unet-latest.safetensors` at every saving in between. resume: as for `TrainingState.resume`."""
         train_loop(self, resume)
 
+    def _start_from(self, path):
+        """Takes over the weights of a checkpoint; returns its `Source`."""
+        checkpoint = load_checkpoint(path, "unet")
+        check_same_network(checkpoint, self.config)
+        load_into(self.network, checkpoint.tensors, path)
+        return source_of(path, checkpoint.step)
+
     def _indices(self, step):
         return batch_indices(self.config.seed, step, self.training.batch, len(self.store))
 
     def names(self, step):
-        return [f"{self.photos[i // 2]}{' (mirrored)' if i % 2 else ''}" for i in self._indices(step)]
+        return [self.store.name(i, self.photos) for i in self._indices(step)]
 
     def batch(self, step):
         random = step_generator(self.config.seed, step, DRAWS)
         indices = self._indices(step)
         t = random.integers(0, self.config.diffusion.timesteps, len(indices))
-        noise = random.standard_normal((len(indices), *self.store.latents.shape[1:]), np.float32)
+        noise = random.standard_normal((len(indices), *self.store.shape), np.float32)
         keep = (random.random(len(indices)) >= self.training.mask_drop).astype(np.float32)
         own = own_share(len(indices))  # drawn for the whole batch: the draws do not depend on the number of processes
-        return self.store.latents[indices[own]], self.store.labels[indices[own]], t[own], noise[own], keep[own]
+        rows, labels = self.store.batch(indices, own, step_generator(self.config.seed, step, VIEWS))
+        return rows, labels, t[own], noise[own], keep[own]
 
     def begin(self, step):
         """Nothing is to be done before a step."""
@@ -89,14 +112,15 @@ class UNetTrainer:
         gradients.complete()
         return dict(zip(self.columns, added(sums).tolist(), strict=True)), [gradients]
 
-    def _losses(self, latents, labels, t, noise, keep):
-        z0, noise = jt.array(latents), jt.array(noise)
+    def _losses(self, rows, labels, t, noise, keep):
+        z0, noise = self.store.latents_of(rows), jt.array(noise)
         mask = one_hot_batch(labels, self.config.unet.num_classes) * jt.array(keep).reshape(-1, 1, 1, 1)
         output = self.denoise(self.schedule.noised(z0, noise, t), jt.array(t.astype(np.int32)), mask)
         mse, bound = hybrid_loss(self.schedule, output, z0, noise, t)
+        error = weighted(self.schedule, mse, t).mean()
         # of the timesteps: four times the quarter's part in the mean, so that no batch without them leaves a gap
         quarters = jt.array(np.equal.outer(range(4), 4 * t // self.config.diffusion.timesteps).astype(np.float32))
-        return [mse.mean(), bound.mean(), *(4 * (mse * quarters[i]).mean() for i in range(4))]
+        return [error, bound.mean(), *(4 * (mse * quarters[i]).mean() for i in range(4))]
 
     def update(self, step, rate, gradients):
         gradients[0].apply(rate)
@@ -104,12 +128,15 @@ class UNetTrainer:
 
     def save(self, step):
         name = f"unet-{step:07d}" if step in self.keep else "unet-latest"
-        save_checkpoint(self.run / f"{name}.safetensors", "unet", self.ema.arrays(), self.config, step, "float32")
+        origin = self.state.origin
+        save_checkpoint(self.run / f"{name}.safetensors", "unet", self.ema.arrays(), self.config, step, "float32",
+                        "fine-tuned" if origin else "", [origin] if origin else [])
 
     def sheet(self, step):
         self.ema.swap()
         mask = one_hot_batch(self.masks, self.config.unet.num_classes)
-        denoiser = GuidedDenoiser(self.network, mask, *self.styles.shape[2:])
+        guidance = Guidance(self.schedule, self.config.inference)
+        denoiser = GuidedDenoiser(self.network, mask, *self.styles.shape[2:], guidance=guidance)
         noise = step_generator(self.config.seed, 0, SHEET).standard_normal(self.styles.shape, np.float32)
         with jt.no_grad():
             settings = self.config.inference.rounds[0]
