@@ -15,6 +15,10 @@ from jiidm.files import InputError
 
 COLOR_AXES = ("brightness", "red_green", "yellow_blue")
 SAMPLERS = ("ddim", "dpmpp")
+COLOR_TRANSFERS = ("reinhard", "histogram", "transport")
+PREDICTIONS = ("epsilon", "v")
+LOSS_WEIGHTS = ("uniform", "min_snr")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,22 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The forward process: `timesteps` steps with beta linear from `beta_start` to `beta_end`."""
+    """The forward process: `timesteps` steps with beta linear from `beta_start` to `beta_end`; what is predicted of it,
+    and how the loss weighs the steps.
+
+    `prediction` is "epsilon", the paper's, or "v" (Salimans & Ho 2022). `zero_terminal_snr` (Lin et al. 2023) rescales
+    the betas so that nothing of the picture is left at the last step, where only "v" still tells something.
+    `loss_weight` "min_snr" weighs the squared errors by Min-SNR with `min_snr_gamma` (Hang et al. 2023); that of v at a
+    step without signal is 0.
+    """
 
     timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
+    prediction: str = "epsilon"
+    zero_terminal_snr: bool = False
+    loss_weight: str = "uniform"
+    min_snr_gamma: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -85,8 +100,14 @@ class RoundConfig:
 class InferenceConfig:
     """The recipe: the rounds in order (the paper's table), the method of colour transfer, and the sampler.
 
+    `color_transfer` "reinhard", the paper's, "histogram" or "transport" comes before each round but the first;
+    `final_color_transfer` is a method for the picture after the last round ("": none, the paper's).
     `sampler` "ddim" is the paper's: each round goes down its chain index by index. "dpmpp" is DPM-Solver++(2M), which
     goes down from the same noise in `steps` evaluations a round; "ddim" does not read `steps`.
+    `guidance_rescale`, 0 to 1, is how far guided predictions are brought back to the standard deviation of unguided
+    ones (phi of Lin et al. 2023, section 3.4). There is guidance at the timesteps of the full chain from
+    `guidance_from` to below `guidance_to` (Kynkäänniemi et al. 2024; 0: to the end). `class_noise`, 0 to 1, is the
+    share of the start noise's variance that the places of one class in an image have in common.
     """
 
     rounds: tuple[RoundConfig, ...] = (
@@ -95,8 +116,13 @@ class InferenceConfig:
         RoundConfig(3.7, "ddim50", 20),
     )
     color_transfer: str = "reinhard"
+    final_color_transfer: str = ""
     sampler: str = "ddim"
     steps: int = 20
+    guidance_rescale: float = 0.0
+    guidance_from: int = 0
+    guidance_to: int = 0
+    class_noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -154,6 +180,10 @@ class UNetTrainingConfig:
 
     `checkpoint_blocks` saves memory: the UNet's blocks are computed a second time on the way back instead of being kept
     (a third more time, the same result). `loss_limit` is for the squared error. The others are the autoencoder's.
+    The store holds `views` versions of each photo, and their mirror images: the first is the whole photo, the others
+    are enlarged by a random factor of up to `scale` and cropped. With `encode_on_the_fly` there is no store: each batch
+    is drawn anew from the photos, with random mirror images and, up to `scale`, enlarged. `precision` "bf16" (on CUDA)
+    casts what convolutions take to bfloat16, forward and backward; weights, sums and all else stay fp32.
     """
 
     steps: int = 266_000
@@ -173,6 +203,10 @@ class UNetTrainingConfig:
     skip_bad_steps: int = 0
     micro_batch: int = 0
     checkpoint_blocks: bool = False
+    views: int = 1
+    scale: float = 1.0
+    encode_on_the_fly: bool = False
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -192,17 +226,33 @@ class Config:
 def load_config(path, kind=Config):
     """Reads a `Config`, or another dataclass of sections, from the YAML file `path`; raises InputError that names the
     file and the key."""
+    return from_dict(kind, _read_yaml(path), str(path))
+
+
+def with_recipe(config, recipe):
+    """The `Config` with another recipe: an `InferenceConfig`, or a dict or the path of a YAML file with the keys of the
+    inference section that are to change. Raises InputError as `load_config` and `check_config` do."""
+    where = "recipe"
+    if not isinstance(recipe, InferenceConfig):
+        given, where = (recipe, where) if isinstance(recipe, dict) else (_read_yaml(recipe), str(recipe))
+        from_dict(InferenceConfig, given, where)
+        recipe = from_dict(InferenceConfig, {**to_dict(config.inference), **given}, where)
+    _check_recipe(recipe, config.diffusion.timesteps, f"{where}: ")
+    return dataclasses.replace(config, inference=recipe)
+
+
+def _read_yaml(path):
     try:
         with open(path, encoding="utf-8") as file:
             data = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
-    return from_dict(kind, {} if data is None else data, str(path))
+    return {} if data is None else data
 
 
 def check_config(config):
     """Raises InputError where the networks of a `Config` are not possible together, or not at its picture size, and
-    where its recipe names no sampler."""
+    where its diffusion or its recipe has a value that means nothing."""
     image, autoencoder, unet = config.image, config.autoencoder, config.unet
     if not autoencoder.ch_mult or not unet.channel_mult:
         raise InputError("autoencoder.ch_mult and unet.channel_mult: expected one number a level, at least one")
@@ -215,10 +265,39 @@ def check_config(config):
         raise InputError(
             f"unet.in_channels {unet.in_channels}: expected {autoencoder.embed_dim}, which is autoencoder.embed_dim"
         )
-    if config.inference.sampler not in SAMPLERS:
-        raise InputError(f"inference.sampler {config.inference.sampler!r}: expected one of {', '.join(SAMPLERS)}")
-    if config.inference.steps < 1:
-        raise InputError(f"inference.steps {config.inference.steps}: expected at least 1")
+    _check_diffusion(config.diffusion)
+    _check_recipe(config.inference, config.diffusion.timesteps)
+
+
+def _check_diffusion(diffusion):
+    for name, known in (("prediction", PREDICTIONS), ("loss_weight", LOSS_WEIGHTS)):
+        if getattr(diffusion, name) not in known:
+            raise InputError(f"diffusion.{name} {getattr(diffusion, name)!r}: expected one of {', '.join(known)}")
+    if diffusion.zero_terminal_snr and diffusion.prediction != "v":
+        raise InputError(
+            f'diffusion.prediction {diffusion.prediction!r}: expected "v" with zero_terminal_snr: at the last step '
+            "the latent is all noise, and epsilon says nothing of the picture"
+        )
+    if diffusion.loss_weight == "min_snr" and not diffusion.min_snr_gamma:
+        raise InputError("diffusion.min_snr_gamma 0: expected more than 0, such as 5; all weights would be 0")
+
+
+def _check_recipe(recipe, timesteps, where="inference."):
+    if recipe.sampler not in SAMPLERS:
+        raise InputError(f"{where}sampler {recipe.sampler!r}: expected one of {', '.join(SAMPLERS)}")
+    if recipe.steps < 1:
+        raise InputError(f"{where}steps {recipe.steps}: expected at least 1")
+    for name, known in (("color_transfer", COLOR_TRANSFERS), ("final_color_transfer", (*COLOR_TRANSFERS, ""))):
+        if getattr(recipe, name) not in known:
+            raise InputError(f"{where}{name} {getattr(recipe, name)!r}: expected one of {', '.join(COLOR_TRANSFERS)}")
+    for name in ("guidance_rescale", "class_noise"):
+        if getattr(recipe, name) > 1:
+            raise InputError(f"{where}{name} {getattr(recipe, name):g}: expected a share from 0 to 1")
+    if not recipe.guidance_from < (recipe.guidance_to or timesteps) <= timesteps:
+        raise InputError(
+            f"{where}guidance_from {recipe.guidance_from}, guidance_to {recipe.guidance_to}: expected timesteps out of "
+            f"{timesteps}, from below to (to 0: all the rest)"
+        )
 
 
 def check_training(config):
@@ -253,6 +332,17 @@ def check_training(config):
             f"train_autoencoder.anchors {list(first.anchors)}: expected at most {config.autoencoder.embed_dim} "
             f'names out of {", ".join(COLOR_AXES)} and ""'
         )
+    if second.scale < 1 or second.views < 1:
+        raise InputError(f"train_unet.scale {second.scale:g}, views {second.views}: expected at least 1")
+    if second.encode_on_the_fly and second.views > 1:
+        raise InputError(f"train_unet.views {second.views}: is for the store; expected 1 with encode_on_the_fly")
+    if not second.encode_on_the_fly and (second.scale > 1) != (second.views > 1):
+        raise InputError(
+            f"train_unet.scale {second.scale:g}, views {second.views}: expected both above 1 (the further views of a "
+            f"photo in the store are the enlarged ones), or neither"
+        )
+    if second.precision not in PRECISIONS:
+        raise InputError(f"train_unet.precision {second.precision!r}: expected one of {', '.join(PRECISIONS)}")
     if not second.keep_at or max(second.keep_at) != second.steps or min(second.keep_at) < 1:
         raise InputError(
             f"train_unet.keep_at {list(second.keep_at)}: expected steps from 1 on, the last being train_unet.steps, "
@@ -261,7 +351,7 @@ def check_training(config):
 
 
 def builtin_config(name):
-    """Path of a configuration that comes with the package: "default" or "paper"."""
+    """Path of a configuration that comes with the package: "default", "paper" or "segmenter"."""
     path = Path(__file__).parent / "configs" / f"{name}.yaml"
     return path if path.exists() else Path(__file__).parent.parent / "configs" / f"{name}.yaml"
 

@@ -54,12 +54,14 @@ class _Batch(NamedTuple):
     faults: list[tuple[TestItem, InputError]]
 
 
-def make_pictures(job, checkpoint="default", device="auto", precision="auto", condition_cache_mb=None, **settings):
+def make_pictures(job, checkpoint="default", device="auto", precision="auto", condition_cache_mb=None, recipe=None,
+                  **settings):
     """Makes the pictures of a `ContestJob` with a `Generator.from_checkpoint` of the arguments after it.
 
-    settings are keyword arguments of `Generator.infer`: rounds, color_transfer, ensemble, seed, sampler, steps. Files
-    are read and written in the background, a batch ahead and a batch behind at most; each appears whole. Processes that
-    mpirun has started share the pictures by name; the first of them also makes the overview.
+    settings are keyword arguments of `Generator.infer`: rounds, color_transfer, ensemble, seed, sampler, steps,
+    final_color_transfer. Files are read and written in the background, a batch ahead and a batch behind at most; each
+    appears whole. Processes that mpirun has started share the pictures by name; the first of them also makes the
+    overview.
     Returns a sentence for each picture that could not be made; the others are made. Raises InputError where nothing can
     be made (folders, checkpoint or settings that are wrong) and at the first file that cannot be written; on Ctrl-C
     `Stopped`, after the pictures that are done have been written.
@@ -80,7 +82,7 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
             if waiting:
                 from jiidm.generator import Generator  # imports Jittor: not before the folders are known to be good
 
-                generator = Generator.from_checkpoint(checkpoint, device, precision, condition_cache_mb)
+                generator = Generator.from_checkpoint(checkpoint, device, precision, condition_cache_mb, recipe)
                 num_classes = generator.config.unet.num_classes
         if waiting:
             bar = tqdm(total=len(mine), initial=len(mine) - len(waiting), unit="image", dynamic_ncols=True,

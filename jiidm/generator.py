@@ -5,15 +5,15 @@ import numpy as np
 from PIL import Image
 
 from jiidm.checkpoint import load_checkpoint, load_into
-from jiidm.config import check_config
+from jiidm.config import check_config, with_recipe
 from jiidm.data.folder import fit_photo, read_photo
 from jiidm.data.latents import one_hot_batch
-from jiidm.diffusion.guidance import GuidedDenoiser, ReferenceDenoiser
+from jiidm.diffusion.guidance import Guidance, GuidedDenoiser, ReferenceDenoiser
 from jiidm.diffusion.schedule import Schedule
 from jiidm.files import InputError
 from jiidm.inference.color_transfer import METHODS
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
-from jiidm.inference.refinement import chosen_rounds, chosen_solver_steps, refine
+from jiidm.inference.refinement import chosen_rounds, chosen_solver_steps, noise_of_batch, refine
 from jiidm.kernels.convolution import inference_convolution
 from jiidm.labels import read_label_map, resize_labels
 from jiidm.models.autoencoder import Autoencoder
@@ -31,7 +31,7 @@ class Generator:
     `config` the whole configuration they were trained with.
     """
 
-    def __init__(self, autoencoder, unets, precision="fp32", condition_cache_mb=None, reference=False):
+    def __init__(self, autoencoder, unets, precision="fp32", condition_cache_mb=None, recipe=None, reference=False):
         """autoencoder is a `Checkpoint`, unets a list of them; the rest as in `from_checkpoint`, precision being "fp32"
         or "bf16". Raises InputError unless the checkpoints are of one run."""
         check_alike(unets)
@@ -42,6 +42,8 @@ class Generator:
                 "give checkpoints of one run"
             )
         check_config(self.config)
+        if recipe is not None:
+            self.use_recipe(recipe)
         self.width, self.height = self.config.image.width, self.config.image.height
         self.schedule = Schedule(self.config.diffusion)
         self.checkpoints, self._autoencoder_checkpoint = unets, autoencoder
@@ -61,16 +63,17 @@ class Generator:
 
     @classmethod
     def from_checkpoint(cls, paths="default", device="auto", precision="auto", condition_cache_mb=None,
-                        reference=False):
+                        recipe=None, reference=False):
         """Loads the weights and returns a `Generator`.
 
         paths: "default" (the weights that come with the package), a folder with one autoencoder and one or more UNets
         (`*.safetensors`), or a list of such files. device: "auto" (CUDA where it works), "cpu" or "cuda". precision:
         "auto" (bf16 where the GPU has it, else fp32), "fp32" or "bf16"; statistics, softmax, latents and the
         autoencoder are fp32 always. condition_cache_mb: memory for the maps made from the masks, in MB (None: all on
-        CUDA, 2048 on the CPU); what does not fit is computed anew at every step, with the same result. reference:
-        compute as the authors' release does, twice the whole network a step in Jittor's own operators, for comparison.
-        Raises InputError for what is missing, unreadable, of another architecture, or has NaN.
+        CUDA, 2048 on the CPU); what does not fit is computed anew at every step, with the same result. recipe: what to
+        put in place of the checkpoints' own recipe, as for `use_recipe`. reference: compute as the authors' release
+        does, twice the whole network a step in Jittor's own operators, for comparison. Raises InputError for what is
+        missing, unreadable, of another architecture, or has NaN, and for a recipe that cannot be used.
         """
         device = use_device(device)
         precision = _precision(precision, device)
@@ -88,7 +91,15 @@ class Generator:
                 "expected one autoencoder and at least one UNet"
             )
         unets = sorted(unets, key=lambda c: c.step)
-        return cls(autoencoders[0], unets, precision, condition_cache_mb, reference)
+        return cls(autoencoders[0], unets, precision, condition_cache_mb, recipe, reference)
+
+    def use_recipe(self, recipe):
+        """Puts another recipe in place of the configuration's inference section, for all pictures to come.
+
+        recipe: an `InferenceConfig`, or a dict or the path of a YAML file with the keys that are to change, such as
+        {"guidance_rescale": 0.7}; keys that are not there stay. Raises InputError for a key or a value that is none.
+        """
+        self.config = with_recipe(self.config, recipe)
 
     def describe(self):
         """A line for each checkpoint: what it is, its step and, where it is a mean, what went into it."""
@@ -105,20 +116,21 @@ class Generator:
         memory = jt.get_mem_info()
         return int(min(32, max(1, 0.8 * (memory.total_cuda_ram - memory.total_cuda_used) // image)))
 
-    def infer(self, mask, style, rounds=3, color_transfer=True, ensemble=True, seed=0, size="model", names=None,
-              on_step=None, sampler=None, steps=None):
+    def infer(self, mask, style, rounds=None, color_transfer=True, ensemble=True, seed=0, size="model", names=None,
+              on_step=None, sampler=None, steps=None, final_color_transfer=None):
         """Pictures of the label maps in the manner of the style photos.
 
         mask: path, PIL image or H x W integer array (0..classes-1). style: path, PIL image or H x W x 3 uint8 array
         (cropped to the model's aspect). Lists of equal length of both make a batch and give a list; else one
-        `PIL.Image` (RGB) comes back. rounds: the first n rounds of the recipe, or a list of round settings
+        `PIL.Image` (RGB) comes back. rounds: the first n rounds of the recipe (None: all), or a list of settings
         (`RoundConfig` or dicts with guidance, respacing, start). color_transfer: bool, or a method's name, between
         rounds. ensemble: True (mean of the loaded checkpoints), False (the last one), or a list of weights. size:
         "model", or "mask" for the mask's own size. names: what each image's noise is drawn for, together with the
         seed; by default a path's stem and "" for others. on_step(round, done, steps, pictures) is called after every
         step; pictures is a list of PIL images after a round's last step, else None. sampler: "ddim", the paper's, or
         "dpmpp", DPM-Solver++ in `steps` evaluations a round whatever its start; by default the configuration's.
-        Raises InputError for anything that cannot be used.
+        final_color_transfer: a method's name for the picture after the last round, or False; None takes what the recipe
+        says. Raises InputError for anything that cannot be used.
         """
         batch = isinstance(mask, list | tuple)
         masks, styles = (mask, style) if batch else ([mask], [style])
@@ -133,7 +145,7 @@ class Generator:
         solver_steps = chosen_solver_steps(sampler, steps, self.config.inference)
         for s in settings:  # told before anything is computed
             self.schedule.check_start(s.respacing, s.start, solver_steps)
-        method = self._method(color_transfer)
+        method, final = self._method(color_transfer), self._final_method(final_color_transfer)
         self._use(ensemble_weights(ensemble, len(self.checkpoints)))
 
         labels = [read_label_map(m, self.config.unet.num_classes) for m in masks]
@@ -143,8 +155,10 @@ class Generator:
             factor = self.config.autoencoder.factor
             hot = one_hot_batch(resized, self.config.unet.num_classes)
             denoiser = self._denoiser(hot, self.height // factor, self.width // factor)
+            classes = resized[:, ::factor, ::factor]  # of the latents' places, as in training
+            noise = noise_of_batch(seed, names, classes, self.config.inference.class_noise)
             for number, done, count, pictures in refine(
-                self._autoencoder, denoiser, self.schedule, photos, settings, names, seed, method, solver_steps
+                self._autoencoder, denoiser, self.schedule, photos, settings, noise, method, solver_steps, final
             ):
                 if on_step is not None:
                     on_step(number, done, count, None if pictures is None else [Image.fromarray(p) for p in pictures])
@@ -164,6 +178,14 @@ class Generator:
             raise InputError(f"color_transfer {color_transfer!r}: expected True, False or one of {', '.join(METHODS)}")
         return color_transfer
 
+    def _final_method(self, final):
+        final = self.config.inference.final_color_transfer if final is None else final
+        if final is False or final == "":
+            return None
+        if final not in METHODS:
+            raise InputError(f"final_color_transfer {final!r}: expected None, False or one of {', '.join(METHODS)}")
+        return final
+
     def _use(self, weights):
         """Loads the mean of the checkpoints with the given weights, unless it is loaded already."""
         if weights != self._loaded:
@@ -172,11 +194,12 @@ class Generator:
             self._loaded, self._null = weights, None
 
     def _denoiser(self, mask, height, width):
+        guidance = Guidance(self.schedule, self.config.inference)
         if self._reference:
-            return ReferenceDenoiser(self._unet, mask)
+            return ReferenceDenoiser(self._unet, mask, guidance)
         # one batch for both branches fills a GPU better; two cores gain nothing by it
         joint = device_name() == "cuda"
-        denoiser = GuidedDenoiser(self._unet, mask, height, width, self._budget, self._null, joint)
+        denoiser = GuidedDenoiser(self._unet, mask, height, width, self._budget, self._null, joint, guidance)
         self._null = denoiser.null  # serves all images to come
         return denoiser
 

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jiidm.inference.color_transfer import METHODS, reinhard, transfer_color
+from jiidm.data.synthetic import draw_landscape
+from jiidm.evaluation.metrics import HistogramProtocol, style_correlation
+from jiidm.inference.color_transfer import METHODS, reinhard, transfer_color, transport
 
 PHOTOS = arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3)))
 
@@ -84,6 +86,56 @@ def test_histogram_stays_within_the_references_values(source, style):
 @given(PHOTOS)
 def test_histogram_of_itself_changes_nothing(photo):
     assert np.array_equal(transfer_color(photo, photo, "histogram"), photo)
+
+
+@given(PHOTOS)
+def test_transport_of_itself_changes_nothing(photo):
+    assert np.array_equal(transport(photo, photo), photo)
+
+
+@given(color=st.tuples(*[st.integers(0, 255)] * 3), style=PHOTOS)
+def test_transport_of_a_flat_picture_is_the_references_mean(color, style):
+    result = transport(np.full((6, 7, 3), color, np.uint8), style)
+    assert np.abs(result - style.mean((0, 1))).max() <= 0.5 + 1e-6
+
+
+def test_transport_gives_a_ramp_the_references_ramp():
+    """Both lie on a line of RGB, on which the map of one distribution to the other is known: x -> x / 2 + 100. A ramp
+    is linear in itself, so that the filter leaves such a change as it is, borders apart."""
+    ramp = np.repeat(np.tile(np.arange(200, dtype=np.uint8), (150, 1))[..., None], 3, 2)
+    half = np.repeat(np.tile(np.arange(100, 200, dtype=np.uint8), (30, 1))[..., None], 3, 2)
+    change = np.abs(transport(ramp, half).astype(float) - (ramp / 2 + 100))[:, 10:-10]
+    assert change.max() < 2
+
+
+def test_transport_meets_joint_colors_that_single_channels_miss():
+    """Blue and yellow halves against red and cyan ones: each channel alone has one histogram, so that matching them
+    changes nothing."""
+    source, style = (np.zeros((40, 60, 3), np.uint8) for _ in range(2))
+    source[:20], source[20:] = (0, 0, 255), (255, 255, 0)
+    style[:, :30], style[:, 30:] = (255, 0, 0), (0, 255, 255)
+    assert np.array_equal(transfer_color(source, style, "histogram"), source)
+    result = transport(source, style).reshape(-1, 3).astype(int)
+    wanted = np.array([(255, 0, 0), (0, 255, 255)])
+    nearest = np.abs(result[:, None] - wanted).max(2).min(1)
+    assert np.mean(nearest < 30) > 0.8 and abs(np.mean(result[:, 0] > 127) - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_transport_is_nearer_in_style_and_gentler_than_histograms(seed):
+    source, style = (draw_landscape((part, seed), 96, 72)[0] for part in (1, 2))
+
+    def edges(picture):
+        grey = picture.astype(float).mean(2)
+        return np.concatenate([np.diff(grey, axis=axis).ravel() for axis in (0, 1)])
+
+    found = {}
+    for method in METHODS:
+        result = transfer_color(source, style, method)
+        found[method] = (style_correlation(result, style, HistogramProtocol()),
+                         np.corrcoef(edges(source), edges(result))[0, 1])
+    assert found["transport"][0] > found["histogram"][0] > style_correlation(source, style, HistogramProtocol())
+    assert found["transport"][1] > found["histogram"][1]
 
 
 def test_unknown_method():

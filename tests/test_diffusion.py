@@ -1,19 +1,24 @@
 """Schedule, respacing, sampler, guidance and loss: closed forms, properties, and the release's numbers."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers import numbers, reference, refused, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jiidm.config import DiffusionConfig
+from jiidm.config import Config, DiffusionConfig, InferenceConfig, check_config
 from jiidm.data.latents import one_hot_batch
-from jiidm.diffusion.guidance import GuidedDenoiser
-from jiidm.diffusion.loss import hybrid_loss
+from jiidm.diffusion.guidance import Guidance, GuidedDenoiser
+from jiidm.diffusion.loss import hybrid_loss, weighted
 from jiidm.diffusion.samplers import ddim
-from jiidm.diffusion.schedule import Schedule
+from jiidm.diffusion.schedule import Chain, Schedule
 from jiidm.runtime import jt
+from jiidm.training.unet import UNetTrainer
 
 SCHEDULE = Schedule(DiffusionConfig())
+OF_V = Schedule(DiffusionConfig(prediction="v"))
+NO_LAST_SIGNAL = Schedule(DiffusionConfig(prediction="v", zero_terminal_snr=True))
 
 
 def latents(*shape, seed=0):
@@ -61,6 +66,33 @@ def test_malformed_respacing(respacing):
     refused(lambda: SCHEDULE.respaced(respacing), repr(respacing), "ddimN")
 
 
+def test_no_signal_at_the_last_step():
+    """Algorithm 1 of Lin et al. 2023: sqrt(abar) is shifted and scaled, so that its first value stays; and all that is
+    derived from it is finite."""
+    schedule = NO_LAST_SIGNAL
+    signal, old = np.sqrt(schedule.alphas_cumprod), np.sqrt(SCHEDULE.alphas_cumprod)
+    assert signal[-1] == 0 and signal[0] == pytest.approx(old[0], rel=1e-12)
+    assert np.allclose(np.diff(signal) / np.diff(old), old[0] / (old[0] - old[-1]))
+    assert np.allclose(np.cumprod(1 - schedule.betas), schedule.alphas_cumprod, rtol=1e-9, atol=1e-15)
+    assert schedule.betas[-1] == 1 and (schedule.betas > 0).all()
+    for values in (schedule.posterior_log_variance, schedule.posterior_z0, schedule.posterior_zt):
+        assert np.isfinite(values).all()
+    # nothing of z_0 is in the last z_t: the posterior is the forward process, one step before
+    assert schedule.posterior_zt[-1] == 0 and schedule.posterior_z0[-1] == pytest.approx(signal[-2])
+    assert np.exp(schedule.posterior_log_variance[-1]) == pytest.approx(1 - signal[-2] ** 2)
+
+
+@pytest.mark.parametrize("values, words", [
+    ({"prediction": "x0"}, ["diffusion.prediction 'x0'", "epsilon, v"]),
+    ({"loss_weight": "snr"}, ["diffusion.loss_weight 'snr'", "uniform, min_snr"]),
+    ({"zero_terminal_snr": True}, ["diffusion.prediction 'epsilon'", '"v"', "zero_terminal_snr"]),
+    ({"loss_weight": "min_snr", "min_snr_gamma": 0.0}, ["min_snr_gamma 0", "more than 0"]),
+])
+def test_impossible_diffusion(values, words):
+    refused(lambda: check_config(Config(diffusion=DiffusionConfig(**values))), *words)
+    check_config(Config(diffusion=DiffusionConfig(**{**values, "prediction": "v", "loss_weight": "uniform"})))
+
+
 def test_chain_parity():
     expected = reference("ddim")
     chain = SCHEDULE.respaced(str(expected["respacing"]))
@@ -96,6 +128,24 @@ def test_noise_keeps_unit_variance(index):
     assert index == 1 or noise > chain.add_noise(0.0, 1.0, index - 1)
 
 
+# ---- what a prediction says
+
+@pytest.mark.parametrize("prediction, predicted", [("epsilon", -1.0), ("v", 0.6 * -1 - 0.8 * 2)])
+def test_parts_by_hand(prediction, predicted):
+    """z_0 = 2 and epsilon = -1, of which z_t = 0.6 z_0 + 0.8 epsilon."""
+    chain = Chain(np.arange(1), np.array([0.36]), prediction)
+    assert chain.parts(0.6 * 2 - 0.8, predicted, 0) == (pytest.approx(2), pytest.approx(-1))
+
+
+def test_parts_without_any_signal():
+    """z_t is the noise and v is -z_0, where z_0 = 0 / 0 by epsilon."""
+    assert NO_LAST_SIGNAL.parts(0.25, -3.0, 999) == (3.0, 0.25)
+
+
+def test_respaced_chain_predicts_the_same():
+    assert SCHEDULE.respaced("ddim50").prediction == "epsilon" and OF_V.respaced("ddim50").prediction == "v"
+
+
 # ---- sampler
 
 @settings(max_examples=15)
@@ -123,6 +173,38 @@ def test_zero_epsilon_only_scales(count, data):
     expected = numbers(z) / np.sqrt(chain.alphas_cumprod[start - 1])
     *_, (_, z) = ddim(lambda z, t: z * 0, chain, z, start)
     assert relative_error(z, expected) < 1e-5
+
+
+@pytest.mark.parametrize("respacing, start", [("ddim50", 1), ("ddim50", 49), ("ddim1000", 12), ("ddim20", 20)])
+def test_v_and_epsilon_of_one_network_lead_to_the_same_latent(respacing, start):
+    z, of_epsilon, of_v = latents(1, 3, 4, 6), SCHEDULE.respaced(respacing), OF_V.respaced(respacing)
+
+    def epsilon(z, t):
+        return (0.5 * z + 0.001 * t).tanh()
+
+    def v(z, t):
+        alpha = SCHEDULE.alphas_cumprod[t]
+        return (epsilon(z, t) - float(np.sqrt(1 - alpha)) * z) / float(np.sqrt(alpha))
+
+    *_, (_, expected) = ddim(epsilon, of_epsilon, z, start)
+    *_, (_, result) = ddim(v, of_v, z, start)
+    assert relative_error(result, expected) < 1e-4
+
+
+def test_perfect_v_recovers_z0_from_noise_alone():
+    """Through all steps of the chain whose last has no signal, and from its last index but one."""
+    z0, noise = latents(1, 3, 2, 2), latents(1, 3, 2, 2, seed=1)
+
+    def denoise(z, t):
+        alpha = NO_LAST_SIGNAL.alphas_cumprod[t]
+        if not alpha:
+            return -z0
+        return (float(np.sqrt(alpha)) * z - z0) / float(np.sqrt(1 - alpha))
+
+    for z, start in ((noise, 1000), (NO_LAST_SIGNAL.add_noise(z0, noise, 999), 999)):
+        assert np.array_equal(numbers(z), numbers(noise))
+        *_, (_, z) = ddim(denoise, NO_LAST_SIGNAL, z, start)
+        assert relative_error(z, z0) < 1e-5
 
 
 def test_sampler_yields_each_step_and_can_be_stopped():
@@ -191,6 +273,79 @@ def test_guidance(scale, prepared, joint):
     assert relative_error(other(z, 20, scale), expected) < 1e-6
 
 
+def guided_by(prediction="epsilon", joint=False, **recipe):
+    """A `GuidedDenoiser` of a recipe, for masks of one class and of none, and its network."""
+    network, schedule = CountingNetwork(), {"epsilon": SCHEDULE, "v": OF_V}[prediction]
+    mask = one_hot_batch(np.array([np.zeros((4, 6)), np.full((4, 6), 255)]), 29)
+    guidance = Guidance(schedule, InferenceConfig(**recipe))
+    return GuidedDenoiser(network, mask, 4, 6, joint=joint, guidance=guidance), network
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("first, end, guided", [(0, 0, [0, 399, 400, 999]), (400, 0, [400, 999]), (0, 400, [0, 399]),
+                                                (399, 401, [399, 400]), (0, 1000, [0, 399, 400, 999])])
+def test_guidance_at_some_timesteps(first, end, guided, joint):
+    denoise, network = guided_by(joint=joint, guidance_from=first, guidance_to=end)
+    z = latents(2, 3, 4, 6)
+    for t in (0, 399, 400, 999):
+        before = network.calls["decode"]
+        result = numbers(denoise(z, t, 3.0))[0] - 2 * numbers(z)[0] - t
+        assert np.allclose(result, (3.0 if t in guided else 1.0) / 29, atol=1e-4)
+        # outside of them the branch without a mask is not computed
+        assert network.calls["decode"] - before == (2 if t in guided and not joint else 1)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_rescaled_guidance_by_hand(prediction, joint):
+    """Lin et al. 2023, equations 14 to 16, of v; the network's epsilon is 2 z + t, plus the mask's mean."""
+    class Uneven(CountingNetwork):
+        """The mask multiplies, so that guidance changes the deviation: (2 z + t) (1 + mask's mean)."""
+
+        def decode(self, encoded, conditions, height, width):
+            self.calls["decode"] += 1
+            (features,), ((t, _),) = encoded
+            predicted = (features + t.reshape(1, 1, 1, 1)) * (1 + conditions[0][0][0])
+            return jt.concat([predicted, predicted], 1)
+
+    schedule = {"epsilon": SCHEDULE, "v": OF_V}[prediction]
+    mask = one_hot_batch(np.array([np.zeros((4, 6)), np.full((4, 6), 255)]), 29)
+    z, t, scale, share = latents(2, 3, 4, 6), 300, 4.0, 0.7
+    guidance = Guidance(schedule, InferenceConfig(guidance_rescale=share))
+    result = numbers(GuidedDenoiser(Uneven(), mask, 4, 6, joint=joint, guidance=guidance)(z, t, scale))
+
+    z, alpha = numbers(z), schedule.alphas_cumprod[t]
+    null = 2 * z + t
+    conditional = null * (1 + np.array([1 / 29, 0])[:, None, None, None])
+    if prediction == "epsilon":
+        null, conditional = ((p - np.sqrt(1 - alpha) * z) / np.sqrt(alpha) for p in (null, conditional))
+    guided = null + scale * (conditional - null)
+    ratio = conditional.std((1, 2, 3), keepdims=True) / guided.std((1, 2, 3), keepdims=True)
+    expected = share * ratio * guided + (1 - share) * guided
+    if prediction == "epsilon":
+        expected = np.sqrt(alpha) * expected + np.sqrt(1 - alpha) * z
+    assert relative_error(result, expected) < 1e-5
+    assert ratio[0] < 0.95 and ratio[1] == 1  # the second image has no mask: nothing to take back
+
+
+def test_rescaled_guidance_of_a_flat_prediction():
+    for share in (0.5, 1.0):
+        denoise, _ = guided_by("v", guidance_rescale=share)
+        result = numbers(denoise(jt.zeros((2, 3, 4, 6)), 0, 3.0))
+        assert np.allclose(result[0], 3 / 29, rtol=0.01) and not result[1].any()
+
+
+@pytest.mark.parametrize("values, words", [
+    ({"guidance_rescale": 1.5}, ["inference.guidance_rescale 1.5", "0 to 1"]),
+    ({"class_noise": 2.0}, ["inference.class_noise 2", "0 to 1"]),
+    ({"guidance_from": 1000}, ["guidance_from 1000", "1000"]),
+    ({"guidance_from": 400, "guidance_to": 400}, ["guidance_from 400, guidance_to 400"]),
+    ({"guidance_to": 1001}, ["guidance_to 1001"]),
+])
+def test_impossible_recipe(values, words):
+    refused(lambda: check_config(Config(inference=InferenceConfig(**values))), *words)
+
+
 def test_guided_chain_parity(reference_unet):
     """20 steps at guidance 3.5, as the release does them."""
     expected = reference("ddim")
@@ -235,3 +390,73 @@ def test_bound_vanishes_for_the_true_posterior():
     mse, bound = hybrid_loss(SCHEDULE, output, z0, noise, np.array([1, 613]))
     assert np.abs(mse.numpy()).max() == 0
     assert np.abs(bound.numpy()).max() < 1e-3
+
+
+def test_loss_of_v():
+    """The target by its definition, and the bound of the epsilon that it implies."""
+    z0, noise, t = latents(2, 3, 4, 6), latents(2, 3, 4, 6, seed=1), np.array([0, 613])
+    output = latents(2, 6, 4, 6, seed=2)
+    mse, bound = hybrid_loss(OF_V, output, z0, noise, t)
+    alpha = SCHEDULE.alphas_cumprod[t].reshape(2, 1, 1, 1)
+    signal, deviation = np.sqrt(alpha), np.sqrt(1 - alpha)
+    v = numbers(output)[:, :3]
+    target = signal * numbers(noise) - deviation * numbers(z0)
+    assert np.allclose(mse.numpy(), ((target - v) ** 2).mean((1, 2, 3)), rtol=1e-5)
+    zt = signal * numbers(z0) + deviation * numbers(noise)
+    implied = jt.array(np.concatenate([deviation * zt + signal * v, numbers(output)[:, 3:]], 1).astype("float32"))
+    assert np.allclose(bound.numpy(), hybrid_loss(SCHEDULE, implied, z0, noise, t)[1].numpy(), rtol=1e-3)
+    of_bound = jt.grad(bound.sum(), output).numpy()
+    assert not of_bound[:, :3].any() and of_bound[:, 3:].any((1, 2, 3)).all()
+
+
+def test_loss_where_no_signal_is_left():
+    """Finite with its gradient for any output, and 0 for v = -z_0 with the posterior's own variance."""
+    z0, noise, t = latents(2, 3, 4, 6), latents(2, 3, 4, 6, seed=1), np.array([999, 998])
+    output = latents(2, 6, 4, 6, seed=2)
+    terms = hybrid_loss(NO_LAST_SIGNAL, output, z0, noise, t)
+    for term in (*terms, jt.grad(sum(term.sum() for term in terms), output)):
+        assert np.isfinite(term.numpy()).all()
+    perfect = jt.concat([-z0[:1], jt.full((1, 3, 4, 6), -1.0)], 1)
+    mse, bound = hybrid_loss(NO_LAST_SIGNAL, perfect, z0[:1], noise[:1], t[:1])
+    assert mse.item() == 0 and abs(bound.item()) < 1e-6
+
+
+def test_min_snr_weights_by_hand():
+    """Hang et al. 2023 with gamma 5: an SNR of 1/3 is below it, of 19 above; v's weight at no signal is 0."""
+    schedules = {p: Schedule(DiffusionConfig(prediction=p, loss_weight="min_snr")) for p in ("epsilon", "v")}
+    for prediction, expected in (("epsilon", [1, 5 / 19]), ("v", [(1 / 3) / (4 / 3), 5 / 20])):
+        schedule = schedules[prediction]
+        snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
+        for value, weight in zip((1 / 3, 19), expected, strict=True):
+            assert np.interp(-value, -snr, schedule.loss_weights) == pytest.approx(weight, rel=1e-3)
+        full = np.minimum(snr, 5) / (snr if prediction == "epsilon" else snr + 1)
+        assert np.allclose(schedule.loss_weights, full, rtol=1e-9)
+    last = Schedule(DiffusionConfig(prediction="v", zero_terminal_snr=True, loss_weight="min_snr"))
+    assert last.loss_weights[-1] == 0 and np.isfinite(last.loss_weights).all()
+    few = Schedule(DiffusionConfig(loss_weight="min_snr", min_snr_gamma=2.5))
+    assert few.loss_weights[0] == pytest.approx(schedules["epsilon"].loss_weights[0] / 2)
+
+
+def test_weights_meet_their_timesteps():
+    schedule, t, mse = Schedule(DiffusionConfig(loss_weight="min_snr")), np.array([900, 3, 40]), jt.array([2.0, 3, 4])
+    assert np.allclose(weighted(schedule, mse, t).numpy(), schedule.loss_weights[t] * [2, 3, 4], rtol=1e-6)
+    assert weighted(SCHEDULE, mse, t) is mse
+
+
+def test_training_weighs_the_squared_error_and_shows_the_quarters_as_they_are():
+    """One loss at one timestep: the weight is that of the term the UNet learns from, and of nothing else."""
+    trainer = object.__new__(UNetTrainer)
+    trainer.config = Config(diffusion=DiffusionConfig(loss_weight="min_snr"))
+    trainer.schedule = Schedule(trainer.config.diffusion)
+    trainer.denoise = lambda zt, t, mask: jt.concat([zt, zt * 0], 1)
+    trainer.store = SimpleNamespace(latents_of=jt.array)
+    arrays = np.random.default_rng(0).standard_normal((2, 2, 3, 4, 6)).astype("float32")
+    t = np.array([30, 30])
+    mse, bound, *quarters = (
+        loss.item() for loss in trainer._losses(arrays[0], np.zeros((2, 4, 6)), t, arrays[1], np.ones(2, "float32"))
+    )
+    assert trainer.schedule.loss_weights[30] < 0.5
+    assert mse == pytest.approx(trainer.schedule.loss_weights[30] * np.mean(quarters), rel=1e-5)
+    trainer.schedule = SCHEDULE
+    plain = trainer._losses(arrays[0], np.zeros((2, 4, 6)), t, arrays[1], np.ones(2, "float32"))
+    assert [loss.item() for loss in plain] == [pytest.approx(v) for v in (np.mean(quarters), bound, *quarters)]

@@ -7,7 +7,17 @@ from PIL import Image
 
 from jiidm import Generator, InputError
 from jiidm.checkpoint import arrays_of, save_checkpoint
-from jiidm.config import AutoencoderConfig, Config, ImageConfig, InferenceConfig, RoundConfig, UNetConfig
+from jiidm.config import (
+    AutoencoderConfig,
+    Config,
+    DiffusionConfig,
+    ImageConfig,
+    InferenceConfig,
+    RoundConfig,
+    UNetConfig,
+    to_dict,
+)
+from jiidm.contest import ContestJob, make_pictures
 from jiidm.data.synthetic import draw_landscape
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
@@ -166,6 +176,101 @@ def test_rounds_may_be_settings_and_steps_are_reported(generator, examples):
 def test_settings_that_cannot_be_used_are_refused(generator, examples, settings, words):
     with pytest.raises(InputError, match=words):
         generator.infer(examples[0][0], examples[1][0], **{"rounds": 1, **settings})
+
+
+# ---- recipes
+
+def test_each_setting_of_a_recipe_reaches_the_picture(checkpoints, examples):
+    mask, style = examples[0][0], examples[1][1]
+    generator = Generator.from_checkpoint(checkpoints)
+    base = pixels(generator.infer(mask, style))
+    for change in ({"guidance_rescale": 1.0}, {"guidance_from": 100}, {"guidance_to": 100}, {"class_noise": 0.5},
+                   {"sampler": "dpmpp", "steps": 3}, {"rounds": to_dict(ROUNDS[:1])}):
+        generator.use_recipe({**to_dict(CONFIG.inference), **change})
+        changed = pixels(generator.infer(mask, style))
+        assert (changed != base).any(), change
+        generator.use_recipe(CONFIG.inference)
+        assert (pixels(generator.infer(mask, style)) == base).all()
+
+
+def test_guidance_at_no_timestep_of_a_round_is_none(checkpoints, examples):
+    """The rounds end at timestep 200 and below; guidance from there on is guidance of scale 1."""
+    mask, style = examples[0][0], examples[1][1]
+    generator = Generator.from_checkpoint(checkpoints, recipe={"guidance_from": 200})
+    plain = [dataclasses.replace(settings, guidance=1.0) for settings in ROUNDS]
+    expected = pixels(Generator.from_checkpoint(checkpoints).infer(mask, style, rounds=plain))
+    assert (pixels(generator.infer(mask, style)) == expected).all()
+
+
+def test_recipe_in_place_of_the_checkpoints(checkpoints, tmp_path):
+    whole = InferenceConfig(ROUNDS[:1], guidance_rescale=0.5)
+    (tmp_path / "recipe.yaml").write_text("guidance_rescale: 0.5\nsampler: dpmpp\n")
+    (tmp_path / "empty.yaml").write_text("")
+    some = dataclasses.replace(CONFIG.inference, guidance_rescale=0.5, sampler="dpmpp")
+    for recipe, expected in (
+        (None, CONFIG.inference), (whole, whole), ({"guidance_rescale": 0.5, "sampler": "dpmpp"}, some),
+        (tmp_path / "recipe.yaml", some), (str(tmp_path / "recipe.yaml"), some),
+        (tmp_path / "empty.yaml", CONFIG.inference), ({"rounds": to_dict(ROUNDS[:1])}, InferenceConfig(ROUNDS[:1])),
+    ):
+        config = Generator.from_checkpoint(checkpoints, recipe=recipe).config
+        assert config == dataclasses.replace(CONFIG, inference=expected)
+
+
+@pytest.mark.parametrize("recipe, words", [
+    ({"guidance_rescal": 1.0}, "recipe: unknown key 'guidance_rescal'"),
+    ({"guidance_rescale": 2.0}, "recipe: guidance_rescale 2: expected a share"),
+    ({"guidance_rescale": -0.5}, "recipe: guidance_rescale: expected a number of at least 0"),
+    ({"rounds": 3}, "recipe: rounds: expected a list"),
+    ({"guidance_from": 900, "guidance_to": 30}, "recipe: guidance_from 900, guidance_to 30"),
+    (InferenceConfig(sampler="euler"), "recipe: sampler 'euler'"),
+    ("no-such.yaml", "no-such.yaml: cannot be read"),
+])
+def test_recipes_that_cannot_be_used_are_refused(checkpoints, generator, recipe, words):
+    before = generator.config
+    for call in (lambda: Generator.from_checkpoint(checkpoints, recipe=recipe), lambda: generator.use_recipe(recipe)):
+        with pytest.raises(InputError, match=words):
+            call()
+    assert generator.config == before
+
+
+def test_a_file_that_is_no_recipe_is_named(checkpoints, tmp_path):
+    for text, words in (("- 1", "expected keys and values"), ("steps: [", "cannot be read as YAML"), ("a: 1", "'a'"),
+                        ("steps: 0", "steps 0: expected at least 1")):
+        (tmp_path / "recipe.yaml").write_text(text)
+        with pytest.raises(InputError, match=f"recipe.yaml: .*{words}"):
+            Generator.from_checkpoint(checkpoints, recipe=tmp_path / "recipe.yaml")
+
+
+def test_the_contests_job_takes_a_recipe(checkpoints, examples, tmp_path):
+    (tmp_path / "test" / "labels").mkdir(parents=True), (tmp_path / "imgs").mkdir()
+    Image.fromarray(examples[0][0]).save(tmp_path / "test" / "labels" / "m.png")
+    Image.fromarray(examples[1][1]).save(tmp_path / "imgs" / "s.jpg")
+    (tmp_path / "test" / "label_to_img.json").write_text('{"m.png": "s.jpg"}')
+    (tmp_path / "recipe.yaml").write_text("rounds: [{guidance: 2.0, respacing: ddim20, start: 3}]\nclass_noise: 0.5\n")
+    job = ContestJob(tmp_path / "test", tmp_path, tmp_path / "out", 64, 48)
+    assert make_pictures(job, checkpoints, recipe=tmp_path / "recipe.yaml") == []
+    expected = Generator.from_checkpoint(checkpoints, recipe=tmp_path / "recipe.yaml").infer(
+        tmp_path / "test" / "labels" / "m.png", tmp_path / "imgs" / "s.jpg"
+    )
+    expected.save(tmp_path / "expected.jpg", quality=95)
+    assert (tmp_path / "out" / "m.jpg").read_bytes() == (tmp_path / "expected.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+def test_networks_that_predict_v(checkpoints, examples, tmp_path, zero_terminal_snr):
+    """Their configuration says so: other pictures from the same numbers; from the chain's last index as well."""
+    config = dataclasses.replace(CONFIG, diffusion=DiffusionConfig(20, prediction="v",
+                                                                   zero_terminal_snr=zero_terminal_snr))
+    for name, network in (("autoencoder", Autoencoder(CONFIG.autoencoder)), ("unet", UNet(CONFIG.unet))):
+        tensors = made_up_weights(network, len(name))
+        save_checkpoint(tmp_path / f"{name}.safetensors", name, tensors, config, 1)
+    generator = Generator.from_checkpoint(tmp_path)
+    rounds = [{"guidance": 2.0, "respacing": "ddim20", "start": 19}]
+    for sampler, steps in (("ddim", None), ("dpmpp", 6)):
+        picture = pixels(generator.infer(examples[0][0], examples[1][0], rounds=rounds, sampler=sampler, steps=steps))
+        assert picture.std() > 1
+        other = pixels(generator.infer(examples[0][0], examples[1][1], rounds=rounds, sampler=sampler, steps=steps))
+        assert (picture == other).all() == zero_terminal_snr  # nothing of the style photo is in the latent
 
 
 def test_inputs_that_cannot_be_used_are_refused(generator, examples):

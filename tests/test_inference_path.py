@@ -1,14 +1,17 @@
 """The fast path of inference against the plain one: kernels, networks, the chain, and what `Generator` makes of it."""
+import hashlib
+
 import numpy as np
 import pytest
 from helpers import made_up, numbers, reference, relative_error
 
 from jiidm import Generator, InputError
-from jiidm.config import AutoencoderConfig, DiffusionConfig, UNetConfig
+from jiidm.config import AutoencoderConfig, DiffusionConfig, InferenceConfig, UNetConfig
 from jiidm.data.latents import one_hot_batch
-from jiidm.diffusion.guidance import GuidedDenoiser, ReferenceDenoiser
+from jiidm.diffusion.guidance import Guidance, GuidedDenoiser, ReferenceDenoiser
 from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Schedule
+from jiidm.inference.refinement import noise_for, noise_of_batch
 from jiidm.kernels import compiled, plain_operators
 from jiidm.kernels.convolution import PackedConvolution, blocked, inference_convolution, unblocked
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
@@ -150,6 +153,31 @@ def test_guided_step(unet, height, width):
     assert np.array_equal(GuidedDenoiser(unet, mask, height, width)(z, 500, 3.5).numpy(), plain)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_guided_step_of_another_recipe(unet, prediction):
+    """Rescaled guidance over part of the chain: the fast path, both branches as one batch, the plain one, an image
+    alone."""
+    z, mask = inputs(2, 10, 13)
+    schedule = Schedule(DiffusionConfig(prediction=prediction))
+    guidance = Guidance(schedule, InferenceConfig(guidance_rescale=0.8, guidance_from=400))
+    plain = ReferenceDenoiser(unet, mask)
+    prepare(unet, PackedConvolution)
+    try:
+        fast = GuidedDenoiser(unet, mask, 10, 13, guidance=guidance)
+        joint = GuidedDenoiser(unet, mask, 10, 13, joint=True, guidance=guidance)
+        alone = GuidedDenoiser(unet, mask[:1], 10, 13, guidance=guidance)
+        results = {}
+        for t in (500, 399):
+            results[t] = fast(z, t, 3.5).numpy()
+            assert np.array_equal(joint(z, t, 3.5).numpy(), results[t])
+            assert relative_error(alone(z[:1], t, 3.5), results[t][:1]) < 1e-6
+            assert relative_error(results[t], ReferenceDenoiser(unet, mask, guidance)(z, t, 3.5)) < CLOSE
+    finally:
+        prepare(unet, None)
+    assert relative_error(results[399], plain(z, 399, 1.0)) < CLOSE
+    assert relative_error(results[500], plain(z, 500, 3.5)) > 0.01
+
+
 def test_chain_parity(reference_unet):
     """20 steps at guidance 3.5 on the fast path: the release's numbers, and the plain path's to 1e-4."""
     expected = reference("ddim")
@@ -193,6 +221,53 @@ def test_plain_operators_end_with_their_block():
         assert not compiled()
         1 / 0  # noqa: B018 - an error inside the block
     assert compiled()
+
+
+# ---- the noise
+
+CLASSES = np.repeat([0, 1, 5], 40).reshape(10, 12)
+
+
+def test_noise_without_classes_is_white_and_its_own():
+    noise = noise_for(3, "lake", 1, (3, 10, 12), CLASSES, 0.0)
+    key = hashlib.sha256(b"3/1/lake").digest()
+    expected = np.random.Generator(np.random.PCG64(int.from_bytes(key, "big"))).standard_normal((3, 10, 12), np.float32)
+    assert noise.dtype == np.float32 and np.array_equal(noise, expected)
+    for other in ((4, "lake", 1), (3, "lakes", 1), (3, "lake", 2)):
+        assert (noise_for(*other, (3, 10, 12), CLASSES, 0.0) != noise).any()
+
+
+def test_noise_by_class():
+    """White noise, less of it, and the same vector at all places of a class, whatever the other classes."""
+    white = noise_for(3, "lake", 1, (3, 10, 12), CLASSES, 0.0)
+    mixed = noise_for(3, "lake", 1, (3, 10, 12), CLASSES, 0.36)
+    assert mixed.dtype == np.float32
+    common = mixed - np.float32(0.8) * white
+    vectors = [common[:, k == CLASSES] for k in (0, 1, 5)]
+    assert all(np.allclose(v, v[:, :1], atol=1e-6) for v in vectors)
+    assert len({tuple(np.round(v[:, 0], 4)) for v in vectors}) == 3
+    other = noise_for(3, "lake", 1, (3, 10, 12), np.where(CLASSES == 5, 2, CLASSES), 0.36)
+    assert np.array_equal(other[:, CLASSES < 5], mixed[:, CLASSES < 5])
+    only = noise_for(3, "lake", 1, (3, 10, 12), CLASSES, 1.0)
+    assert np.allclose(only, common / 0.6, atol=1e-6)
+
+
+def test_noise_by_class_keeps_the_variance():
+    """Over many images: variance 1 at each place, covariance the share within a class and none between two."""
+    share = 0.4
+    classes = np.array([[0, 0], [1, 4]])
+    drawn = np.stack([noise_for(0, str(i), 0, (1, 2, 2), classes, share).ravel() for i in range(20_000)])
+    expected = np.eye(4)
+    expected[0, 1] = expected[1, 0] = share
+    assert np.abs(np.cov(drawn.T) - expected).max() < 0.04
+    assert np.abs(drawn.mean(0)).max() < 0.03
+
+
+def test_noise_of_a_batch_is_that_of_its_images():
+    masks = np.stack([CLASSES, CLASSES[::-1]])
+    noise = noise_of_batch(3, ["a", "b"], masks, 0.2)(1, (3, 10, 12))
+    for one, name, mask in zip(noise, "ab", masks, strict=True):
+        assert np.array_equal(one, noise_for(3, name, 1, (3, 10, 12), mask, 0.2))
 
 
 # ---- Generator

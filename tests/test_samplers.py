@@ -19,6 +19,7 @@ from jiidm.models.unet import UNet
 from jiidm.runtime import jt
 
 SCHEDULE = Schedule(DiffusionConfig())
+NO_LAST_SIGNAL = Schedule(DiffusionConfig(prediction="v", zero_terminal_snr=True))
 LAMBDA = np.log(SCHEDULE.alphas_cumprod / (1 - SCHEDULE.alphas_cumprod)) / 2
 MEAN, DEVIATION = 0.5, 0.8  # of the Gaussian data
 
@@ -49,6 +50,17 @@ def gaussian_end(z, t):
     alpha = SCHEDULE.alphas_cumprod[t]
     place = (numbers(z) - np.sqrt(alpha) * MEAN) / np.sqrt(alpha * DEVIATION**2 + 1 - alpha)
     return MEAN + DEVIATION * place
+
+
+def v_of_gaussian(schedule):
+    """The exact v for the same data: signal * epsilon - deviation * z0, both the means given z."""
+    def v(z, t):
+        alpha = schedule.alphas_cumprod[t]
+        place = (z - float(np.sqrt(alpha) * MEAN)) / float(alpha * DEVIATION**2 + 1 - alpha)
+        epsilon, z0 = float(np.sqrt(1 - alpha)) * place, MEAN + float(np.sqrt(alpha) * DEVIATION**2) * place
+        return float(np.sqrt(alpha)) * epsilon - float(np.sqrt(1 - alpha)) * z0
+
+    return v
 
 
 def rms(difference):
@@ -88,6 +100,16 @@ def test_all_timesteps_may_be_taken():
     assert SCHEDULE.descent(30, 31).tolist() == list(range(30, -1, -1))
 
 
+@pytest.mark.parametrize("start, steps", [(999, 1), (999, 20), (990, 5), (999, 1000), (40, 3)])
+def test_descent_from_no_signal(start, steps):
+    """Places where less is left than at the end of the paper's schedule are one to the solver: no steps are lost
+    there."""
+    indices = NO_LAST_SIGNAL.descent(start, steps)
+    assert len(indices) == steps and indices[0] == start and indices[-1] >= 0 and (np.diff(indices) < 0).all()
+    if steps == 20:
+        assert (NO_LAST_SIGNAL.alphas_cumprod[indices[1:]] > 4e-5).all()
+
+
 # ---- the solver
 
 @settings(max_examples=15)
@@ -122,6 +144,25 @@ def test_order(start):
     # the recipe's own DDIM, which evaluates one index below the noise that is there
     chain = SCHEDULE.respaced("ddim50")
     assert second[20] < rms(numbers(last(ddim(gaussian, chain, z, start // 20))) - exact) / 5
+
+
+@pytest.mark.parametrize("steps", [20, 40])
+def test_data_from_noise_alone(steps):
+    """Where the chain has no signal at its last step, noise leads to the data's own distribution: v of Gaussian data
+    takes N(0, 1) to N(MEAN, DEVIATION^2), place by place."""
+    noise = latents(1, 3, 16, 16)
+    z = NO_LAST_SIGNAL.add_noise(latents(1, 3, 16, 16, seed=1), noise, 999)
+    exact = MEAN + DEVIATION * numbers(noise)
+    solved = numbers(last(dpmpp(v_of_gaussian(NO_LAST_SIGNAL), NO_LAST_SIGNAL, z, 999, steps)))
+    assert rms(solved - exact) < 5 / steps**2
+    followed = numbers(last(ddim(v_of_gaussian(NO_LAST_SIGNAL), NO_LAST_SIGNAL, z, 1000)))
+    assert rms(followed - exact) < 0.01
+
+
+def test_v_and_epsilon_of_one_network_lead_to_the_same_latent():
+    z, of_v = latents(1, 3, 4, 6), Schedule(DiffusionConfig(prediction="v"))
+    expected = last(dpmpp(gaussian, SCHEDULE, z, 600, 7))
+    assert relative_error(last(dpmpp(v_of_gaussian(of_v), of_v, z, 600, 7)), expected) < 1e-5
 
 
 def test_first_order_steps_are_those_of_ddim():

@@ -13,11 +13,16 @@ def main():
     parser.add_argument("--img_path", required=True, type=Path, help="folder of style photos, or one that has imgs/")
     parser.add_argument("--output_path", required=True, type=Path, help="folder for the pictures")
     parser.add_argument("--checkpoint", default="default", help="folder of checkpoints (default: the package's own)")
-    parser.add_argument("--rounds", type=int, default=3, help="how many rounds of the recipe (default 3)")
+    parser.add_argument("--rounds", type=int, help="how many rounds of the recipe (default: all)")
+    parser.add_argument("--recipe", type=Path, metavar="FILE.yaml",
+                        help="keys of the inference section to put in place of the checkpoint's own")
     parser.add_argument("--sampler", choices=("ddim", "dpmpp"),
                         help="ddim, the paper's, or dpmpp, DPM-Solver++ (default: what the checkpoint's recipe says)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps of each round with dpmpp")
     parser.add_argument("--color-transfer", default="on", help="on, off, or a method's name (default on)")
+    parser.add_argument("--final-color-transfer", metavar="METHOD",
+                        help="for the picture after the last round: reinhard, histogram, transport (nearest to the "
+                             "reference's colours) or none (default: what the checkpoint's recipe says, mostly none)")
     parser.add_argument("--no-ensemble", action="store_true", help="use the last checkpoint alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=_batch, default=None, metavar="N",
@@ -46,9 +51,10 @@ def main():
             args.resume, args.save_steps, args.overview,
         )
         problems = make_pictures(
-            job, args.checkpoint, args.device, args.precision, args.condition_cache_mb, rounds=args.rounds,
+            job, args.checkpoint, args.device, args.precision, args.condition_cache_mb, args.recipe, rounds=args.rounds,
             sampler=args.sampler, steps=args.steps, ensemble=not args.no_ensemble, seed=args.seed,
             color_transfer={"on": True, "off": False}.get(args.color_transfer, args.color_transfer),
+            final_color_transfer={"none": False}.get(args.final_color_transfer, args.final_color_transfer),
         )
     for problem in problems:
         print(f"not made: {problem}")

@@ -1,4 +1,4 @@
-"""The hybrid training loss of learned variances (Nichol & Dhariwal 2021)."""
+"""The hybrid training loss of learned variances (Nichol & Dhariwal 2021), and weights of its squared error."""
 import math
 
 import numpy as np
@@ -9,25 +9,30 @@ _BIN = 1 / 255  # half a grey level of 8-bit pixels in [-1, 1], which the likeli
 
 
 def hybrid_loss(schedule, output, z0, noise, t):
-    """Mean squared error of epsilon, and the variational bound in bits per dimension with the mean detached.
+    """Mean squared error of the schedule's prediction, and the variational bound in bits per dimension with the mean
+    detached.
 
-    output is N, 2C, H, W (epsilon and v), z0 and noise N, C, H, W, t an integer array of N steps of the full chain
-    (numpy). Returns the two terms, N each; the loss is their sum.
+    output is N, 2C, H, W (epsilon or v, and the variance), z0 and noise N, C, H, W, t an integer array of N steps of
+    the full chain (numpy). Returns the two terms, N each; the loss is their sum.
     """
     channels = z0.shape[1]
-    epsilon, v = output[:, :channels], output[:, channels:]
-    mse = ((noise - epsilon) ** 2).mean((1, 2, 3))
+    predicted, variance = output[:, :channels], output[:, channels:]
 
     def at(values):
         return jt.array(values[t].astype("float32")).reshape(-1, 1, 1, 1)
 
-    alpha = schedule.alphas_cumprod
+    alpha, of_v = schedule.alphas_cumprod, schedule.prediction == "v"
     signal, deviation = at(alpha**0.5), at((1 - alpha) ** 0.5)
+    target = signal * noise - deviation * z0 if of_v else noise
+    mse = ((target - predicted) ** 2).mean((1, 2, 3))
     zt = schedule.noised(z0, noise, t)
     to_z0, to_zt, true_log = at(schedule.posterior_z0), at(schedule.posterior_zt), at(schedule.posterior_log_variance)
-    share = (v + 1) / 2
+    share = (variance + 1) / 2
     log_variance = share * at(np.log(schedule.betas)) + (1 - share) * true_log
-    mean = to_z0 * (zt - deviation * epsilon.detach()) / signal + to_zt * zt
+    if of_v:
+        mean = to_z0 * (signal * zt - deviation * predicted.detach()) + to_zt * zt
+    else:
+        mean = to_z0 * (zt - deviation * predicted.detach()) / signal + to_zt * zt
     true_mean = to_z0 * z0 + to_zt * zt
 
     kl = 0.5 * (log_variance - true_log - 1 + jt.exp(true_log - log_variance)
@@ -35,6 +40,11 @@ def hybrid_loss(schedule, output, z0, noise, t):
     first = jt.array((t == 0).astype("float32")).reshape(-1, 1, 1, 1)
     bound = first * -_log_likelihood(z0, mean, 0.5 * log_variance) + (1 - first) * kl
     return mse, bound.mean((1, 2, 3)) / math.log(2)
+
+
+def weighted(schedule, mse, t):
+    """The squared errors (N, Jittor) with the schedule's weights of their timesteps (N integers, numpy)."""
+    return mse if schedule.loss_weights is None else mse * jt.array(schedule.loss_weights[t].astype("float32"))
 
 
 def _log_likelihood(x, mean, log_deviation):

@@ -1,4 +1,6 @@
-"""Samplers: generators that yield the number of steps left and the latent. A denoiser is a function (z, t) -> epsilon.
+"""Samplers: generators that yield the number of steps left and the latent.
+
+A denoiser is a function (z, t) -> the network's prediction, which is what the chain's `prediction` says: epsilon or v.
 """
 import numpy as np
 
@@ -12,10 +14,9 @@ def ddim(denoise, chain, z, start):
     latent after it; the latent is computed when it is yielded, so that Jittor's graph does not grow.
     """
     for index in range(start - 1, -1, -1):
-        alpha, previous = chain.alphas_cumprod[index], chain.previous_alpha_cumprod(index)
+        previous = chain.previous_alpha_cumprod(index)
         with jt.no_grad():
-            epsilon = denoise(z, int(chain.timesteps[index]))
-            z0 = (z - float(np.sqrt(1 - alpha)) * epsilon) / float(np.sqrt(alpha))
+            z0, epsilon = chain.parts(z, denoise(z, int(chain.timesteps[index])), index)
             z = float(np.sqrt(previous)) * z0 + float(np.sqrt(1 - previous)) * epsilon
             z.sync()
         yield index, z
@@ -32,11 +33,9 @@ def dpmpp(denoise, chain, z, start, steps):
     indices = chain.descent(start, steps)
     before = z  # of weight 0 in the first step
     for index, left, weights in zip(indices, range(steps - 1, -1, -1), _weights(chain, indices), strict=True):
-        alpha = chain.alphas_cumprod[index]
         kept, now, earlier = (float(w) for w in weights)
         with jt.no_grad():
-            epsilon = denoise(z, int(chain.timesteps[index]))
-            z0 = (z - float(np.sqrt(1 - alpha)) * epsilon) / float(np.sqrt(alpha))
+            z0, _ = chain.parts(z, denoise(z, int(chain.timesteps[index])), index)
             z = kept * z + now * z0 + earlier * before
             jt.sync([z, z0])
         before = z0
@@ -47,11 +46,13 @@ def _weights(chain, indices):
     """What each step takes of the latent, of its predicted z0 and of the z0 before it: steps x 3, float64.
 
     The first step is of first order, for want of an earlier z0. So is the last: it ends at the clean latent, where
-    lambda is infinite and an extrapolation has no meaning; its result is the predicted z0.
+    lambda is infinite and an extrapolation has no meaning; its result is the predicted z0. So is the second where the
+    first begins without any signal: lambda is infinite there too.
     """
     alpha = chain.alphas_cumprod[indices]
     signal, deviation = np.sqrt(alpha), np.sqrt(1 - alpha)
-    h = np.diff(np.log(signal / deviation))
+    with np.errstate(divide="ignore"):  # the logarithm of no signal
+        h = np.diff(np.log(signal / deviation))
     extrapolation = np.append(0.0, h[1:] / (2 * h[:-1]))[: len(h)]
     share = -signal[1:] * np.expm1(-h)
     steps = np.stack([deviation[1:] / deviation[:-1], share * (1 + extrapolation), -share * extrapolation], 1)
@@ -70,7 +71,8 @@ def translate(denoise, schedule, latent, noise, settings, solver_steps=None):
     """Image-to-image (the paper's section 3): noises `latent` to the round's start index and samples down from there,
     by `ddim` along the round's chain or, with `solver_steps`, by `dpmpp` through the timesteps of the whole schedule.
 
-    latent and noise are N, C, H, W; denoise(z, t, scale) -> epsilon; settings is a `RoundConfig`. Yields as they do.
+    latent and noise are N, C, H, W; denoise(z, t, scale) -> the guided prediction; settings is a `RoundConfig`. Yields
+    as they do.
     """
     chain = schedule.respaced(settings.respacing)
     z = chain.add_noise(latent, noise, settings.start)
