@@ -2,6 +2,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from jiidm.evaluation.metrics import HistogramProtocol, mean_iou, style_correlat
 from jiidm.evaluation.report import write_report
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import EvaluatorFile, load_segmenter, save_segmenter
-from jiidm.labels import read_label_map
+from jiidm.labels import CLASSES, read_label_map
 from jiidm.runtime import jt
 
 NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
@@ -222,3 +223,11 @@ def test_tool(copy):
     spoil_missing(copy)
     done = run_tool("evaluate", copy / "results", *options)
     assert done.returncode == 2 and re.fullmatch(r"error: .*mask1\.jpg: missing.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("photo, top, bottom", [("storm", "sky", "water"), ("dune_grass", "sky", "grass")])
+def test_the_packages_own_segmenter(photo, top, bottom):
+    picture = read_photo(Path(__file__).parent.parent / "examples" / "train" / "imgs" / f"{photo}.jpg")
+    predicted, = predict(load_segmenter(None), [picture], [(144, 192)])
+    for part, name in ((predicted[:36], top), (predicted[108:], bottom)):
+        assert (part == CLASSES.index(name)).mean() > 0.8
