@@ -351,7 +351,7 @@ def check_training(config):
 
 
 def builtin_config(name):
-    """Path of a configuration that comes with the package: "default", "paper" or "segmenter"."""
+    """Path of a configuration that comes with the package: "default", "paper", "segmenter", "gaugan" or "clade"."""
     path = Path(__file__).parent / "configs" / f"{name}.yaml"
     return path if path.exists() else Path(__file__).parent.parent / "configs" / f"{name}.yaml"
 

@@ -83,7 +83,7 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
                 from jiidm.generator import Generator  # imports Jittor: not before the folders are known to be good
 
                 generator = Generator.from_checkpoint(checkpoint, device, precision, condition_cache_mb, recipe)
-                num_classes = generator.config.unet.num_classes
+                num_classes = generator.num_classes
         if waiting:
             bar = tqdm(total=len(mine), initial=len(mine) - len(waiting), unit="image", dynamic_ncols=True,
                        disable=not first)
@@ -160,7 +160,7 @@ def _read(items, generator):
     batch = _Batch([], [], [], [])
     for item in items:
         try:
-            mask = read_label_map(item.mask, generator.config.unet.num_classes)
+            mask = read_label_map(item.mask, generator.num_classes)
             style = read_photo(item.reference)
         except InputError as error:
             batch.faults.append((item, error))

@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jiidm.checkpoint import load_checkpoint, load_into
+from jiidm.baselines.inference import BaselineGenerator
+from jiidm.baselines.networks import MODELS
+from jiidm.checkpoint import load_checkpoint, load_into, open_tensors
 from jiidm.config import check_config, with_recipe
 from jiidm.data.folder import fit_photo, read_photo
 from jiidm.data.latents import one_hot_batch
@@ -64,7 +66,7 @@ class Generator:
     @classmethod
     def from_checkpoint(cls, paths="default", device="auto", precision="auto", condition_cache_mb=None,
                         recipe=None, reference=False):
-        """Loads the weights and returns a `Generator`.
+        """Loads the weights and returns a `Generator`, or for GauGAN and CLADE a `BaselineGenerator`.
 
         paths: "default" (the weights that come with the package), a folder with one autoencoder and one or more UNets
         (`*.safetensors`), or a list of such files. device: "auto" (CUDA where it works), "cpu" or "cuda". precision:
@@ -75,6 +77,11 @@ class Generator:
         does, twice the whole network a step in Jittor's own operators, for comparison. Raises InputError for what is
         missing, unreadable, of another architecture, or has NaN, and for a recipe that cannot be used.
         """
+        if len(_files(paths)) == 1 and open_tensors(_files(paths)[0])[1].get("kind") in MODELS:
+            if recipe is not None or precision == "bf16" or reference:
+                raise InputError(f"{paths}: a baseline has no recipe and computes in fp32, in one way; leave recipe, "
+                                 f"precision and reference out")
+            return BaselineGenerator.from_checkpoint(_files(paths)[0], device)
         device = use_device(device)
         precision = _precision(precision, device)
         if condition_cache_mb is None and device == "cpu":
@@ -100,6 +107,11 @@ class Generator:
         {"guidance_rescale": 0.7}; keys that are not there stay. Raises InputError for a key or a value that is none.
         """
         self.config = with_recipe(self.config, recipe)
+
+    @property
+    def num_classes(self):
+        """How many labels it knows."""
+        return self.config.unet.num_classes
 
     def describe(self):
         """A line for each checkpoint: what it is, its step and, where it is a mean, what went into it."""

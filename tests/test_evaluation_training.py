@@ -67,7 +67,7 @@ def test_sheets_do_not_change_the_training(data, finished, tmp_path):
     (tmp_path / "run").mkdir()
     state = next(finished.glob("segmenter-state-0000140*"))
     (tmp_path / "run" / state.name).write_bytes(state.read_bytes())
-    train_segmenter(config, data, tmp_path / "run", resume="auto")
+    train_segmenter(config, data, tmp_path / "run", resume="140")
     assert (tmp_path / "run" / "segmenter-0000142.jpg").exists()
     assert_same_weights(finished, tmp_path / "run")
 

@@ -1,6 +1,7 @@
 """Makes a checkpoint of jiidm from weights of another make, without running anything that the file holds.
 
   python tools/convert.py vq-f4.ckpt autoencoder.safetensors
+  python tools/convert.py latest_net_G.pth gaugan.safetensors --encoder latest_net_E.pth --baseline 256x256
   python tools/convert.py ema_0.9999_266000.pt unet.safetensors --step 266000 --config autoencoder.safetensors --half
 
 Reads PyTorch's .pt, .pth and .ckpt (also Lightning's, of latent diffusion), Jittor's .pkl and safetensors. Neither
@@ -22,6 +23,11 @@ def parse_arguments():
     parser.add_argument("--ema", action="store_true", help="take the averaged copy of the weights")
     parser.add_argument("--half", action="store_true", help="write float16, not float32")
     parser.add_argument("--step", type=int, metavar="N", help="training step (default: the one in the file, or 0)")
+    parser.add_argument("--baseline", metavar="WIDTHxHEIGHT",
+                        help="INPUT is a generator of GauGAN or CLADE for pictures of this size (published: 256x256)")
+    parser.add_argument("--encoder", type=Path, metavar="FILE", help="with --baseline: the file of its style encoder")
+    parser.add_argument("--upsampling", type=int, default=5, metavar="N",
+                        help="with --baseline: doublings of the size, 5 (published as normal) or 6 (more)")
     parser.add_argument("--inspect", action="store_true", help="only print what the file holds")
     arguments = parser.parse_args()
     if (arguments.output is None) != arguments.inspect:
@@ -34,6 +40,9 @@ def parse_arguments():
 def main():
     """Prints what was found in the file and writes the checkpoint."""
     arguments = parse_arguments()
+    if arguments.baseline and not arguments.inspect:
+        _convert_baseline(arguments)
+        return
 
     from jiidm.checkpoint import open_checkpoint
     from jiidm.foreign.archive import open_weights
@@ -51,6 +60,19 @@ def main():
     if not arguments.inspect:
         write_checkpoint(conversion, arguments.output, arguments.half)
         print(f"{arguments.output}: written, {arguments.output.stat().st_size / 2**20:.1f} MiB")
+
+
+def _convert_baseline(arguments):
+    """Writes the checkpoint of a generator of GauGAN or CLADE."""
+    from jiidm.baselines.convert import convert_published
+    from jiidm.files import InputError
+
+    sides = arguments.baseline.split("x")
+    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+        raise InputError(f"--baseline {arguments.baseline}: expected the pictures' size, such as 256x256")
+    config = convert_published(arguments.input, arguments.output, arguments.encoder, *map(int, sides),
+                               arguments.upsampling, arguments.half, arguments.step or 0)
+    print(f"{arguments.output}: {config.generator.model}, {config.generator}")
 
 
 if __name__ == "__main__":

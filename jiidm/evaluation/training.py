@@ -1,4 +1,5 @@
 """Training of the evaluator's SegFormer on photos and label maps; it never sees a generated picture."""
+import contextlib
 from dataclasses import dataclass, field
 
 import cv2
@@ -18,7 +19,7 @@ from jiidm.training.claim import claimed
 from jiidm.training.ema import EMA
 from jiidm.training.gradients import Gradients, parts
 from jiidm.training.loop import train_loop
-from jiidm.training.processes import added, is_first, own_share
+from jiidm.training.processes import added, is_first, own_share, wait_for_all
 from jiidm.training.saved import saved_states
 from jiidm.training.state import TrainingState, batch_indices
 from jiidm.training.table import Table
@@ -90,8 +91,10 @@ def train_segmenter(config, data, run, validation=None, resume=None, device="aut
     output_folder(run)
     if not resume and (saved_states(run, "segmenter") or (run / "segmenter.safetensors").exists()):
         raise InputError(f"{run}: holds a training of the segmenter; add --resume to go on, or choose another folder")
-    with claimed(run), announce_compilation("the training of the segmenter"):
+    claim = claimed(run) if is_first() else contextlib.nullcontext()
+    with claim, announce_compilation("the training of the segmenter"):
         SegmenterTrainer(config, folder, run, held_out, events).fit(resume)
+    wait_for_all()
 
 
 def _check_training(config):

@@ -61,8 +61,8 @@ class TrainingState:
         prune(self.run, self.stage, self.keep_last, self.keep_every)
 
     def resume(self, source):
-        """Restores a state and returns its step. source: the path of one; "auto" takes the newest that is whole, and
-        step 0 where there is none; None is step 0.
+        """Restores a state and returns its step. source: the path of one, or its step as text; "auto" takes the newest
+        that is whole, and step 0 where there is none; None is step 0.
 
         Newer states, left out as broken or gone back behind, are renamed to NAME.aside. Raises InputError when the
         state is unreadable or belongs to another configuration, and when there are states, but none is whole.
@@ -97,7 +97,8 @@ class TrainingState:
 
     def _load(self, source):
         if source != "auto":
-            path, (tensors, metadata) = source, read_state(source)
+            path = state_path(self.run, self.stage, int(source)) if str(source).isdigit() else source
+            tensors, metadata = read_state(path)
         else:
             states = [path for _, path in saved_states(self.run, self.stage)]
             if not states:

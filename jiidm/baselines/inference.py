@@ -1,0 +1,121 @@
+"""Pictures of GauGAN and CLADE: label map and style photo in, picture out, with the face of `jiidm.generator`."""
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jiidm.baselines.encoder import style_input
+from jiidm.baselines.layers import spectral_layers
+from jiidm.baselines.networks import baseline_of, layout_arrays, layout_of, load_baseline
+from jiidm.data.folder import fit_photo, read_photo
+from jiidm.files import InputError
+from jiidm.labels import read_label_map, resize_labels
+from jiidm.pictures import to_pixels
+from jiidm.runtime import announce_compilation, jt, use_device
+
+# what a recipe of IIDM may ask for by default, and what a baseline does whatever the recipe: one pass of one network
+_ALLOWED = {"rounds": (None, 1), "color_transfer": (True, False), "ensemble": (True, False), "sampler": (None,),
+            "steps": (None,), "final_color_transfer": (None, False)}
+_WHY = {"rounds": "makes a picture in one pass, there is nothing to refine", "sampler": "has no sampler",
+        "color_transfer": "makes a picture in one pass, without a colour transfer between passes",
+        "ensemble": "is one network", "steps": "makes a picture in one pass, not in steps",
+        "final_color_transfer": "makes a picture in one pass, without a colour transfer after it"}
+
+
+class BaselineGenerator:
+    """Semantic image synthesis with GauGAN (Park et al. 2019) or CLADE (Tan et al. 2021).
+
+    Make one with `BaselineGenerator.from_checkpoint`. `width` and `height` are the size in pixels that it works at,
+    `num_classes` how many labels it knows, `config` the `BaselineRun` that it was trained with.
+    """
+
+    def __init__(self, checkpoint):
+        """checkpoint is a `Checkpoint` from `load_baseline`. Raises InputError where it is not one whole network."""
+        self.checkpoint, self.config = checkpoint, checkpoint.config
+        self.width, self.height = self.config.image.width, self.config.image.height
+        self.num_classes = self.config.generator.num_classes
+        self._network = baseline_of(checkpoint)
+        for layer in spectral_layers(self._network):
+            layer.fix()
+
+    @classmethod
+    def from_checkpoint(cls, path, device="auto"):
+        """Loads the weights and returns a `BaselineGenerator`.
+
+        path: a file of `tools/train.py gaugan` or `clade`, or a folder with one. device: "auto" (CUDA where it works),
+        "cpu" or "cuda". Raises InputError for what is missing, unreadable, of another network, or has NaN.
+        """
+        use_device(device)
+        path = Path(path)
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        if len(files) != 1:
+            raise InputError(f"{path}: {len(files)} checkpoints in it; expected one, of gaugan or clade")
+        return cls(load_baseline(files[0]))
+
+    def describe(self):
+        """A line: what the checkpoint is, and its step."""
+        return self.checkpoint.describe()
+
+    def batch_size(self):
+        """How many pictures are to be asked for at a time; they are made one by one."""
+        return 4
+
+    def infer(self, mask, style, rounds=None, color_transfer=True, ensemble=True, seed=0, size="model", names=None,
+              on_step=None, sampler=None, steps=None, final_color_transfer=None):
+        """Pictures of the label maps in the manner of the style photos.
+
+        mask, style, seed, size and names are as for `Generator.infer`: the style is drawn, by the seed and each name,
+        from the distribution that the encoder gives for the photo (seed None: its mean). What else there is belongs to
+        IIDM: it may be left out or say "off", and has no effect. on_step(0, 1, 1, pictures) is called once. Raises
+        InputError for anything that cannot be used.
+        """
+        self._refuse(rounds=rounds, color_transfer=color_transfer, ensemble=ensemble, sampler=sampler, steps=steps,
+                     final_color_transfer=final_color_transfer)
+        batch = isinstance(mask, list | tuple)
+        masks, styles = (mask, style) if batch else ([mask], [style])
+        if not isinstance(styles, list | tuple) or len(masks) != len(styles) or not masks:
+            raise InputError("mask and style: expected one of each, or two lists of equal length")
+        if size not in ("model", "mask"):
+            raise InputError(f'size {size!r}: expected "model" or "mask"')
+        names = [Path(m).stem if isinstance(m, str | Path) else "" for m in masks] if names is None else names
+        if isinstance(names, str) or len(names) != len(masks):
+            raise InputError(f"names {names!r}: expected a list of {len(masks)}, one for each mask")
+        labels = [read_label_map(m, self.num_classes) for m in masks]
+        photos = np.stack([fit_photo(read_photo(s), self.width, self.height) for s in styles])
+        resized = np.stack([resize_labels(label, self.width, self.height) for label in labels])
+        with announce_compilation(f"{self.checkpoint.kind} for {self.width}x{self.height} pictures"):
+            images = [Image.fromarray(p) for p in self._pictures(resized, photos, names, seed)]
+        if on_step is not None:
+            on_step(0, 1, 1, images)
+        if size == "mask":
+            images = [
+                i.resize(label.shape[::-1], Image.Resampling.LANCZOS) for i, label in zip(images, labels, strict=True)
+            ]
+        return images if batch else images[0]
+
+    def _refuse(self, **settings):
+        for name, value in settings.items():
+            if repr(value) not in map(repr, _ALLOWED[name]):  # as written: True is not 1
+                raise InputError(f"{name} {value!r}: {self.checkpoint.kind} {_WHY[name]}; leave {name} out")
+
+    def _pictures(self, labels, photos, names, seed):
+        """N, H, W uint8 and N, H, W, 3 uint8 at the network's size -> N, H, W, 3 uint8."""
+        generator = self.config.generator
+        made = []
+        for i, name in enumerate(names):  # one by one, so that no picture depends, not even by rounding, on others
+            layout = layout_of(*layout_arrays(labels[i : i + 1], generator), generator)
+            styles, noise = None, None
+            if generator.style_channels:
+                styles = jt.array(style_input(photos[i : i + 1], generator.style_size))
+                if seed is not None:
+                    noise = jt.array(_noise(seed, name, generator.style_channels))
+            with jt.no_grad():
+                made.append(self._network(layout, styles, noise)[0].numpy())
+        return to_pixels(np.concatenate(made))
+
+
+def _noise(seed, name, channels):
+    """Standard normal noise (1 x channels, float32) of one picture: a function of seed and name alone."""
+    key = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(key, "big"))).standard_normal((1, channels), np.float32)

@@ -1,0 +1,91 @@
+"""A baseline as one: its generator and the encoder of its style, in one file of weights."""
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jiidm.baselines.config import NORMS, BaselineRun, check_generator
+from jiidm.baselines.encoder import StyleEncoder, drawn_style
+from jiidm.baselines.generator import LayoutGenerator
+from jiidm.baselines.layers import Layout
+from jiidm.baselines.positions import region_positions
+from jiidm.checkpoint import FORMAT, Checkpoint, load_into, load_tensors, save_checkpoint
+from jiidm.config import from_dict
+from jiidm.data.latents import one_hot_batch
+from jiidm.files import InputError
+from jiidm.runtime import jt, nn
+
+MODELS = tuple(dict.fromkeys(NORMS.values()))  # the kinds of their files
+
+
+class Baseline(nn.Module):
+    """Generator and style encoder of a `BaselineRun`; parameters have the published names of both, which differ."""
+
+    def __init__(self, config):
+        self.generator = LayoutGenerator(config.generator, config.image)
+        self.encoder = StyleEncoder(config.generator) if config.generator.style_channels else None
+
+    def execute(self, layout, styles=None, noise=None):
+        """A `Layout` and photos as of `style_input` -> pictures N, 3, H, W, and mean and log variance of the styles.
+
+        noise (N, style_channels, standard normal) draws the styles; None takes their means. Without an encoder styles
+        and noise are not looked at, and mean and variance are None.
+        """
+        if self.encoder is None:
+            return self.generator(layout), None, None
+        mean, log_variance = self.encoder(styles)
+        style = mean if noise is None else drawn_style(mean, log_variance, noise)
+        return self.generator(layout, style), mean, log_variance
+
+
+def layout_arrays(labels, generator):
+    """Label maps (N, H, W uint8) -> the arrays of which `layout_of` makes a `Layout`: labels, and with a positional
+    `GeneratorConfig` the positions N, 2, H, W (else of no channel)."""
+    if generator.positional:
+        return labels, np.stack([region_positions(each) for each in labels])
+    return labels, np.zeros((len(labels), 0, *labels.shape[1:]), np.float32)
+
+
+def layout_of(labels, positions, generator):
+    """The `Layout` of what `layout_arrays` gives."""
+    return Layout(one_hot_batch(labels, generator.num_classes),
+                  jt.array(positions) if generator.positional else None)
+
+
+def published_arrays(arrays):
+    """Arrays by the names in a `Baseline` -> by their published names, without `generator.` and `encoder.`."""
+    return {name.split(".", 1)[1]: value for name, value in arrays.items()}
+
+
+def save_baseline(path, arrays, config, step, note="", dtype="float16"):
+    """Writes the arrays of a `Baseline` (by its names) of a `BaselineRun` as safetensors; raises InputError for NaN and
+    where it cannot be written."""
+    save_checkpoint(path, config.generator.model, published_arrays(arrays), config, step, dtype, note)
+
+
+def load_baseline(path):
+    """The `Checkpoint` in the file `path`, its config a `BaselineRun`; raises InputError for another kind of file."""
+    tensors, metadata = load_tensors(path)
+    kind = metadata.get("kind")
+    if metadata.get("format") != FORMAT or kind not in MODELS:
+        raise InputError(f"{path}: holds {kind or 'no network of jiidm'}, expected one of {', '.join(MODELS)}")
+    try:
+        config, step = json.loads(metadata["config"]), int(metadata["step"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: its metadata lacks a readable config or step ({error}); save it again") from error
+    config = from_dict(BaselineRun, config, f"{path}, config")
+    check_generator(config.generator, config.image)
+    return Checkpoint(Path(path), kind, config, step, tensors, metadata.get("note", ""))
+
+
+def baseline_of(checkpoint):
+    """The `Baseline` of a `Checkpoint` from `load_baseline`; raises InputError where tensors are missing, further,
+    mis-shaped or hold NaN."""
+    network = Baseline(checkpoint.config)
+    ours = {name.split(".", 1)[1]: name for name, _ in network.named_parameters()}
+    for name, value in checkpoint.tensors.items():
+        if not np.isfinite(value).all() or name.endswith("running_var") and (value < 0).any():
+            raise InputError(f"{checkpoint.path}: NaN, Inf or a negative variance in {name}; the weights cannot be "
+                             f"used")
+    load_into(network, {ours.get(name, name): value for name, value in checkpoint.tensors.items()}, checkpoint.path)
+    return network
