@@ -16,7 +16,7 @@ from jiidm.files import InputError
 from jiidm.inference.color_transfer import METHODS
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.refinement import chosen_rounds, chosen_solver_steps, noise_of_batch, refine
-from jiidm.kernels.convolution import inference_convolution
+from jiidm.kernels.convolution import bfloat16_available, inference_convolution
 from jiidm.labels import read_label_map, resize_labels
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare
@@ -83,7 +83,7 @@ class Generator:
                                  f"precision and reference out")
             return BaselineGenerator.from_checkpoint(_files(paths)[0], device)
         device = use_device(device)
-        precision = _precision(precision, device)
+        precision = _precision(precision)
         if condition_cache_mb is None and device == "cpu":
             condition_cache_mb = 2048
         if condition_cache_mb is not None and condition_cache_mb < 0:
@@ -216,10 +216,10 @@ class Generator:
         return denoiser
 
 
-def _precision(precision, device):
+def _precision(precision):
     if precision not in ("auto", "fp32", "bf16"):
         raise InputError(f"precision {precision!r}: expected auto, fp32 or bf16")
-    able = device == "cuda" and min(jt.flags.cuda_archs) >= 80
+    able = bfloat16_available()
     if precision == "bf16" and not able:
         raise InputError("precision bf16: expected a GPU of compute capability 8.0 or more; use fp32")
     return "bf16" if able and precision != "fp32" else "fp32"

@@ -40,13 +40,13 @@ class Conversion:
         if network.left_out:
             parts = [f"{number} of {shown(first)}" for first, number in network.left_out.most_common(8)]
             yield f"left out: {', '.join(parts)}{' and others' if len(network.left_out) > 8 else ''}"
-        assumed = ASSUMED[network.kind]
+        assumed, diffusion = ASSUMED[network.kind], self.config.diffusion
         read = {name: value for name, value in to_dict(section).items() if name not in assumed}
         yield f"configuration, from the shapes: {_one_line(read)}"
         yield (f"not told by the shapes, {'from --config' if self.configured else 'assumed as in the paper'}: "
                f"{_one_line({name: getattr(section, name) for name in assumed})}, and every other section "
-               f"(image {self.config.image.width}x{self.config.image.height}, {self.config.diffusion.timesteps} "
-               f"timesteps, beta {self.config.diffusion.beta_start:g} to {self.config.diffusion.beta_end:g})")
+               f"(image {self.config.image.width}x{self.config.image.height}, {diffusion.timesteps} "
+               f"timesteps, beta {diffusion.beta_start:g} to {diffusion.beta_end:g}, prediction {diffusion.prediction})")
 
 
 def _one_line(values):
