@@ -1,11 +1,11 @@
-# make demo: everything from a bare Python to pictures. The other targets: setup, test, train, bench, bench-gpu, lint,
-# doctor, clean.
+# make demo: everything from a bare Python to pictures. The other targets: setup, test, train, bench, bench-gpu, ablation,
+# lint, doctor, clean.
 PYTHON ?= python3
 CONFIG ?= configs/default.yaml
 RUN ?= runs/default
 BIN := .venv/bin
 
-.PHONY: setup demo test train data-given bench bench-gpu lint doctor clean
+.PHONY: setup demo test train data-given bench bench-gpu ablation pictures-given lint doctor clean
 setup: .venv/ready
 
 # the stamp is written last, so that an interrupted set-up is taken up again
@@ -39,6 +39,18 @@ bench: setup
 
 bench-gpu: setup
 	$(BIN)/python benchmarks/gpu.py
+
+# DATA holds test/, train/ and val/ (the real photos of test/'s label maps); or each by its own name, REAL= for none
+LABELS ?= $(DATA)/test
+REFERENCES ?= $(DATA)/train
+REAL ?= $(if $(DATA),$(DATA)/val)
+ablation: pictures-given setup
+	$(BIN)/python benchmarks/ablation.py --labels "$(LABELS)" --references "$(REFERENCES)" $(if $(REAL),--real "$(REAL)") \
+	  $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(if $(SEGMENTER),--segmenter "$(SEGMENTER)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(ONLY),--only $(ONLY))
+
+pictures-given:
+	@if [ -z "$(DATA)" ] && { [ "$(LABELS)" = /test ] || [ "$(REFERENCES)" = /train ]; }; then \
+	  echo "error: where are the pictures? make ablation DATA=/path/to/data (test/, train/, val/), or LABELS= REFERENCES= REAL=" >&2; exit 2; fi
 
 lint: setup
 	$(BIN)/python -m ruff check .

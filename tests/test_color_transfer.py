@@ -2,12 +2,12 @@
 import cv2
 import numpy as np
 import pytest
-from helpers import reference, refused
+from helpers import ROOT, reference, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jiidm.data.synthetic import draw_landscape
+from jiidm.data.folder import fit_photo, read_photo
 from jiidm.evaluation.metrics import HistogramProtocol, style_correlation
 from jiidm.inference.color_transfer import METHODS, reinhard, transfer_color, transport
 
@@ -121,9 +121,10 @@ def test_transport_meets_joint_colors_that_single_channels_miss():
     assert np.mean(nearest < 30) > 0.8 and abs(np.mean(result[:, 0] > 127) - 0.5) < 0.1
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_transport_is_nearer_in_style_and_gentler_than_histograms(seed):
-    source, style = (draw_landscape((part, seed), 96, 72)[0] for part in (1, 2))
+@pytest.mark.parametrize("names", [("autumn", "storm"), ("storm", "summer_night"), ("forest_path", "autumn")])
+def test_transport_is_nearer_in_style_and_gentler_than_histograms(names):
+    photos = ROOT / "examples" / "train" / "imgs"
+    source, style = (fit_photo(read_photo(photos / f"{name}.jpg"), 192, 144) for name in names)
 
     def edges(picture):
         grey = picture.astype(float).mean(2)

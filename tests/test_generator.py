@@ -18,7 +18,9 @@ from jiidm.config import (
     to_dict,
 )
 from jiidm.contest import ContestJob, make_pictures
+from jiidm.data.folder import fit_photo
 from jiidm.data.synthetic import draw_landscape
+from jiidm.inference.color_transfer import METHODS, transfer_color
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
 
@@ -136,6 +138,21 @@ def test_color_transfer_counts_from_the_second_round_on(generator, examples):
     assert (results[2, True] != results[2, "histogram"]).any()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_final_color_transfer_is_a_step_after_the_last_round(checkpoints, generator, examples, method):
+    mask, style = examples[0][0], examples[1][1]
+    for rounds in (1, 2):
+        plain = generator.infer(mask, style, rounds=rounds)
+        expected = transfer_color(np.asarray(plain), fit_photo(style, 64, 48), method)
+        given = generator.infer(mask, style, rounds=rounds, final_color_transfer=method)
+        assert (pixels(given) == expected).all() and (pixels(plain) != expected).any()
+    own = Generator.from_checkpoint(checkpoints, recipe={"final_color_transfer": method})
+    assert (pixels(own.infer(mask, style)) == expected).all()
+    assert (pixels(own.infer(mask, style, final_color_transfer=False)) == pixels(plain)).all()
+    big = generator.infer(np.kron(mask, np.ones((2, 2), np.uint8)), style, size="mask", final_color_transfer=method)
+    assert big.size == (128, 96)
+
+
 def test_ensemble_is_the_mean_of_the_weights(generator, checkpoints, examples):
     mask, style = examples[0][0], examples[1][0]
     files = [checkpoints / "autoencoder.safetensors", checkpoints / "unet-2.safetensors"]
@@ -169,6 +186,8 @@ def test_rounds_may_be_settings_and_steps_are_reported(generator, examples):
     ({"rounds": [RoundConfig(2.0, "ddim20", 0)]}, "start index 0"),
     ({"rounds": [RoundConfig(2.0, "ddim7x", 2)]}, "ddim7x"),
     ({"color_transfer": "sepia"}, "reinhard"),
+    ({"final_color_transfer": "sepia"}, "final_color_transfer 'sepia'.*transport"),
+    ({"final_color_transfer": True}, "final_color_transfer True"),
     ({"ensemble": [1.0]}, "2 weights"),
     ({"ensemble": [-1, 2]}, "2 weights"),
     ({"size": "big"}, "big"),
@@ -223,6 +242,8 @@ def test_recipe_in_place_of_the_checkpoints(checkpoints, tmp_path):
     ({"rounds": 3}, "recipe: rounds: expected a list"),
     ({"guidance_from": 900, "guidance_to": 30}, "recipe: guidance_from 900, guidance_to 30"),
     (InferenceConfig(sampler="euler"), "recipe: sampler 'euler'"),
+    ({"final_color_transfer": "sepia"}, "recipe: final_color_transfer 'sepia'"),
+    ({"color_transfer": ""}, "recipe: color_transfer ''"),
     ("no-such.yaml", "no-such.yaml: cannot be read"),
 ])
 def test_recipes_that_cannot_be_used_are_refused(checkpoints, generator, recipe, words):

@@ -43,10 +43,11 @@ class Conversion:
         assumed, diffusion = ASSUMED[network.kind], self.config.diffusion
         read = {name: value for name, value in to_dict(section).items() if name not in assumed}
         yield f"configuration, from the shapes: {_one_line(read)}"
+        chain = f"{diffusion.timesteps} timesteps, beta {diffusion.beta_start:g} to {diffusion.beta_end:g}"
         yield (f"not told by the shapes, {'from --config' if self.configured else 'assumed as in the paper'}: "
                f"{_one_line({name: getattr(section, name) for name in assumed})}, and every other section "
-               f"(image {self.config.image.width}x{self.config.image.height}, {diffusion.timesteps} "
-               f"timesteps, beta {diffusion.beta_start:g} to {diffusion.beta_end:g}, prediction {diffusion.prediction})")
+               f"(image {self.config.image.width}x{self.config.image.height}, {chain}, prediction "
+               f"{diffusion.prediction})")
 
 
 def _one_line(values):
