@@ -101,7 +101,8 @@ class InferenceConfig:
     """The recipe: the rounds in order (the paper's table), the method of colour transfer, and the sampler.
 
     `color_transfer` "reinhard", the paper's, "histogram" or "transport" comes before each round but the first;
-    `final_color_transfer` is a method for the picture after the last round ("": none, the paper's).
+    `final_color_transfer` is a method for the picture after the last round ("": none, the paper's), of which it takes
+    the share `final_color_share`, 0 to 1, of the change.
     `sampler` "ddim" is the paper's: each round goes down its chain index by index. "dpmpp" is DPM-Solver++(2M), which
     goes down from the same noise in `steps` evaluations a round; "ddim" does not read `steps`.
     `guidance_rescale`, 0 to 1, is how far guided predictions are brought back to the standard deviation of unguided
@@ -117,6 +118,7 @@ class InferenceConfig:
     )
     color_transfer: str = "reinhard"
     final_color_transfer: str = ""
+    final_color_share: float = 1.0
     sampler: str = "ddim"
     steps: int = 20
     guidance_rescale: float = 0.0
@@ -290,7 +292,7 @@ def _check_recipe(recipe, timesteps, where="inference."):
     for name, known in (("color_transfer", COLOR_TRANSFERS), ("final_color_transfer", (*COLOR_TRANSFERS, ""))):
         if getattr(recipe, name) not in known:
             raise InputError(f"{where}{name} {getattr(recipe, name)!r}: expected one of {', '.join(COLOR_TRANSFERS)}")
-    for name in ("guidance_rescale", "class_noise"):
+    for name in ("guidance_rescale", "class_noise", "final_color_share"):
         if getattr(recipe, name) > 1:
             raise InputError(f"{where}{name} {getattr(recipe, name):g}: expected a share from 0 to 1")
     if not recipe.guidance_from < (recipe.guidance_to or timesteps) <= timesteps:

@@ -196,7 +196,7 @@ class Generator:
             return None
         if final not in METHODS:
             raise InputError(f"final_color_transfer {final!r}: expected None, False or one of {', '.join(METHODS)}")
-        return final
+        return final, self.config.inference.final_color_share
 
     def _use(self, weights):
         """Loads the mean of the checkpoints with the given weights, unless it is loaded already."""

@@ -139,6 +139,14 @@ def test_transport_is_nearer_in_style_and_gentler_than_histograms(names):
     assert found["transport"][1] > found["histogram"][1]
 
 
+@pytest.mark.parametrize("method", METHODS)
+@given(source=PHOTOS, style=PHOTOS, share=st.sampled_from([0.0, 0.1, 0.5, 0.99, 1.0]))
+def test_a_share_lies_between_the_picture_and_the_whole_transfer(method, source, style, share):
+    whole = transfer_color(source, style, method).astype(float)
+    expected = (1 - share) * source + share * whole
+    assert np.abs(transfer_color(source, style, method, share) - expected).max() <= 0.5 + 1e-9
+
+
 def test_unknown_method():
     photo = np.zeros((2, 2, 3), np.uint8)
     refused(lambda: transfer_color(photo, photo, "magic"), "'magic'", *METHODS)

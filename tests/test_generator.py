@@ -149,6 +149,8 @@ def test_final_color_transfer_is_a_step_after_the_last_round(checkpoints, genera
     own = Generator.from_checkpoint(checkpoints, recipe={"final_color_transfer": method})
     assert (pixels(own.infer(mask, style)) == expected).all()
     assert (pixels(own.infer(mask, style, final_color_transfer=False)) == pixels(plain)).all()
+    own.use_recipe({"final_color_share": 0.5})
+    assert np.abs(pixels(own.infer(mask, style)) - (expected.astype(int) + pixels(plain)) / 2).max() <= 0.5
     big = generator.infer(np.kron(mask, np.ones((2, 2), np.uint8)), style, size="mask", final_color_transfer=method)
     assert big.size == (128, 96)
 
@@ -244,6 +246,7 @@ def test_recipe_in_place_of_the_checkpoints(checkpoints, tmp_path):
     (InferenceConfig(sampler="euler"), "recipe: sampler 'euler'"),
     ({"final_color_transfer": "sepia"}, "recipe: final_color_transfer 'sepia'"),
     ({"color_transfer": ""}, "recipe: color_transfer ''"),
+    ({"final_color_share": 1.5}, "recipe: final_color_share 1.5: expected a share"),
     ("no-such.yaml", "no-such.yaml: cannot be read"),
 ])
 def test_recipes_that_cannot_be_used_are_refused(checkpoints, generator, recipe, words):

@@ -103,12 +103,15 @@ def _guided(guide, values):
 METHODS = dict(zip(COLOR_TRANSFERS, (reinhard, match_histogram, transport), strict=True))
 
 
-def transfer_color(source, reference, method):
-    """Gives `source` the colours of `reference` by a method of METHODS, named as there.
+def transfer_color(source, reference, method, share=1.0):
+    """Gives `source` the colours of `reference` by a method of METHODS, named as there, or a share of the change.
 
-    source, reference: H x W x 3 uint8 RGB, of any two sizes. Returns a new array of the source's shape and type.
-    Raises InputError for a method that does not exist.
+    source, reference: H x W x 3 uint8 RGB, of any two sizes; share: 0 to 1. Returns a new array of the source's shape
+    and type. Raises InputError for a method that does not exist.
     """
     if method not in METHODS:
         raise InputError(f"colour transfer {method!r}: no such method; expected {' or '.join(METHODS)}")
-    return METHODS[method](source, reference)
+    result = METHODS[method](source, reference)
+    if share == 1:
+        return result
+    return np.rint(source + share * (result.astype(np.float64) - source)).astype(np.uint8)

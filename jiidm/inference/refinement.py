@@ -80,9 +80,9 @@ def refine(autoencoder, denoiser, schedule, styles, rounds, noise, color_transfe
     """Runs the rounds for a batch and yields after every step.
 
     styles is N, H, W, 3 uint8; noise as from `noise_of_batch`; color_transfer a method's name or None, before each
-    round but the first, and final_transfer the same for the last round's pictures; solver_steps as in `translate`.
-    Yields (round, steps done, steps of the round, pictures), pictures (N, H, W, 3 uint8) being None but after the last
-    step of a round.
+    round but the first, and final_transfer None or (method, share) for the last pictures; solver_steps as in
+    `translate`. Yields (round, steps done, steps of the round, pictures), pictures (N, H, W, 3 uint8) being None but
+    after the last step of a round.
     """
     source = styles
     for number, settings in enumerate(rounds):
@@ -101,10 +101,10 @@ def refine(autoencoder, denoiser, schedule, styles, rounds, noise, color_transfe
         with jt.no_grad():
             source = to_pixels(autoencoder.decode(latent).numpy())
         if final_transfer and number == len(rounds) - 1:
-            source = _transferred(source, styles, final_transfer)
+            source = _transferred(source, styles, *final_transfer)
         yield number, steps, steps, source
 
 
-def _transferred(pictures, styles, method):
+def _transferred(pictures, styles, method, share=1.0):
     pairs = zip(pictures, styles, strict=True)
-    return np.stack([transfer_color(picture, style, method) for picture, style in pairs])
+    return np.stack([transfer_color(picture, style, method, share) for picture, style in pairs])

@@ -1,0 +1,166 @@
+"""The ablation's results as Markdown, and its curves as PNG, from the figures in ablation.json alone."""
+from jiidm.evaluation.measure import MEASURES
+from jiidm.evaluation.metrics import Figure, score_formula
+from jiidm.evaluation.report import shown
+from jiidm.files import InputError, output_folder, written_whole
+
+_TITLES = {
+    "real": "Real photos of the same label maps", "modules": "The modules", "options": "Further options of the recipe",
+    "guidance": "Guidance", "start": "Start strength", "steps": "Steps",
+}
+_TEXTS = {
+    "real": "The ceiling of the mask accuracy, and what each colour transfer towards the style reference does to a "
+            "photo: how near it comes in style, and what it costs the evaluator in the mask.",
+    "modules": "One round is image-to-image from the style photo; further rounds (the paper's refinement) start from "
+               "the result before, with or without a colour transfer between; a transfer at the end is a further step "
+               "of this program, which the paper does not have. The colour transfer alone is the one at the end of one "
+               "round.",
+    "options": "One round each, without the paper's modules.",
+    "guidance": "One round with the first round's settings but for the guidance scale.",
+    "start": "One round with the first round's settings but for the start index, as a share of its chain: at 0 the "
+             "style photo would stay as it is, at 1 nothing of it would be left. With DDIM a higher start takes more "
+             "steps.",
+    "steps": "One round from the first round's start, in more or fewer evaluations of the network.",
+}
+_AXES = {"guidance": "guidance scale", "start": "start, share of the chain", "steps": "steps"}
+_JUDGED = ("score", "mask_accuracy", "style")
+
+
+def write_results(kept, folder):
+    """Writes results.md and a PNG for each measured curve into `folder`; returns their paths.
+
+    kept is what ablation.json holds. Raises InputError where they cannot be written or matplotlib is missing.
+    """
+    folder, written = output_folder(folder), []
+    for section, name in _AXES.items():
+        if section in kept["sections"]:
+            written.append(folder / f"results-{section}.png")
+            figure = _curves(kept["sections"][section], name)
+            with written_whole(written[-1]) as path:
+                figure.savefig(path, dpi=100)
+    with written_whole(folder / "results.md") as path:
+        path.write_text(markdown_of(kept), "utf-8")
+    return [folder / "results.md", *written]
+
+
+def check_drawing():
+    """The class of matplotlib's figures; raises InputError where it is missing."""
+    try:
+        from matplotlib.figure import Figure as Drawing
+    except ImportError as error:
+        raise InputError("the curves need matplotlib; pip install matplotlib, or leave them out with --only") from error
+    return Drawing
+
+
+# ------------------------------------------------------------------------------------------------------------- Markdown
+
+def markdown_of(kept):
+    """The results as Markdown."""
+    about, sections = kept["about"], kept["sections"]
+    lines = ["# The modules, measured", "", "Made by", "", f"    {about['command']}", "",
+             "All figures are means over the label maps with 95 % bootstrap intervals; differences are paired, picture "
+             "by picture. Less is better for the LAB distances and the Frechet distance, more for all others. A "
+             "Frechet distance over so few pictures is biased upwards: it compares rows of one table, no more."]
+    for section, title in _TITLES.items():
+        if section in sections:
+            lines += ["", f"## {title}", "", _TEXTS[section], "", *_section(section, sections[section], about)]
+    lines += ["", "## Protocol", ""]
+    lines += [f"- weights: {file}, sha256 {digest}" for file, digest in about["weights"].items()]
+    lines += [f"- recipe: {_in_words(about['recipe'])}",
+              f"- processor: {about['machine']['processor']}, {about['machine']['cores']} cores"]
+    protocol = {}
+    for section in sections.values():  # those measured last say it
+        protocol |= section["protocol"]
+    counts = ", ".join(f"{section} {sections[section]['pictures']}" for section in _TITLES if section in sections)
+    del protocol["pictures measured"]
+    lines += [f"- pictures measured: {counts}", *(f"- {name}: {text}" for name, text in protocol.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _in_words(recipe):
+    rounds = "; ".join(f"guidance {r['guidance']:g}, start {r['start']} of {r['respacing']}" for r in recipe["rounds"])
+    rest = ", ".join(f"{name} {value}" for name, value in recipe.items() if name != "rounds" and value != "")
+    return f"{len(recipe['rounds'])} rounds ({rounds}), {rest}"
+
+
+def _section(section, found, about):
+    rows, base = found["rows"], found["rows"][0]
+    keys = list(base["figures"])
+    words = {key: _words(key, found["terms"]) for key in keys}
+    timed = ["s an image"] if any(r["seconds"] is not None for r in rows) else []
+    lines = _table([section if section in _AXES else "", *(words[k] for k in keys), *timed],
+                   [[r["name"], *(shown(Figure(*r["figures"][k]), 3) for k in keys), *(_seconds(r) for _ in timed)]
+                    for r in rows])
+    if section in _AXES:
+        return [f"![curves over {_AXES[section]}](results-{section}.png)", "", *lines]
+    lines += ["", f"Differences to {base['name']}:", ""]
+    lines += _table(["", *(words[k] for k in keys)],
+                    [[r["name"], *(_difference(k, Figure(*r["differences"][k])) for k in keys)] for r in rows[1:]])
+    lines += ["", *(_judgement(key, words[key], rows) for key in _JUDGED)]
+    if section == "modules" and about["ensemble"] == 1:
+        lines += ["", "There are no rows of the ensemble: the checkpoint is one network, whose weights may be a mean "
+                      "of several already."]
+    return [*lines, "", f"Score: `{score_formula(found['terms'])}`"]
+
+
+def _words(key, terms):
+    if key == "score":
+        return "contest score A" if len(terms) == 3 else f"contest score over {', '.join(terms)} only"
+    return MEASURES[key][0] if key in MEASURES else key
+
+
+def _seconds(row):
+    return "" if row["seconds"] is None else f"{row['seconds']:.2f}"
+
+
+def _verdict(key, difference):
+    """"better", "worse", or "" where the interval of a difference holds 0."""
+    if difference.low is None or difference.low <= 0 <= difference.high:
+        return ""
+    more = MEASURES[key][1] if key in MEASURES else key in ("score", "aesthetic")
+    return "better" if (difference.value > 0) == more else "worse"
+
+
+def _difference(key, difference):
+    verdict = _verdict(key, difference)
+    return f"{shown(difference, 3)}{', ' if verdict else ''}{verdict}"
+
+
+def _judgement(key, words, rows):
+    """A line that sorts the rows into better, worse and neither, by one figure."""
+    sorted_rows = {"better": [], "worse": [], "": []}
+    for row in rows[1:]:
+        sorted_rows[_verdict(key, Figure(*row["differences"][key]))].append(row["name"])
+    parts = [f"{title}: {'; '.join(sorted_rows[verdict])}" for verdict, title in
+             (("better", "better"), ("worse", "worse"), ("", "no difference that these pictures show"))
+             if sorted_rows[verdict]]
+    return f"- {words}, against {rows[0]['name']}: {'. '.join(parts)}."
+
+
+def _table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+# --------------------------------------------------------------------------------------------------------------- curves
+
+def _curves(found, axis):
+    """The matplotlib figure of a section: a panel a measure, with the intervals as bands."""
+    keys = [key for key in found["rows"][0]["figures"] if not key.startswith("lab_")]
+    figure = check_drawing()((3.4 * len(keys), 3.2), layout="constrained")
+    for place, key in zip(figure.subplots(1, len(keys)), keys, strict=True):
+        for line in dict.fromkeys(row["line"] for row in found["rows"]):
+            rows = sorted((row for row in found["rows"] if row["line"] == line), key=lambda row: row["x"])
+            x = [row["x"] for row in rows]
+            value, low, high = zip(*(row["figures"][key] for row in rows), strict=True)
+            drawn, = place.plot(x, value, marker="o", markersize=3, label=line)
+            if None not in (*low, *high):
+                place.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+        if axis == _AXES["steps"]:
+            place.set_xscale("log")
+            place.legend(fontsize=8)
+        place.set_title(_words(key, found["terms"]), fontsize=10)
+        place.set_xlabel(axis, fontsize=9)
+        place.grid(True, alpha=0.3)
+        place.tick_params(labelsize=8)
+    return figure

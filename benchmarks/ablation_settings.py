@@ -1,0 +1,109 @@
+"""The settings that the ablation measures: rows of its tables and points of its curves."""
+from typing import NamedTuple
+
+import numpy as np
+
+from jiidm.config import COLOR_TRANSFERS, RoundConfig
+from jiidm.inference.refinement import chosen_solver_steps
+
+TABLES, CURVES = ("real", "modules", "options"), ("guidance", "start", "steps")
+GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHARES = (0.5, 0.7)
+STEPS = (10, 20, 50, 100, 200, 300)
+OPTIONS = (
+    ("guidance rescale 0.3", {"guidance_rescale": 0.3}), ("guidance rescale 0.7", {"guidance_rescale": 0.7}),
+    ("guidance below timestep 400 alone", {"guidance_to": 400}),
+    ("guidance from timestep 200 on alone", {"guidance_from": 200}),
+    ("class noise 0.25", {"class_noise": 0.25}), ("class noise 0.5", {"class_noise": 0.5}),
+)
+ONE_ROUND = {"rounds": 1, "color_transfer": False, "ensemble": False}
+
+
+class Setting(NamedTuple):
+    """A row of a table or a point of a curve: arguments of `Generator.infer`, keys of the recipe that differ, and the
+    colour transfer of the final picture, of which a share is taken; `x` is the place on a curve, `line` the curve of
+    several."""
+
+    name: str
+    arguments: dict
+    recipe: dict = {}
+    final: str = ""
+    share: float = 1.0
+    x: float | None = None
+    line: str = ""
+
+
+def settings_of(section, generator):
+    """The `Setting`s of a section; the first is what the others of a table are compared with."""
+    rounds = generator.config.inference.rounds
+    if section == "modules":
+        return _modules(generator.config.inference, len(generator.checkpoints) > 1)
+    if section == "options":
+        return [Setting("one round", ONE_ROUND), *(Setting(name, ONE_ROUND, recipe) for name, recipe in OPTIONS)]
+    return {"guidance": _guidance, "start": _starts, "steps": _steps}[section](rounds[0], generator.schedule)
+
+
+def _modules(recipe, several):
+    rounds = len(recipe.rounds)
+    refined = {"rounds": rounds, "color_transfer": False, "ensemble": False}
+    together = {"rounds": rounds, "color_transfer": True, "ensemble": several}
+    found = [Setting("one round", ONE_ROUND)]
+    found += _ends("one round", ONE_ROUND)
+    if several:
+        found.append(Setting("one round, ensemble", {**ONE_ROUND, "ensemble": True}))
+    if rounds > 1:
+        found.append(Setting(f"{rounds} rounds", refined))
+        if several:
+            found.append(Setting(f"{rounds} rounds, colour transfer between", {**refined, "color_transfer": True}))
+        found.append(Setting("all together", together))
+        found += _ends("all together", together)
+        found += [Setting(f"all together, {method} between", {**together, "color_transfer": method})
+                  for method in COLOR_TRANSFERS if method != recipe.color_transfer]
+    return found
+
+
+def _ends(name, arguments):
+    return [*(Setting(f"{name}, {method} at the end", arguments, final=method) for method in COLOR_TRANSFERS),
+            *(Setting(f"{name}, {share:g} of transport at the end", arguments, final="transport", share=share)
+              for share in SHARES)]
+
+
+def _guidance(first, _):
+    return [Setting(f"guidance {scale:g}", {**ONE_ROUND, "rounds": [RoundConfig(scale, first.respacing, first.start)]},
+                    x=scale) for scale in GUIDANCE]
+
+
+def _starts(first, schedule):
+    length = len(schedule.respaced(first.respacing))
+    found = []
+    for strength in STRENGTHS:
+        start = min(max(1, round(strength * length)), length - 1)
+        arguments = {**ONE_ROUND, "rounds": [RoundConfig(first.guidance, first.respacing, start)]}
+        found.append(Setting(f"start {start} of {length}", arguments, x=start / length))
+    return found
+
+
+def _steps(first, schedule):
+    """DDIM on chains whose index nearest to the first round's start leaves so many steps, and DPM-Solver++."""
+    timestep = int(schedule.respaced(first.respacing).timesteps[first.start])
+    found = []
+    for steps in STEPS:
+        stride = max(1, round(timestep / steps))
+        respacing = f"ddim{-(-len(schedule) // stride)}"
+        start = int(np.abs(schedule.respaced(respacing).timesteps - timestep).argmin())
+        arguments = {**ONE_ROUND, "rounds": [RoundConfig(first.guidance, respacing, start)], "sampler": "ddim"}
+        found.append(Setting(f"DDIM, {start} steps", arguments, x=start, line="DDIM"))
+    for steps in STEPS:
+        arguments = {**ONE_ROUND, "rounds": [first], "sampler": "dpmpp", "steps": steps}
+        found.append(Setting(f"DPM-Solver++, {steps} steps", arguments, x=steps, line="DPM-Solver++"))
+    return found
+
+
+def evaluations(setting, generator):
+    """How often the network is evaluated for one picture (both branches of guidance counted as one)."""
+    arguments, recipe = setting.arguments, generator.config.inference
+    rounds = arguments["rounds"]
+    rounds = recipe.rounds[:rounds] if isinstance(rounds, int) else rounds
+    steps = chosen_solver_steps(arguments.get("sampler"), arguments.get("steps"), recipe)
+    return sum(r.start if steps is None else steps for r in rounds)
