@@ -299,7 +299,7 @@ def measure_all(studio, tasks, arguments):
             kept["sections"][section] = {"identity": about, **measure_section(section, studio, some)}
             kept["about"] = {
                 "command": _command(), "weights": weights_of(arguments.checkpoint),
-                "machine": machine(), "recipe": to_dict(studio.recipe), "ensemble": len(studio.generator.checkpoints),
+                "machine": machine(), "ensemble": len(studio.generator.checkpoints),
             }
         with written_whole(path) as temporary:
             temporary.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")

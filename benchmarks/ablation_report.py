@@ -66,8 +66,7 @@ def markdown_of(kept):
             lines += ["", f"## {title}", "", _TEXTS[section], "", *_section(section, sections[section], about)]
     lines += ["", "## Protocol", ""]
     lines += [f"- weights: {file}, sha256 {digest}" for file, digest in about["weights"].items()]
-    lines += [f"- recipe: {_in_words(about['recipe'])}",
-              f"- processor: {about['machine']['processor']}, {about['machine']['cores']} cores"]
+    lines += [f"- processor: {about['machine']['processor']}, {about['machine']['cores']} cores"]
     protocol = {}
     for section in sections.values():  # those measured last say it
         protocol |= section["protocol"]
@@ -91,6 +90,8 @@ def _section(section, found, about):
     lines = _table([section if section in _AXES else "", *(words[k] for k in keys), *timed],
                    [[r["name"], *(shown(Figure(*r["figures"][k]), 3) for k in keys), *(_seconds(r) for _ in timed)]
                     for r in rows])
+    if section != "real":  # each section may have been measured with another recipe
+        lines = [f"Recipe: {_in_words(found['identity']['recipe'])}.", "", *lines]
     if section in _AXES:
         return [f"![curves over {_AXES[section]}](results-{section}.png)", "", *lines]
     lines += ["", f"Differences to {base['name']}:", ""]

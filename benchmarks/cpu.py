@@ -266,7 +266,7 @@ def pictures(folder):
     yield row("start to first picture (default weights), warm", warm["first"], "s")
     cold = run("cold", HOME=str(folder / "home"))
     yield row("the same, nothing compiled yet", cold["first"], "s")
-    for name, what in (("ddim", "full recipe, 3 rounds"), ("dpmpp", "DPM-Solver++, 3 rounds of 20 steps")):
+    for name, what in (("ddim", "full recipe"), ("dpmpp", "full recipe, DPM-Solver++, 20 steps a round")):
         yield row(f"default weights, {what}", 4 * 3600 / warm[name], "images an hour",
                   note=f"192 x 144 pixels, batch 4, {warm[name] / 4:.2f} s an image")
 

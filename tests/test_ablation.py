@@ -195,10 +195,9 @@ def test_verdicts_follow_the_intervals():
     up, down, none = [0.1, 0.05, 0.15], [-0.1, -0.15, -0.05], [0.01, -0.02, 0.03]
     rows = [row("one round"), row("three", score=up, mask_accuracy=down, style=none, lab_mean=down)]
     kept = {
-        "about": {"command": "x", "weights": {}, "machine": {"processor": "p", "cores": 2}, "ensemble": 1,
-                  "recipe": {"rounds": []}},
-        "sections": {"modules": {"rows": rows, "terms": ["style"], "pictures": 3,
-                                 "protocol": {"pictures measured": 3}}},
+        "about": {"command": "x", "weights": {}, "machine": {"processor": "p", "cores": 2}, "ensemble": 1},
+        "sections": {"modules": {"rows": rows, "terms": ["style"], "pictures": 3, "protocol": {"pictures measured": 3},
+                                 "identity": {"recipe": {"rounds": [], "sampler": "ddim"}}}},
     }
     text = markdown_of(kept)
     assert "| three | 0.100 (0.050 to 0.150), better | -0.100 (-0.150 to -0.050), worse | " \
@@ -206,7 +205,7 @@ def test_verdicts_follow_the_intervals():
     assert "- contest score over style only, against one round: better: three." in text
     assert "- mask accuracy, against one round: worse: three." in text
     assert "- style correlation, against one round: no difference that these pictures show: three." in text
-    assert "no rows of the ensemble" in text
+    assert "no rows of the ensemble" in text and "Recipe: 0 rounds (), sampler ddim." in text
 
 
 def test_steps_of_ddim_start_where_the_recipe_does(place):
