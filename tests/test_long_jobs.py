@@ -206,7 +206,7 @@ def test_pictures_are_those_of_the_generator_called_directly(folders, tmp_path):
 class StandIn:
     """In place of a generator: no networks, pictures of one colour; `act(call, on_step)` happens in each call."""
 
-    config, width, height = CONFIG, 64, 48
+    num_classes, width, height = CONFIG.unet.num_classes, 64, 48
 
     def __init__(self, act):
         self.act, self.calls = act, 0
