@@ -1,11 +1,11 @@
 # make demo: everything from a bare Python to pictures. The other targets: setup, test, train, bench, bench-gpu, ablation,
-# lint, doctor, clean.
+# tables, lint, doctor, clean.
 PYTHON ?= python3
 CONFIG ?= configs/default.yaml
 RUN ?= runs/default
 BIN := .venv/bin
 
-.PHONY: setup demo test train data-given bench bench-gpu ablation pictures-given lint doctor clean
+.PHONY: setup demo test train data-given bench bench-gpu ablation tables pictures-given lint doctor clean
 setup: .venv/ready
 
 # the stamp is written last, so that an interrupted set-up is taken up again
@@ -48,9 +48,15 @@ ablation: pictures-given setup
 	$(BIN)/python benchmarks/ablation.py --labels "$(LABELS)" --references "$(REFERENCES)" $(if $(REAL),--real "$(REAL)") \
 	  $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(if $(SEGMENTER),--segmenter "$(SEGMENTER)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(ONLY),--only $(ONLY))
 
+# GauGAN and CLADE as trained into runs/gaugan and runs/clade; IIDM=FOLDER for other weights than the package's
+IIDM ?= default
+tables: pictures-given setup
+	$(BIN)/python benchmarks/tables.py --labels "$(LABELS)" --references "$(REFERENCES)" $(if $(REAL),--real "$(REAL)") \
+	  --model "GauGAN=runs/gaugan/weights" --model "CLADE=runs/clade/weights" --model "IIDM=$(IIDM)"
+
 pictures-given:
 	@if [ -z "$(DATA)" ] && { [ "$(LABELS)" = /test ] || [ "$(REFERENCES)" = /train ]; }; then \
-	  echo "error: where are the pictures? make ablation DATA=/path/to/data (test/, train/, val/), or LABELS= REFERENCES= REAL=" >&2; exit 2; fi
+	  echo "error: where are the pictures? make $(firstword $(MAKECMDGOALS)) DATA=/path/to/data (test/, train/, val/), or LABELS= REFERENCES= REAL=" >&2; exit 2; fi
 
 lint: setup
 	$(BIN)/python -m ruff check .

@@ -9,8 +9,6 @@ stands there for the same weights, pictures and evaluator is not measured again:
 import argparse
 import hashlib
 import json
-import shlex
-import shutil
 import sys
 import tempfile
 import time
@@ -23,63 +21,41 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.ablation_report import check_drawing, write_results  # noqa: E402
+from benchmarks.ablation_report import check_drawing  # noqa: E402
 from benchmarks.ablation_settings import CURVES, ONE_ROUND, TABLES, Setting, evaluations, settings_of  # noqa: E402
-from benchmarks.measuring import machine  # noqa: E402
+from benchmarks.gallery import (  # noqa: E402
+    Gallery,
+    about_weights,
+    add_arguments,
+    emptied,
+    keep_section,
+    kept_figures,
+    row_of,
+    style_of,
+    weights_of,
+)
 from jiidm import Generator  # noqa: E402
-from jiidm.checkpoint import source_of  # noqa: E402
 from jiidm.config import COLOR_TRANSFERS, to_dict  # noqa: E402
-from jiidm.data.folder import fit_photo, read_photo  # noqa: E402
-from jiidm.evaluation import metrics  # noqa: E402
-from jiidm.evaluation.measure import FRECHET_RESAMPLES, Protocol, evaluate, resized  # noqa: E402
-from jiidm.evaluation.pairing import find_pictures, find_tasks  # noqa: E402
-from jiidm.evaluation.weights import load_segmenter  # noqa: E402
 from jiidm.files import InputError, output_folder, run_tool, written_whole  # noqa: E402
-from jiidm.generator import DEFAULT_WEIGHTS  # noqa: E402
 from jiidm.inference.color_transfer import transfer_color  # noqa: E402
 from jiidm.labels import colorize, read_label_map, resize_labels  # noqa: E402
 from jiidm.pictures import sheet_of  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------- making and measuring
 
-class Studio:
-    """Makes the pictures of settings in a temporary folder, one setting's at a time, and measures them.
-
-    `tasks` are the label maps with their references, `real` the `Pictures` of the real photos or None, and `said` is
-    the protocol of the last measurement.
-    """
+class Studio(Gallery):
+    """A `Gallery` that makes the pictures of settings, one setting's at a time."""
 
     def __init__(self, generator, arguments, folder):
-        self.generator, self.given, self.folder = generator, arguments, folder
-        self.segmenter = load_segmenter(arguments.segmenter).sha256  # told before any picture is made
-        self.tasks, _, problems = find_tasks(arguments.labels, arguments.references)
-        _check(problems)
-        self.protocol = Protocol(resamples=arguments.resamples,
-                                 frechet_resamples=min(arguments.resamples, FRECHET_RESAMPLES))
-        self.recipe, self._made, self.real, self.said = generator.config.inference, None, None, {}
-        if arguments.real is not None:
-            photos = arguments.real / "imgs" if (arguments.real / "imgs").is_dir() else arguments.real
-            self.real, problems = find_pictures(photos, self.tasks, one_size=False, extra_allowed=True)
-            _check(problems)
+        super().__init__(arguments, folder)
+        self.generator, self.recipe, self._made = generator, generator.config.inference, None
+        self.size = generator.width, generator.height
 
     def figures(self, setting, tasks):
         """The `Measured` of a setting on some of the tasks, and seconds an image (None where the pictures, but for the
         final transfer, were there already)."""
         pictures, seconds = self._pictures(setting, tasks)
         return self.measured(pictures, tasks), seconds
-
-    def measured(self, folder, tasks):
-        """The `Measured` of a folder of pictures."""
-        found = evaluate(folder, self.given.labels, self.given.references, segmenter=self.given.segmenter,
-                         keep=self.folder / "statistics", allow_missing=len(tasks) < len(self.tasks),
-                         protocol=self.protocol)
-        self.said = {name: str(text).replace(str(self.given.references), self.given.references.name)
-                     for name, text in found.protocol.items()}
-        return found.sets["results"]
-
-    def style(self, task):
-        """The reference of a task at the networks' size, H x W x 3 uint8."""
-        return fit_photo(read_photo(task.reference), self.generator.width, self.generator.height)
 
     def make(self, setting, tasks):
         """Yields lists of tasks with their pictures (PIL), before the transfer of the final one."""
@@ -102,7 +78,7 @@ class Studio:
                 list(self.make(setting, tasks[: self.generator.batch_size()]))
             self._made, began = (), time.perf_counter()
             with tqdm(total=len(tasks), desc=setting.name, unit="image", mininterval=1, leave=False) as bar:
-                _emptied(made)
+                emptied(made)
                 for some, pictures in self.make(setting, tasks):
                     for task, picture in zip(some, pictures, strict=True):
                         picture.save(made / f"{task.stem}.png")
@@ -111,43 +87,7 @@ class Studio:
         if not setting.final:
             return made, seconds
         files = {task.stem: made / f"{task.stem}.png" for task in tasks}
-        return self.transferred(tasks, files, setting.final, setting.share), seconds
-
-    def transferred(self, tasks, files, method, share=1.0):
-        """A folder with the pictures `files` (stem to path) at the networks' size, after the share of a transfer by
-        method ("": none)."""
-        folder = _emptied(self.folder / "transferred")
-        for task in tasks:
-            picture = resized(read_photo(files[task.stem]), self.generator.width, self.generator.height)
-            picture = transfer_color(picture, self.style(task), method, share) if method else picture
-            Image.fromarray(picture).save(folder / f"{task.stem}.png")
-        return folder
-
-
-def _emptied(folder):
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
-
-
-def _check(problems):
-    if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(f"{'; '.join(problems[:3])}{more}; mend the folders first: every label map is to be measured")
-
-
-def row_of(name, measured, base, seconds=None, **more):
-    """A row for the JSON: figures, and differences from the `Measured` base where there is one, as [value, low, high].
-
-    Both have the same resamples of the same pictures, so that the differences are paired.
-    """
-    differences = {}
-    for key, figure in measured.figures.items() if base is not None else ():
-        count = min(len(measured.replicates[key]), len(base.replicates[key]))
-        apart = measured.replicates[key][:count] - base.replicates[key][:count]
-        differences[key] = list(metrics.figure(figure.value - base.figures[key].value, apart))
-    figures = {key: list(figure) for key, figure in measured.figures.items()}
-    return {"name": name, "figures": figures, "differences": differences, "seconds": seconds, **more}
+        return self.transferred(tasks, files, self.size, setting.final, setting.share), seconds
 
 
 def measure_section(section, studio, tasks):
@@ -155,8 +95,8 @@ def measure_section(section, studio, tasks):
     rows, base = [], None
     if section == "real":
         named = ((f"real photos{f', {method}' if method else ''}", method) for method in ("", *COLOR_TRANSFERS))
-        found = ((name, studio.measured(studio.transferred(tasks, studio.real.files, method), tasks), None, {})
-                 for name, method in named)
+        folders = ((name, studio.transferred(tasks, studio.real.files, studio.size, method)) for name, method in named)
+        found = ((name, studio.measured(folder, tasks), None, {}) for name, folder in folders)
     else:
         found = ((s.name, *studio.figures(s, tasks), {} if s.x is None else {"x": s.x, "line": s.line})
                  for s in settings_of(section, studio.generator))
@@ -192,18 +132,11 @@ def to_plain(arguments):
     return {**arguments, "rounds": rounds if isinstance(rounds, int) else [to_dict(r) for r in rounds]}
 
 
-def weights_of(checkpoint):
-    """{file: sha256} of a folder of checkpoints."""
-    folder = DEFAULT_WEIGHTS if checkpoint == "default" else Path(checkpoint)
-    sources = [source_of(path) for path in sorted(folder.glob("*.safetensors"))]
-    return {source.file: source.sha256 for source in sources}
-
-
 def write_sheet(path, studio, count):
     """Writes a sheet of the first `count` label maps: style, label map, one round, all together, and the latter after
     the transfer of the final picture; returns nothing."""
-    tasks, size = studio.tasks[:count], (studio.generator.width, studio.generator.height)
-    rows = [[studio.style(task) for task in tasks],
+    tasks, size = studio.tasks[:count], studio.size
+    rows = [[style_of(task, studio.size) for task in tasks],
             [colorize(resize_labels(read_label_map(task.labels), *size)) for task in tasks]]
     titles = ["style", "label map", "one round", "all together", "all together, transport at the end"]
     together = {"rounds": None, "color_transfer": True, "ensemble": True}
@@ -240,25 +173,16 @@ def main():
 def parse_arguments():
     """The command line as `argparse` gives it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", required=True, type=Path, metavar="DIR", help="test folder with label_to_img.json")
-    parser.add_argument("--references", required=True, type=Path, metavar="DIR",
-                        help="folder of the style photos, or one that has imgs/")
-    parser.add_argument("--real", type=Path, metavar="DIR",
-                        help="real photos of the same label maps: the ceiling, and what the transfers do to photos")
+    add_arguments(parser)
     parser.add_argument("--checkpoint", default="default", help="folder of checkpoints (default: the package's own)")
     parser.add_argument("--recipe", type=Path, metavar="FILE.yaml", help="recipe in place of the checkpoint's own")
-    parser.add_argument("--segmenter", type=Path, metavar="FILE", help="evaluator (default: the package's own)")
     parser.add_argument("--only", nargs="*", choices=(*TABLES, *CURVES), default=(*TABLES, *CURVES), metavar="SECTION",
                         help=f"some of {', '.join((*TABLES, *CURVES))} (default: all)")
     parser.add_argument("--again", action="store_true", help="measure these sections anew though they are there")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N label maps for the curves (default: all)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="write a sheet of pictures to look at")
     parser.add_argument("--sheet-count", type=int, default=8, metavar="N", help="label maps on it (default 8)")
     parser.add_argument("--dry-run", action="store_true", help="only print how many pictures each section makes")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of ablation.json")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of results.md and the curves")
     return parser.parse_args()
 
 
@@ -288,39 +212,18 @@ def print_plan(studio, tasks):
 
 def measure_all(studio, tasks, arguments):
     """Measures the sections that are not in ablation.json yet, and writes that and the results after each."""
-    path = arguments.output / "ablation.json"
-    kept = _read(path)
+    kept, path = kept_figures(arguments.output)
     for section, some in tasks.items():
-        about = identity(section, studio, some)
+        about, measured = identity(section, studio, some), None
         found = kept["sections"].get(section)
-        if found and found["identity"] == about and not arguments.again:
+        if found and found.get("identity") == about and not arguments.again:
             print(f"{section}: is in {path} already")
         else:
-            kept["sections"][section] = {"identity": about, **measure_section(section, studio, some)}
-            kept["about"] = {
-                "command": _command(), "weights": weights_of(arguments.checkpoint),
-                "machine": machine(), "ensemble": len(studio.generator.checkpoints),
-            }
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-        written = write_results(kept, arguments.docs)
+            measured = {"identity": about, **measure_section(section, studio, some),
+                        **about_weights({"": arguments.checkpoint}), "ensemble": len(studio.generator.checkpoints)}
+        written = keep_section(kept, path, arguments.docs, section, measured)
     if tasks:
-        print(f"written: {', '.join(map(str, [path, *written]))}")
-
-
-def _read(path):
-    try:
-        kept = json.loads(path.read_text("utf-8")) if path.exists() else {"about": {}, "sections": {}}
-        kept["sections"].items(), kept["about"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the figures of this program ({error}); remove it or give another --output") \
-            from error
-    return kept
-
-
-def _command():
-    """The command line, with the names of files and folders alone."""
-    return shlex.join(["python", "benchmarks/ablation.py", *(Path(a).name if "/" in a else a for a in sys.argv[1:])])
+        print(f"written: {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

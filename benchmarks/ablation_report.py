@@ -1,14 +1,20 @@
-"""The ablation's results as Markdown, and its curves as PNG, from the figures in ablation.json alone."""
+"""The results as Markdown, and the ablation's curves as PNG, from the figures in ablation.json alone."""
 from jiidm.evaluation.measure import MEASURES
 from jiidm.evaluation.metrics import Figure, score_formula
 from jiidm.evaluation.report import shown
 from jiidm.files import InputError, output_folder, written_whole
 
 _TITLES = {
+    "comparison": "GauGAN, CLADE and IIDM",
     "real": "Real photos of the same label maps", "modules": "The modules", "options": "Further options of the recipe",
+    "training": "Options of the training",
     "guidance": "Guidance", "start": "Start strength", "steps": "Steps",
 }
 _TEXTS = {
+    "comparison": "The paper's comparison, on small networks of about equal size that were trained about equally long "
+                  "on the same machine; the time of a training is that of its steps, all measured in one run, times "
+                  "their number. Full is the whole recipe of the weights, its last colour transfer included; GauGAN "
+                  "and CLADE have a row with that transfer, too.",
     "real": "The ceiling of the mask accuracy, and what each colour transfer towards the style reference does to a "
             "photo: how near it comes in style, and what it costs the evaluator in the mask.",
     "modules": "One round is image-to-image from the style photo; further rounds (the paper's refinement) start from "
@@ -16,6 +22,9 @@ _TEXTS = {
                "of this program, which the paper does not have. The colour transfer alone is the one at the end of one "
                "round.",
     "options": "One round each, without the paper's modules.",
+    "training": "UNets from the same random weights and batches, trained equally long with one option each, and one "
+                "round of each: `prediction` (Salimans & Ho 2022), `zero_terminal_snr` (Lin et al. 2023), "
+                "`loss_weight` (Hang et al. 2023) and `mask_drop` of the configuration.",
     "guidance": "One round with the first round's settings but for the guidance scale.",
     "start": "One round with the first round's settings but for the start index, as a share of its chain: at 0 the "
              "style photo would stay as it is, at 1 nothing of it would be left. With DDIM a higher start takes more "
@@ -56,24 +65,25 @@ def check_drawing():
 
 def markdown_of(kept):
     """The results as Markdown."""
-    about, sections = kept["about"], kept["sections"]
-    lines = ["# The modules, measured", "", "Made by", "", f"    {about['command']}", "",
+    sections = {name: kept["sections"][name] for name in _TITLES if name in kept["sections"]}
+    lines = ["# The pictures, measured", "",
              "All figures are means over the label maps with 95 % bootstrap intervals; differences are paired, picture "
              "by picture. Less is better for the LAB distances and the Frechet distance, more for all others. A "
              "Frechet distance over so few pictures is biased upwards: it compares rows of one table, no more."]
-    for section, title in _TITLES.items():
-        if section in sections:
-            lines += ["", f"## {title}", "", _TEXTS[section], "", *_section(section, sections[section], about)]
-    lines += ["", "## Protocol", ""]
-    lines += [f"- weights: {file}, sha256 {digest}" for file, digest in about["weights"].items()]
-    lines += [f"- processor: {about['machine']['processor']}, {about['machine']['cores']} cores"]
+    for section, found in sections.items():
+        lines += ["", f"## {_TITLES[section]}", "", _TEXTS[section], "", *_section(section, found), "",
+                  f"Made by `{found['command']}` on {found['machine']['processor']}, {found['machine']['cores']} "
+                  f"cores, with weights (sha256) {_digests(found['weights'])}."]
     protocol = {}
-    for section in sections.values():  # those measured last say it
-        protocol |= section["protocol"]
-    counts = ", ".join(f"{section} {sections[section]['pictures']}" for section in _TITLES if section in sections)
-    del protocol["pictures measured"]
-    lines += [f"- pictures measured: {counts}", *(f"- {name}: {text}" for name, text in protocol.items())]
-    return "\n".join(lines) + "\n"
+    for found in sections.values():  # those measured last say it
+        protocol |= found["protocol"]
+    counts = ", ".join(f"{section} {found['pictures']}" for section, found in sections.items())
+    protocol["pictures measured"] = counts
+    return "\n".join([*lines, "", "## Protocol", "", *(f"- {name}: {text}" for name, text in protocol.items())]) + "\n"
+
+
+def _digests(weights):
+    return ", ".join(f"{name} {digest[:12]}" for name, digest in weights.items())
 
 
 def _in_words(recipe):
@@ -82,26 +92,39 @@ def _in_words(recipe):
     return f"{len(recipe['rounds'])} rounds ({rounds}), {rest}"
 
 
-def _section(section, found, about):
-    rows, base = found["rows"], found["rows"][0]
-    keys = list(base["figures"])
+def _section(section, found):
+    rows, keys = found["rows"], list(found["rows"][0]["figures"])
     words = {key: _words(key, found["terms"]) for key in keys}
     timed = ["s an image"] if any(r["seconds"] is not None for r in rows) else []
     lines = _table([section if section in _AXES else "", *(words[k] for k in keys), *timed],
                    [[r["name"], *(shown(Figure(*r["figures"][k]), 3) for k in keys), *(_seconds(r) for _ in timed)]
                     for r in rows])
-    if section != "real":  # each section may have been measured with another recipe
+    if section == "comparison":
+        lines = [*_costs(found), "", *lines]
+    elif section != "real":  # each section may have been measured with another recipe
         lines = [f"Recipe: {_in_words(found['identity']['recipe'])}.", "", *lines]
     if section in _AXES:
         return [f"![curves over {_AXES[section]}](results-{section}.png)", "", *lines]
-    lines += ["", f"Differences to {base['name']}:", ""]
+    base = next(r["name"] for r in rows if not r["differences"])
+    others = [r for r in rows if r["differences"]]
+    lines += ["", f"Differences to {base}:", ""]
     lines += _table(["", *(words[k] for k in keys)],
-                    [[r["name"], *(_difference(k, Figure(*r["differences"][k])) for k in keys)] for r in rows[1:]])
-    lines += ["", *(_judgement(key, words[key], rows) for key in _JUDGED)]
-    if section == "modules" and about["ensemble"] == 1:
+                    [[r["name"], *(_difference(k, Figure(*r["differences"][k])) for k in keys)] for r in others])
+    lines += ["", *(_judgement(key, words[key], base, others) for key in _JUDGED)]
+    if section == "modules" and found["ensemble"] == 1:
         lines += ["", "There are no rows of the ensemble: the checkpoint is one network, whose weights may be a mean "
                       "of several already."]
     return [*lines, "", f"Score: `{score_formula(found['terms'])}`"]
+
+
+def _costs(found):
+    """What the compared models are and take, and the sheet of their pictures."""
+    lines = _table(["", "M parameters", "training", "minutes", "s an image", "GB at most"],
+                   [[c["name"], f"{c['parameters'] / 1e6:.2f}",
+                     "; ".join(f"{steps} steps of {each:.2f} s" for steps, each in c["training"]),
+                     f"{sum(steps * each for steps, each in c['training']) / 60:.0f}", f"{c['seconds']:.2f}",
+                     f"{c['memory']:.2f}"] for c in found["costs"]])
+    return [*lines, "", f"![the same label maps, model by model]({found['sheet']})"]
 
 
 def _words(key, terms):
@@ -127,15 +150,15 @@ def _difference(key, difference):
     return f"{shown(difference, 3)}{', ' if verdict else ''}{verdict}"
 
 
-def _judgement(key, words, rows):
-    """A line that sorts the rows into better, worse and neither, by one figure."""
+def _judgement(key, words, base, rows):
+    """A line that sorts the rows into better, worse and neither than the row `base`, by one figure."""
     sorted_rows = {"better": [], "worse": [], "": []}
-    for row in rows[1:]:
+    for row in rows:
         sorted_rows[_verdict(key, Figure(*row["differences"][key]))].append(row["name"])
     parts = [f"{title}: {'; '.join(sorted_rows[verdict])}" for verdict, title in
              (("better", "better"), ("worse", "worse"), ("", "no difference that these pictures show"))
              if sorted_rows[verdict]]
-    return f"- {words}, against {rows[0]['name']}: {'. '.join(parts)}."
+    return f"- {words}, against {base}: {'. '.join(parts)}."
 
 
 def _table(head, rows):

@@ -55,13 +55,13 @@ class _Batch(NamedTuple):
 
 
 def make_pictures(job, checkpoint="default", device="auto", precision="auto", condition_cache_mb=None, recipe=None,
-                  **settings):
+                  model=None, **settings):
     """Makes the pictures of a `ContestJob` with a `Generator.from_checkpoint` of the arguments after it.
 
-    settings are keyword arguments of `Generator.infer`: rounds, color_transfer, ensemble, seed, sampler, steps,
-    final_color_transfer. Files are read and written in the background, a batch ahead and a batch behind at most; each
-    appears whole. Processes that mpirun has started share the pictures by name; the first of them also makes the
-    overview.
+    model: "iidm", "gaugan" or "clade", what the checkpoint must be (None: whatever it is). settings are keyword
+    arguments of `Generator.infer`: rounds, color_transfer, ensemble, seed, sampler, steps, final_color_transfer. Files
+    are read and written in the background, a batch ahead and a batch behind at most; each appears whole. Processes that
+    mpirun has started share the pictures by name; the first of them also makes the overview.
     Returns a sentence for each picture that could not be made; the others are made. Raises InputError where nothing can
     be made (folders, checkpoint or settings that are wrong) and at the first file that cannot be written; on Ctrl-C
     `Stopped`, after the pictures that are done have been written.
@@ -84,6 +84,8 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
 
                 generator = Generator.from_checkpoint(checkpoint, device, precision, condition_cache_mb, recipe)
                 num_classes = generator.num_classes
+                if model not in (None, generator.model):
+                    raise InputError(f"{checkpoint}: is of {generator.model}; expected {model}, as --model says")
         if waiting:
             bar = tqdm(total=len(mine), initial=len(mine) - len(waiting), unit="image", dynamic_ncols=True,
                        disable=not first)

@@ -33,6 +33,8 @@ class Generator:
     `config` the whole configuration they were trained with.
     """
 
+    model = "iidm"
+
     def __init__(self, autoencoder, unets, precision="fp32", condition_cache_mb=None, recipe=None, reference=False):
         """autoencoder is a `Checkpoint`, unets a list of them; the rest as in `from_checkpoint`, precision being "fp32"
         or "bf16". Raises InputError unless the checkpoints are of one run."""

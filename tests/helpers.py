@@ -79,3 +79,18 @@ def run_tool(name, *arguments, modules=None):
     path = os.pathsep.join(filter(None, [modules and str(modules), str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run([sys.executable, ROOT / "tools" / f"{name}.py", *map(str, arguments)],
                           env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+
+
+def write_random_weights(folder, config, seeds):
+    """Writes an autoencoder and a UNet for each of the seeds, of random weights, into a new folder."""
+    from jiidm.checkpoint import arrays_of, save_checkpoint
+    from jiidm.models.autoencoder import Autoencoder
+    from jiidm.models.unet import UNet
+
+    folder.mkdir()
+    unets = [("unet", UNet(config.unet), seed) for seed in seeds]
+    for kind, network, seed in [("autoencoder", Autoencoder(config.autoencoder), 0), *unets]:
+        random = np.random.default_rng(seed)
+        tensors = {name: (random.standard_normal(v.shape) / np.sqrt(np.prod(v.shape[1:]) if v.ndim > 1 else 4))
+                   .astype(np.float32) for name, v in arrays_of(network).items()}
+        save_checkpoint(folder / f"{kind}-{seed}.safetensors", kind, tensors, config, seed + 1)

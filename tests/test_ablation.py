@@ -3,13 +3,12 @@ import dataclasses
 import json
 import sys
 
-import numpy as np
 import pytest
-from helpers import ROOT, refused
+from helpers import ROOT, refused, write_random_weights
 from PIL import Image
 
 from jiidm import Generator
-from jiidm.checkpoint import arrays_of, save_checkpoint
+from jiidm.checkpoint import arrays_of
 from jiidm.config import InferenceConfig, RoundConfig
 from jiidm.data.folder import TestFolder as Masks
 from jiidm.data.folder import TrainingFolder, write_test_folder, write_training_folder
@@ -17,8 +16,6 @@ from jiidm.data.synthetic import draw_landscape
 from jiidm.evaluation.measure import Protocol, evaluate
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import save_segmenter
-from jiidm.models.autoencoder import Autoencoder
-from jiidm.models.unet import UNet
 from jiidm.runtime import jt
 
 sys.path.insert(0, str(ROOT))
@@ -46,13 +43,7 @@ def place(tmp_path_factory, tiny_config):
     jt.set_global_seed(1, False)
     save_segmenter(root / "segmenter.safetensors", arrays_of(Segformer(NETWORK)), NETWORK, 0)
     for folder, seeds in (("weights", (1, 2)), ("alone", (1,))):
-        (root / folder).mkdir()
-        unets = [("unet", UNet(config.unet), seed) for seed in seeds]
-        for kind, network, seed in [("autoencoder", Autoencoder(config.autoencoder), 0), *unets]:
-            random = np.random.default_rng(seed)
-            tensors = {name: (random.standard_normal(v.shape) / np.sqrt(np.prod(v.shape[1:]) if v.ndim > 1 else 4))
-                       .astype(np.float32) for name, v in arrays_of(network).items()}
-            save_checkpoint(root / folder / f"{kind}-{seed}.safetensors", kind, tensors, config, seed + 1)
+        write_random_weights(root / folder, config, seeds)
     return root
 
 
@@ -194,17 +185,18 @@ def test_verdicts_follow_the_intervals():
 
     up, down, none = [0.1, 0.05, 0.15], [-0.1, -0.15, -0.05], [0.01, -0.02, 0.03]
     rows = [row("one round"), row("three", score=up, mask_accuracy=down, style=none, lab_mean=down)]
-    kept = {
-        "about": {"command": "x", "weights": {}, "machine": {"processor": "p", "cores": 2}, "ensemble": 1},
-        "sections": {"modules": {"rows": rows, "terms": ["style"], "pictures": 3, "protocol": {"pictures measured": 3},
-                                 "identity": {"recipe": {"rounds": [], "sampler": "ddim"}}}},
-    }
+    kept = {"sections": {"modules": {
+        "rows": rows, "terms": ["style"], "pictures": 3, "protocol": {"pictures measured": 3}, "ensemble": 1,
+        "identity": {"recipe": {"rounds": [], "sampler": "ddim"}},
+        "command": "x", "weights": {"unet": "0123456789abcdef"}, "machine": {"processor": "p", "cores": 2},
+    }}}
     text = markdown_of(kept)
     assert "| three | 0.100 (0.050 to 0.150), better | -0.100 (-0.150 to -0.050), worse | " \
            "0.010 (-0.020 to 0.030) | -0.100 (-0.150 to -0.050), better |" in text
     assert "- contest score over style only, against one round: better: three." in text
     assert "- mask accuracy, against one round: worse: three." in text
     assert "- style correlation, against one round: no difference that these pictures show: three." in text
+    assert "Made by `x` on p, 2 cores, with weights (sha256) unet 0123456789ab." in text
     assert "no rows of the ensemble" in text and "Recipe: 0 rounds (), sampler ddim." in text
 
 

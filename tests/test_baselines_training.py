@@ -1,6 +1,7 @@
 """Training and use of GauGAN and CLADE at a tiny size: losses, going on bit for bit, weights, pictures."""
 import csv
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -133,6 +134,8 @@ def test_a_run_is_not_written_over(data, finished):
 def test_description(data):
     lines = describe_training(RUNS["gaugan"], data, "cpu")
     assert "4 photos" in lines[0] and lines[1].startswith("gaugan: ") and lines[2].startswith("discriminator: ")
+    seconds, hours = re.fullmatch(r"time: ([\d.]+) s a step, measured; ([\d.]+) hours", lines[-1]).groups()
+    assert float(seconds) > 0 and float(hours) >= 0 and not list(data.parent.glob("*.csv"))
 
 
 @pytest.mark.parametrize("section, change, words", [

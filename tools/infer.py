@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from jiidm.files import run_processes
+from jiidm.files import InputError, run_processes
 
 
 def main():
@@ -12,7 +12,11 @@ def main():
                         help="folder with label_to_img.json and one folder of label PNGs")
     parser.add_argument("--img_path", required=True, type=Path, help="folder of style photos, or one that has imgs/")
     parser.add_argument("--output_path", required=True, type=Path, help="folder for the pictures")
-    parser.add_argument("--checkpoint", default="default", help="folder of checkpoints (default: the package's own)")
+    parser.add_argument("--checkpoint", metavar="FOLDER",
+                        help="folder of checkpoints (default: the package's own; with --model gaugan or clade "
+                             "runs/MODEL/weights, where the README's training puts them)")
+    parser.add_argument("--model", choices=("iidm", "gaugan", "clade"),
+                        help="what the checkpoint must be (default: iidm without --checkpoint, else whatever it is)")
     parser.add_argument("--rounds", type=int, help="how many rounds of the recipe (default: all)")
     parser.add_argument("--recipe", type=Path, metavar="FILE.yaml",
                         help="keys of the inference section to put in place of the checkpoint's own")
@@ -46,13 +50,19 @@ def main():
     with stoppable():
         from jiidm.contest import ContestJob, make_pictures
 
+        checkpoint = args.checkpoint or "default"
+        if args.checkpoint is None and args.model in ("gaugan", "clade"):
+            checkpoint = Path("runs") / args.model / "weights"
+            if not checkpoint.is_dir():
+                raise InputError(f"{checkpoint}: no such folder; train the model with tools/train.py {args.model} "
+                                 f"--config {args.model} --run runs/{args.model} ..., or give --checkpoint")
         job = ContestJob(
             args.input_path, args.img_path, args.output_path, args.width, args.height, args.quality, args.batch,
             args.resume, args.save_steps, args.overview,
         )
         problems = make_pictures(
-            job, args.checkpoint, args.device, args.precision, args.condition_cache_mb, args.recipe, rounds=args.rounds,
-            sampler=args.sampler, steps=args.steps, ensemble=not args.no_ensemble, seed=args.seed,
+            job, checkpoint, args.device, args.precision, args.condition_cache_mb, args.recipe, args.model,
+            rounds=args.rounds, sampler=args.sampler, steps=args.steps, ensemble=not args.no_ensemble, seed=args.seed,
             color_transfer={"on": True, "off": False}.get(args.color_transfer, args.color_transfer),
             final_color_transfer={"none": False}.get(args.final_color_transfer, args.final_color_transfer),
         )

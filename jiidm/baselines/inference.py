@@ -27,12 +27,13 @@ class BaselineGenerator:
     """Semantic image synthesis with GauGAN (Park et al. 2019) or CLADE (Tan et al. 2021).
 
     Make one with `BaselineGenerator.from_checkpoint`. `width` and `height` are the size in pixels that it works at,
-    `num_classes` how many labels it knows, `config` the `BaselineRun` that it was trained with.
+    `num_classes` how many labels it knows, `config` the `BaselineRun` that it was trained with, `model` "gaugan" or
+    "clade".
     """
 
     def __init__(self, checkpoint):
         """checkpoint is a `Checkpoint` from `load_baseline`. Raises InputError where it is not one whole network."""
-        self.checkpoint, self.config = checkpoint, checkpoint.config
+        self.checkpoint, self.config, self.model = checkpoint, checkpoint.config, checkpoint.kind
         self.width, self.height = self.config.image.width, self.config.image.height
         self.num_classes = self.config.generator.num_classes
         self._network = baseline_of(checkpoint)

@@ -1,5 +1,6 @@
 """Training of GauGAN and CLADE on photos and label maps: generator and style encoder against the discriminator."""
 import contextlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,7 @@ from jiidm.training.claim import claimed
 from jiidm.training.ema import EMA
 from jiidm.training.gradients import Gradients
 from jiidm.training.loop import train_loop
+from jiidm.training.plan import measured
 from jiidm.training.processes import added, count, is_first, own_share, wait_for_all
 from jiidm.training.saved import saved_states
 from jiidm.training.state import TrainingState, batch_indices, step_generator
@@ -53,7 +55,8 @@ def train_baseline(config, data, run, validation=None, resume=None, device="auto
 
 
 def describe_training(config, data, device="auto"):
-    """Lines that say what the networks of a `BaselineRun` are and cost, for the training on the folder `data`."""
+    """Lines that say what the networks of a `BaselineRun` are and cost, and what their training on the folder `data`
+    takes on this machine."""
     folder, _ = _checked(config, data, None, device)
     image, generator, network = config.image, config.generator, Baseline(config)
     adversary = MultiscaleDiscriminator(config.discriminator, generator.num_classes)
@@ -69,7 +72,9 @@ def describe_training(config, data, device="auto"):
     for name, module, run in costs:
         lines.append(f"{name}: {parameter_count(module):,} parameters, {multiplications(module, run) / 1e9:.2f} G "
                      f"multiplications a picture forward")
-    return lines
+    seconds, memory = measured(BaselineTrainer(config, folder, Path("/")), training.steps - 1)  # writes nothing
+    return [*lines, f"memory: {memory / 1e9:.2f} GB, measured",
+            f"time: {seconds:.2f} s a step, measured; {seconds * training.steps / 3600:.2f} hours"]
 
 
 def _checked(config, data, validation, device):

@@ -67,6 +67,7 @@ def measured(trainer, step):
     seconds = []
     for _ in range(_STEPS + 1):
         start = time.perf_counter()
+        trainer.begin(step)
         _, gradients = trainer.compute(step, trainer.batch(step))
         trainer.update(step, 0.0, gradients)
         jt.sync_all(True)

@@ -1,0 +1,148 @@
+"""What the tables of pictures share: measuring folders of pictures of the same label maps, rows with their differences,
+and the file that keeps all figures."""
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.ablation_report import write_results
+from benchmarks.measuring import machine
+from jiidm.checkpoint import source_of
+from jiidm.data.folder import fit_photo, read_photo
+from jiidm.evaluation import metrics
+from jiidm.evaluation.measure import FRECHET_RESAMPLES, Protocol, evaluate, resized
+from jiidm.evaluation.pairing import find_pictures, find_tasks
+from jiidm.evaluation.weights import load_segmenter
+from jiidm.files import InputError, output_folder, written_whole
+from jiidm.generator import DEFAULT_WEIGHTS
+from jiidm.inference.color_transfer import transfer_color
+
+
+def add_arguments(parser):
+    """Adds the arguments that a `Gallery` reads, and where the results go, to an `ArgumentParser`."""
+    parser.add_argument("--labels", required=True, type=Path, metavar="DIR", help="test folder with label_to_img.json")
+    parser.add_argument("--references", required=True, type=Path, metavar="DIR",
+                        help="folder of the style photos, or one that has imgs/")
+    parser.add_argument("--real", type=Path, metavar="DIR",
+                        help="real photos of the same label maps: the ceiling, and what the transfers do to photos")
+    parser.add_argument("--segmenter", type=Path, metavar="FILE", help="evaluator (default: the package's own)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of ablation.json")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of results.md and the curves")
+
+
+class Gallery:
+    """Measures folders of pictures of one test folder; `folder` is a temporary one.
+
+    `tasks` are the label maps with their references, `real` the `Pictures` of the real photos or None, and `said` is
+    the protocol of the last measurement.
+    """
+
+    def __init__(self, arguments, folder):
+        self.given, self.folder, self.real, self.said = arguments, folder, None, {}
+        self.segmenter = load_segmenter(arguments.segmenter).sha256  # told before any picture is made
+        self.tasks, _, problems = find_tasks(arguments.labels, arguments.references)
+        _check(problems)
+        self.protocol = Protocol(resamples=arguments.resamples,
+                                 frechet_resamples=min(arguments.resamples, FRECHET_RESAMPLES))
+        if arguments.real is not None:
+            photos = arguments.real / "imgs" if (arguments.real / "imgs").is_dir() else arguments.real
+            self.real, problems = find_pictures(photos, self.tasks, one_size=False, extra_allowed=True)
+            _check(problems)
+
+    def measured(self, folder, tasks):
+        """The `Measured` of a folder of pictures."""
+        found = evaluate(folder, self.given.labels, self.given.references, segmenter=self.given.segmenter,
+                         keep=self.folder / "statistics", allow_missing=len(tasks) < len(self.tasks),
+                         protocol=self.protocol)
+        self.said = {name: str(text).replace(str(self.given.references), self.given.references.name)
+                     for name, text in found.protocol.items()}
+        return found.sets["results"]
+
+    def transferred(self, tasks, files, size, method="", share=1.0):
+        """A folder with the pictures `files` (stem to path) in `size` (width, height), after the share of a transfer by
+        method ("": none) to the colours of their references."""
+        folder = emptied(self.folder / "transferred")
+        for task in tasks:
+            picture = resized(read_photo(files[task.stem]), *size)
+            picture = transfer_color(picture, style_of(task, size), method, share) if method else picture
+            Image.fromarray(picture).save(folder / f"{task.stem}.png")
+        return folder
+
+
+def style_of(task, size):
+    """The reference of a task in `size` (width, height), H x W x 3 uint8."""
+    return fit_photo(read_photo(task.reference), *size)
+
+
+def emptied(folder):
+    """The folder, new and empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def _check(problems):
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(f"{'; '.join(problems[:3])}{more}; mend the folders first: every label map is to be measured")
+
+
+def row_of(name, measured, base, seconds=None, **more):
+    """A row for the JSON: figures, and differences from the `Measured` base where there is one, as [value, low, high].
+
+    Both have the same resamples of the same pictures, so that the differences are paired.
+    """
+    differences = {}
+    for key, figure in measured.figures.items() if base is not None else ():
+        count = min(len(measured.replicates[key]), len(base.replicates[key]))
+        apart = measured.replicates[key][:count] - base.replicates[key][:count]
+        differences[key] = list(metrics.figure(figure.value - base.figures[key].value, apart))
+    figures = {key: list(figure) for key, figure in measured.figures.items()}
+    return {"name": name, "figures": figures, "differences": differences, "seconds": seconds, **more}
+
+
+def weights_of(checkpoint):
+    """{file: sha256} of a folder of checkpoints."""
+    folder = DEFAULT_WEIGHTS if checkpoint == "default" else Path(checkpoint)
+    sources = [source_of(path) for path in sorted(folder.glob("*.safetensors"))]
+    return {source.file: source.sha256 for source in sources}
+
+
+def about_weights(checkpoints):
+    """What a section says of where it comes from: the command, the machine, and the weights of {name: folder}."""
+    weights = {f"{name}: {file}" if name else file: digest for name, folder in checkpoints.items()
+               for file, digest in weights_of(folder).items()}
+    return {"command": _command(), "machine": machine(), "weights": weights}
+
+
+def kept_figures(folder):
+    """The figures that ablation.json in `folder` holds, and its path. Raises InputError where it holds others."""
+    path = folder / "ablation.json"
+    try:
+        kept = json.loads(path.read_text("utf-8")) if path.exists() else {"sections": {}}
+        kept["sections"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the figures of this program ({error}); remove it or give another --output") \
+            from error
+    return kept, path
+
+
+def keep_section(kept, path, docs, section, found):
+    """Puts a section among the `kept` figures (None: only what is there), and writes them and the results anew; returns
+    the files written."""
+    if found is not None:
+        kept["sections"][section] = found
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    return [path, *write_results(kept, output_folder(docs))]
+
+
+def _command():
+    """The command line, with the names of files and folders alone."""
+    tool = Path(sys.argv[0]).name
+    return shlex.join(["python", f"benchmarks/{tool}", *(Path(a).name if "/" in a else a for a in sys.argv[1:])])

@@ -1,0 +1,210 @@
+"""The paper's comparison: GauGAN, CLADE and IIDM on the pictures of one test folder, what they take, and a sheet.
+
+  python benchmarks/tables.py --labels TEST --references TRAIN --real PHOTOS \
+      --model GauGAN=runs/gaugan/weights --model CLADE=runs/clade/weights --model IIDM=runs/default/weights
+
+A model with a recipe has two rows, one round and the full recipe; the full recipe of the first of them is what all
+other rows are compared with. GauGAN and CLADE have one, and one with that recipe's last colour transfer after it.
+Pictures are made in a process of each model's own, which tells time and memory; the times of training are those of its
+steps, measured here, times their number. The table goes where benchmarks/ablation.py puts its own.
+"""
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.ablation_settings import ONE_ROUND  # noqa: E402
+from benchmarks.gallery import (  # noqa: E402
+    Gallery,
+    about_weights,
+    add_arguments,
+    emptied,
+    keep_section,
+    kept_figures,
+    row_of,
+    style_of,
+)
+from benchmarks.measuring import peak_gb  # noqa: E402
+from jiidm import Generator  # noqa: E402
+from jiidm.baselines.cost import parameter_count  # noqa: E402
+from jiidm.baselines.training import BaselineTrainer  # noqa: E402
+from jiidm.data.folder import TrainingFolder, read_photo  # noqa: E402
+from jiidm.evaluation.measure import resized  # noqa: E402
+from jiidm.evaluation.pairing import find_tasks  # noqa: E402
+from jiidm.files import InputError, output_folder, run_tool, written_whole  # noqa: E402
+from jiidm.inference.color_transfer import transfer_color  # noqa: E402
+from jiidm.labels import colorize, read_label_map, resize_labels  # noqa: E402
+from jiidm.pictures import sheet_of  # noqa: E402
+from jiidm.training.autoencoder import AutoencoderTrainer  # noqa: E402
+from jiidm.training.plan import made_up_store, measured  # noqa: E402
+from jiidm.training.unet import UNetTrainer  # noqa: E402
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+class Manner(NamedTuple):
+    """A row: its name, the folder of a model's weights, arguments of `infer`, and the colour transfer after it."""
+
+    name: str
+    weights: str
+    arguments: dict
+    final: str = ""
+    share: float = 1.0
+
+
+def make(manner, tasks, folder, seed):
+    """Makes the pictures of a manner in a folder, before its final transfer; returns seconds an image, and the most
+    memory of the process in GB."""
+    generator = Generator.from_checkpoint(manner.weights)
+    size, began = generator.batch_size(), None
+    for start in range(-size, len(tasks), size):  # the first ones once more before: kernels are compiled then
+        if start == 0:
+            began = time.perf_counter()
+        some = tasks[max(0, start) : max(0, start) + size]
+        pictures = generator.infer([task.labels for task in some], [task.reference for task in some], seed=seed,
+                                   names=[task.stem for task in some], **manner.arguments)
+        for task, picture in zip(some, pictures, strict=True):
+            picture.save(folder / f"{task.stem}.png")
+    return (time.perf_counter() - began) / len(tasks), peak_gb()
+
+
+def training_of(weights, data):
+    """How many parameters the networks in the folder `weights` have, and what their training took: a list of (steps,
+    seconds a step), the latter measured now, on the photos of `data`, at a step in the middle."""
+    generator, nowhere = Generator.from_checkpoint(weights), Path("/")  # nothing is written
+    config, folder = generator.config, TrainingFolder(data)
+    if not isinstance(generator, Generator):
+        trainers = [(generator.checkpoint.step, BaselineTrainer(config, folder, nowhere))]
+    else:
+        network = generator.checkpoints[-1]
+        before = sum(source.step for source in network.provenance) if network.note.startswith("fine-tuned") else 0
+        trainers = [(config.train_autoencoder.steps, AutoencoderTrainer(config, folder, nowhere)),
+                    (before + network.step, UNetTrainer(config, made_up_store(config), None, nowhere, []))]
+    took = [(steps, measured(trainer, trainer.training.steps // 2)[0]) for steps, trainer in trainers]
+    return sum(parameter_count(trainer.network) for _, trainer in trainers), took
+
+
+def apart(function, *arguments):
+    """What the function returns in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def manners_of(models):
+    """The rows of {name: folder}, and the name of the one that the others are compared with."""
+    loaded = {name: Generator.from_checkpoint(weights) for name, weights in models.items()}
+    ours = next((name for name, generator in loaded.items() if isinstance(generator, Generator)), None)
+    if ours is None:
+        raise InputError(f"{', '.join(models)}: all of them are baselines; expected weights of IIDM among them")
+    recipe, found = loaded[ours].config.inference, []
+    for name, generator in loaded.items():
+        if isinstance(generator, Generator):
+            found += [Manner(f"{name}, one round", models[name], {**ONE_ROUND, "final_color_transfer": False}),
+                      Manner(f"{name}, full", models[name], {})]
+            continue
+        found.append(Manner(name, models[name], {}))
+        if recipe.final_color_transfer:
+            found.append(Manner(f"{name}, colour transfer at the end", models[name], {}, recipe.final_color_transfer,
+                                recipe.final_color_share))
+    sizes = {(generator.width, generator.height) for generator in loaded.values()}
+    if len(sizes) > 1:
+        raise InputError(f"{', '.join(models)}: make pictures of {len(sizes)} sizes; expected one")
+    return found, f"{ours}, full", sizes.pop()
+
+
+def measure(gallery, models, data):
+    """Rows and costs of {name: folder of weights}."""
+    manners, base_name, size = manners_of(models)
+    found, costs, made = {}, {}, None
+    if gallery.real is not None:
+        photos = gallery.transferred(gallery.tasks, gallery.real.files, size)
+        found["real photos"] = gallery.measured(photos, gallery.tasks), None
+    for manner in manners:
+        print(manner.name, flush=True)
+        seconds = None
+        if not manner.final:
+            made = emptied(gallery.folder / "made")
+            seconds, memory = apart(make, manner, gallery.tasks, made, gallery.given.seed)
+            cost = {"name": manner.name, "seconds": seconds, "memory": memory}
+            costs.setdefault(manner.weights, []).append(cost)
+        files = {task.stem: made / f"{task.stem}.png" for task in gallery.tasks}
+        folder = gallery.transferred(gallery.tasks, files, size, manner.final, manner.share)
+        found[manner.name] = gallery.measured(folder, gallery.tasks), seconds
+    for weights, several in costs.items():
+        parameters, training = apart(training_of, weights, data)
+        for cost in several:
+            cost |= {"parameters": parameters, "training": training}
+    base = found[base_name][0]
+    rows = [row_of(name, one, None if name == base_name else base, seconds) for name, (one, seconds) in found.items()]
+    return {"rows": rows, "terms": list(base.score_terms), "costs": [c for several in costs.values() for c in several]}
+
+
+def write_sheet(path, labels, references, models, seed, count):
+    """Writes a sheet of the first `count` label maps of a test folder: style, label map, and every manner's picture."""
+    tasks, _, problems = find_tasks(labels, references)
+    if problems:
+        raise InputError(problems[0])
+    manners, _, size = manners_of(models)
+    tasks = tasks[:count]
+    rows = [[style_of(task, size) for task in tasks],
+            [colorize(resize_labels(read_label_map(task.labels), *size)) for task in tasks]]
+    with tempfile.TemporaryDirectory(prefix="jiidm-sheet-") as folder:
+        for manner in manners:
+            if not manner.final:
+                apart(make, manner, tasks, Path(folder), seed)
+            pictures = [resized(read_photo(Path(folder) / f"{task.stem}.png"), *size) for task in tasks]
+            if manner.final:
+                pictures = [transfer_color(picture, style, manner.final, manner.share)
+                            for picture, style in zip(pictures, rows[0], strict=True)]
+            rows.append(pictures)
+    with written_whole(path) as temporary:
+        Image.fromarray(sheet_of(rows, ["style", "label map", *(m.name for m in manners)])).save(temporary, quality=92)
+
+
+def parse_arguments():
+    """The command line as `argparse` gives it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER",
+                        help="a model's name in the table and the folder of its weights (default: the package's own); "
+                             "several times")
+    parser.add_argument("--sheet", default="comparison.jpg", metavar="FILE",
+                        help="name of the sheet, beside the results (default comparison.jpg)")
+    parser.add_argument("--sheet-labels", type=Path, default=EXAMPLES / "test", metavar="DIR",
+                        help="test folder of the sheet (default: the examples)")
+    parser.add_argument("--sheet-references", type=Path, default=EXAMPLES / "train", metavar="DIR")
+    parser.add_argument("--sheet-count", type=int, default=6, metavar="N", help="label maps on it (default 6)")
+    return parser.parse_args()
+
+
+def main():
+    """Reads the arguments, measures, and writes figures, results and sheet."""
+    arguments = parse_arguments()
+    models = dict(text.partition("=")[::2] for text in arguments.model)
+    if "" in models or "" in models.values():
+        raise InputError(f"--model {' '.join(arguments.model)}: expected NAME=FOLDER of each")
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
+    kept, path = kept_figures(arguments.output)
+    docs = output_folder(arguments.docs)
+    with tempfile.TemporaryDirectory(prefix="jiidm-tables-") as folder:
+        gallery = Gallery(arguments, Path(folder))
+        found = measure(gallery, models, arguments.references)
+    write_sheet(docs / arguments.sheet, arguments.sheet_labels, arguments.sheet_references, models, arguments.seed,
+                arguments.sheet_count)
+    found |= {"pictures": len(gallery.tasks), "protocol": gallery.said, "sheet": arguments.sheet,
+              **about_weights(models)}
+    written = [docs / arguments.sheet, *keep_section(kept, path, docs, "comparison", found)]
+    print(f"written: {', '.join(map(str, written))}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

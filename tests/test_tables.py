@@ -1,0 +1,136 @@
+"""The comparison with GauGAN and CLADE, and that of the training's options: rows, differences, costs."""
+import dataclasses
+import json
+import sys
+
+import pytest
+from helpers import ROOT, refused, write_random_weights
+
+from jiidm import Generator
+from jiidm.baselines.config import BaselineRun, DiscriminatorConfig, GeneratorConfig, GeneratorTrainingConfig
+from jiidm.baselines.networks import Baseline, save_baseline
+from jiidm.checkpoint import arrays_of
+from jiidm.config import ImageConfig, InferenceConfig, RoundConfig, to_dict
+from jiidm.data.folder import TestFolder as Masks
+from jiidm.data.folder import TrainingFolder, read_photo, write_test_folder, write_training_folder
+from jiidm.data.synthetic import draw_landscape
+from jiidm.evaluation.measure import Protocol, evaluate
+from jiidm.evaluation.segformer import Segformer, SegformerConfig
+from jiidm.evaluation.weights import save_segmenter
+from jiidm.runtime import jt
+from jiidm.stages import Stages
+
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import tables, training_options  # noqa: E402
+
+NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
+pytestmark = pytest.mark.filterwarnings("ignore:.*Frechet")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_config):
+    """train/, test/ with 3 label maps, iidm/ and gaugan/ of random weights, config, and the file of a segmenter."""
+    root = tmp_path_factory.mktemp("tables")
+    write_training_folder(root / "train", ((f"style{i}", *draw_landscape((1, i), 48, 32)) for i in range(4)))
+    scenes = ((f"mask{i}", draw_landscape((2, i), 48, 32)[1]) for i in range(3))
+    write_test_folder(root / "test", scenes, TrainingFolder(root / "train"))
+    config = dataclasses.replace(
+        tiny_config, unet=dataclasses.replace(tiny_config.unet, num_classes=29),
+        inference=InferenceConfig((RoundConfig(3.0, "ddim20", 3), RoundConfig(3.0, "ddim20", 2)),
+                                  final_color_transfer="transport", final_color_share=0.5),
+        train_autoencoder=dataclasses.replace(tiny_config.train_autoencoder, steps=8, batch=2, crop=16),
+        train_unet=dataclasses.replace(tiny_config.train_unet, batch=2),
+    )
+    jt.set_global_seed(1, False)
+    save_segmenter(root / "segmenter.safetensors", arrays_of(Segformer(NETWORK)), NETWORK, 0)
+    write_random_weights(root / "iidm", config, (4,))
+    run = BaselineRun(ImageConfig(48, 32), GeneratorConfig("spade", 29, 2, 4, 4, 6, 2, 16),
+                      DiscriminatorConfig(4, 2, 1), GeneratorTrainingConfig(steps=6, batch=2))
+    (root / "gaugan").mkdir()
+    save_baseline(root / "gaugan" / "gaugan.safetensors", arrays_of(Baseline(run)), run, 6)
+    (root / "config.yaml").write_text(json.dumps(to_dict(config)))
+    return root
+
+
+def run_tool(tool, place, output, monkeypatch, *options):
+    """Runs a tool's main with the folders of `place` and returns the kept figures and the results."""
+    folders = {"--labels": "test", "--references": "train", "--segmenter": "segmenter.safetensors"}
+    given = [text for name, value in folders.items() for text in (name, str(place / value))]
+    monkeypatch.setattr(sys, "argv", [tool.__file__, *given, "--resamples", "40", "--output", str(output),
+                                      "--docs", str(output / "docs"), *map(str, options)])
+    tool.main()
+    return json.loads((output / "ablation.json").read_text()), (output / "docs" / "results.md").read_text()
+
+
+def test_comparison(place, tmp_path, monkeypatch):
+    kept, text = run_tool(
+        tables, place, tmp_path, monkeypatch, "--model", f"GauGAN={place / 'gaugan'}", "--model",
+        f"IIDM={place / 'iidm'}", "--sheet-labels", place / "test", "--sheet-references", place / "train",
+        "--sheet-count", 2)
+    found = kept["sections"]["comparison"]
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == ["GauGAN", "GauGAN, colour transfer at the end", "IIDM, one round", "IIDM, full"]
+    # the figures are those of the pictures that infer makes
+    for name, folder, settings in (
+        ("GauGAN", "gaugan", {}), ("IIDM, full", "iidm", {}),
+        ("IIDM, one round", "iidm", {"rounds": 1, "final_color_transfer": False}),
+    ):
+        generator, pictures = Generator.from_checkpoint(place / folder), tmp_path / name
+        pictures.mkdir()
+        for item in Masks(place / "test", place / "train").items:
+            generator.infer(item.mask, item.reference, names=[item.mask.stem], **settings).save(
+                pictures / f"{item.mask.stem}.png")
+        figures = evaluate(pictures, place / "test", place / "train", segmenter=place / "segmenter.safetensors",
+                           protocol=Protocol(resamples=40, frechet_resamples=40)).sets["results"].figures
+        assert rows[name]["figures"] == {key: pytest.approx(list(f), abs=1e-6) for key, f in figures.items()}
+    assert not rows["IIDM, full"]["differences"]
+    for name in ("GauGAN", "IIDM, one round"):
+        values = [rows[row]["figures"]["style"][0] for row in (name, "IIDM, full")]
+        assert rows[name]["differences"]["style"][0] == pytest.approx(values[0] - values[1])
+    nearer = [rows[f"GauGAN{end}"]["figures"]["lab_mean"][0] for end in (", colour transfer at the end", "")]
+    assert nearer[0] < nearer[1]
+    costs = {cost["name"]: cost for cost in found["costs"]}
+    assert list(costs) == ["GauGAN", "IIDM, one round", "IIDM, full"]
+    assert [steps for steps, _ in costs["GauGAN"]["training"]] == [6]
+    assert [steps for steps, _ in costs["IIDM, full"]["training"]] == [8, 5]
+    for cost in costs.values():
+        assert cost["parameters"] > 1000 and cost["seconds"] > 0 and 0.05 < cost["memory"] < 20
+        assert all(seconds > 0 for _, seconds in cost["training"])
+    assert "Differences to IIDM, full:" in text and "(comparison.jpg)" in text and str(place) not in text
+    sheet = read_photo(tmp_path / "docs" / "comparison.jpg")
+    assert sheet.shape[1] >= 2 * 48 and sheet.shape[0] >= 6 * 32 and sheet.std() > 10
+
+
+def test_comparison_needs_a_recipe_and_names(place, tmp_path, monkeypatch):
+    refused(lambda: run_tool(tables, place, tmp_path, monkeypatch, "--model", f"GauGAN={place / 'gaugan'}"), "GauGAN",
+            "expected weights of IIDM")
+    refused(lambda: run_tool(tables, place, tmp_path, monkeypatch, "--model", place / "iidm"), "NAME=FOLDER")
+
+
+def test_options_of_the_training(place, tmp_path, monkeypatch):
+    """Each option is trained once; the second call only measures."""
+    config = training_options.load_config(place / "config.yaml")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "autoencoder.safetensors").write_bytes((place / "iidm" / "autoencoder-0.safetensors").read_bytes())
+    Stages(config, place / "train", run, resume="auto").latents()
+    monkeypatch.setattr(training_options, "OPTIONS", training_options.OPTIONS[:2])
+    options = ("--run", run, "--data", place / "train", "--config", place / "config.yaml", "--steps", 2)
+    monkeypatch.setattr(training_options, "measure", lambda *_: pytest.fail("only one option is to be trained"))
+    with pytest.raises(FileNotFoundError):  # of the figures, which it does not write
+        run_tool(training_options, place, tmp_path, monkeypatch, *options, "--train-only", "v")
+    made = run / "options" / "v" / "unet-0000002.safetensors"
+    stamp = made.stat().st_mtime_ns
+    monkeypatch.undo()
+    monkeypatch.setattr(training_options, "OPTIONS", training_options.OPTIONS[:2])
+    kept, text = run_tool(training_options, place, tmp_path, monkeypatch, *options)
+    assert made.stat().st_mtime_ns == stamp
+    rows = kept["sections"]["training"]["rows"]
+    assert [row["name"] for row in rows] == ["noise, the paper's", "v"] and not rows[0]["differences"]
+    weights = [Generator.from_checkpoint(run / "options" / name / "weights") for name in ("epsilon", "v")]
+    assert [g.config.diffusion.prediction for g in weights] == ["epsilon", "v"]
+    assert all(g.checkpoints[0].step == 2 for g in weights)
+    assert "## Options of the training" in text and "Differences to noise, the paper's:" in text
+    refused(lambda: run_tool(training_options, place, tmp_path, monkeypatch, *options[2:], "--run", place / "iidm"),
+            "autoencoder.safetensors", "expected a run")
