@@ -48,11 +48,11 @@ ablation: pictures-given setup
 	$(BIN)/python benchmarks/ablation.py --labels "$(LABELS)" --references "$(REFERENCES)" $(if $(REAL),--real "$(REAL)") \
 	  $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(if $(SEGMENTER),--segmenter "$(SEGMENTER)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(ONLY),--only $(ONLY))
 
-# GauGAN and CLADE as trained into runs/gaugan and runs/clade; IIDM=FOLDER for other weights than the package's
-IIDM ?= default
+# of the models that the README's commands train, and of the package's weights
 tables: pictures-given setup
 	$(BIN)/python benchmarks/tables.py --labels "$(LABELS)" --references "$(REFERENCES)" $(if $(REAL),--real "$(REAL)") \
-	  --model "GauGAN=runs/gaugan/weights" --model "CLADE=runs/clade/weights" --model "IIDM=$(IIDM)"
+	  --model "GauGAN=runs/gaugan/weights" --model "CLADE=runs/clade/weights" \
+	  --model "IIDM=runs/default/weights" --model "IIDM, default weights=default"
 
 pictures-given:
 	@if [ -z "$(DATA)" ] && { [ "$(LABELS)" = /test ] || [ "$(REFERENCES)" = /train ]; }; then \

@@ -9,7 +9,7 @@ from jiidm.inference.refinement import chosen_solver_steps
 TABLES, CURVES = ("real", "modules", "options"), ("guidance", "start", "steps")
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-SHARES = (0.5, 0.7)
+SHARES = (0.4, 0.6)
 STEPS = (10, 20, 50, 100, 200, 300)
 OPTIONS = (
     ("guidance rescale 0.3", {"guidance_rescale": 0.3}), ("guidance rescale 0.7", {"guidance_rescale": 0.7}),

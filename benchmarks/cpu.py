@@ -1,5 +1,6 @@
 """The benchmark on the CPU: every row is a ratio of two times of the same run. `make bench`, on a quiet machine."""
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -24,8 +25,12 @@ from benchmarks.measuring import (  # noqa: E402
     with_random_weights,
     write_report,
 )
+from jiidm.baselines.config import load_baseline_run  # noqa: E402
+from jiidm.baselines.cost import parameter_count  # noqa: E402
+from jiidm.baselines.inference import BaselineGenerator  # noqa: E402
+from jiidm.baselines.networks import Baseline, save_baseline  # noqa: E402
 from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
-from jiidm.config import AutoencoderConfig, Config, UNetConfig  # noqa: E402
+from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig, builtin_config  # noqa: E402
 from jiidm.data.latents import one_hot_batch  # noqa: E402
 from jiidm.diffusion.guidance import GuidedDenoiser, ReferenceDenoiser  # noqa: E402
 from jiidm.diffusion.samplers import ddim  # noqa: E402
@@ -271,7 +276,24 @@ def pictures(folder):
                   note=f"192 x 144 pixels, batch 4, {warm[name] / 4:.2f} s an image")
 
 
-SECTIONS = {f.__name__: f for f in (step, kernels, autoencoder, growth, pictures)}
+def baselines(folder):
+    """A picture of GauGAN and of CLADE."""
+    labels = np.random.default_rng(0).integers(0, 29, (6, 8)).astype(np.uint8).repeat(32, 0).repeat(32, 1)
+    photo = labels[..., None].repeat(3, 2) * 8
+    for model in ("gaugan", "clade"):
+        config = dataclasses.replace(load_baseline_run(builtin_config(model)), image=ImageConfig(256, 192))
+        network = Baseline(config)
+        save_baseline(folder / f"{model}.safetensors", arrays_of(network), config, 0)
+        generator = BaselineGenerator.from_checkpoint(folder / f"{model}.safetensors", "cpu")
+
+        def picture(generator=generator):
+            generator.infer(labels, photo)
+
+        yield row(f"{model}, a picture of 256 x 192", seconds(picture), "s",
+                  note=f"configs/{model}.yaml, {parameter_count(network) / 1e6:.1f} M parameters")
+
+
+SECTIONS = {f.__name__: f for f in (step, kernels, autoencoder, growth, pictures, baselines)}
 
 
 def full_recipe(rows):

@@ -1,6 +1,7 @@
 """What the tables of pictures share: measuring folders of pictures of the same label maps, rows with their differences,
 and the file that keeps all figures."""
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -143,6 +144,6 @@ def keep_section(kept, path, docs, section, found):
 
 
 def _command():
-    """The command line, with the names of files and folders alone."""
-    tool = Path(sys.argv[0]).name
-    return shlex.join(["python", f"benchmarks/{tool}", *(Path(a).name if "/" in a else a for a in sys.argv[1:])])
+    """The command line, with the names alone of files and folders that were given from the root on."""
+    given = (re.sub(r"(^|=)/.*?([^/]+)/?$", r"\1\2", argument) for argument in sys.argv[1:])
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])

@@ -74,21 +74,21 @@ def test_modules_are_measured_as_infer_makes_them(tool, place, tmp_path):
     kept = tool(tmp_path / "out", "--only", "modules", "real", "--real", place / "real")
     assert names_of(kept, "modules") == [
         "one round", "one round, reinhard at the end", "one round, histogram at the end",
-        "one round, transport at the end", "one round, 0.5 of transport at the end",
-        "one round, 0.7 of transport at the end", "one round, ensemble", "2 rounds",
+        "one round, transport at the end", "one round, 0.4 of transport at the end",
+        "one round, 0.6 of transport at the end", "one round, ensemble", "2 rounds",
         "2 rounds, colour transfer between",
         "all together", "all together, reinhard at the end", "all together, histogram at the end",
-        "all together, transport at the end", "all together, 0.5 of transport at the end",
-        "all together, 0.7 of transport at the end", "all together, histogram between",
+        "all together, transport at the end", "all together, 0.4 of transport at the end",
+        "all together, 0.6 of transport at the end", "all together, histogram between",
         "all together, transport between",
     ]
     rows = {row["name"]: row for row in kept["sections"]["modules"]["rows"]}
-    generator = Generator.from_checkpoint(place / "weights", recipe={"final_color_share": 0.7})
+    generator = Generator.from_checkpoint(place / "weights", recipe={"final_color_share": 0.6})
     for name, settings in (
         ("one round", {"rounds": 1, "ensemble": False}),
         ("one round, ensemble", {"rounds": 1}),
         ("2 rounds", {"rounds": 2, "color_transfer": False, "ensemble": False}),
-        ("all together, 0.7 of transport at the end", {"final_color_transfer": "transport"}),
+        ("all together, 0.6 of transport at the end", {"final_color_transfer": "transport"}),
         ("all together, histogram between", {"color_transfer": "histogram"}),
     ):
         folder = tmp_path / name

@@ -139,12 +139,48 @@ def test_transport_is_nearer_in_style_and_gentler_than_histograms(names):
     assert found["transport"][1] > found["histogram"][1]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "transport"])
 @given(source=PHOTOS, style=PHOTOS, share=st.sampled_from([0.0, 0.1, 0.5, 0.99, 1.0]))
 def test_a_share_lies_between_the_picture_and_the_whole_transfer(method, source, style, share):
     whole = transfer_color(source, style, method).astype(float)
     expected = (1 - share) * source + share * whole
     assert np.abs(transfer_color(source, style, method, share) - expected).max() <= 0.5 + 1e-9
+
+
+@given(source=PHOTOS, style=PHOTOS)
+def test_no_share_and_the_whole_of_transport(source, style):
+    assert np.array_equal(transfer_color(source, style, "transport", 0.0), source)
+    assert np.array_equal(transfer_color(source, style, "transport", 1.0), transport(source, style))
+
+
+@given(source=PHOTOS, style=PHOTOS, share=st.sampled_from([1e-6, 0.1, 0.5, 0.99]))
+def test_a_share_of_transport_of_any_pictures(source, style, share):
+    before = source.copy(), style.copy()
+    result = transfer_color(source, style, "transport", share)
+    assert result.shape == source.shape and result.dtype == np.uint8 and not np.shares_memory(result, source)
+    assert np.array_equal(source, before[0]) and np.array_equal(style, before[1])
+
+
+@pytest.mark.parametrize("names", [("autumn", "storm"), ("storm", "summer_night"), ("forest_path", "autumn")])
+def test_a_share_of_transport_is_nearer_in_style_than_a_mean_of_pictures_that_changes_as_much(names):
+    photos = ROOT / "examples" / "train" / "imgs"
+    source, style = (fit_photo(read_photo(photos / f"{name}.jpg"), 192, 144) for name in names)
+    found, whole = (transport(source, style, share) - source.astype(float) for share in (0.4, 1.0))
+    blend = source + whole * np.abs(found).mean() / np.abs(whole).mean()
+    of_blend, of_share = (style_correlation(np.rint(x).astype(np.uint8), style, HistogramProtocol())
+                          for x in (blend, source + found))
+    assert of_share > of_blend + 0.02
+
+
+def test_a_far_reference_gets_less_of_the_share():
+    """The farther a flat reference, the smaller the part of the way to it that the same share moves a picture."""
+    random = np.random.default_rng(0)
+    source = random.integers(90, 110, (30, 40, 3), np.uint8)
+    parts = []
+    for level in (110, 120, 135):
+        result = transport(source, np.full((30, 40, 3), level, np.uint8), 0.5)
+        parts.append((result.mean() - source.mean()) / (level - source.mean()))
+    assert parts[0] > parts[1] > parts[2] > 0
 
 
 def test_unknown_method():
