@@ -85,7 +85,8 @@ def training_of(weights, data):
         trainers = [(generator.checkpoint.step, BaselineTrainer(config, folder, nowhere))]
     else:
         network = generator.checkpoints[-1]
-        before = sum(source.step for source in network.provenance) if network.note.startswith("fine-tuned") else 0
+        parents = network.provenance if network.note.startswith("fine-tuned") else ()
+        before = parents[0].step if len(parents) == 1 else 0  # several are what a mean was made of
         trainers = [(config.train_autoencoder.steps, AutoencoderTrainer(config, folder, nowhere)),
                     (before + network.step, UNetTrainer(config, made_up_store(config), None, nowhere, []))]
     took = [(steps, measured(trainer, trainer.training.steps // 2)[0]) for steps, trainer in trainers]

@@ -31,7 +31,8 @@ def merge_checkpoints(paths, output, weights=True):
 
     weights: True (equal), or a number of at least 0 for each of the paths. Memory is that of a few tensors. The result
     has the highest step and the configuration that belongs to it, is float16 where all the files are, else float32,
-    and names its sources with SHA-256, step and share. Raises InputError for files that cannot be averaged.
+    and names its sources with SHA-256, step and share; the last one's note stays. Raises InputError for files that
+    cannot be averaged.
     """
     output, paths = Path(output), [Path(path) for path in paths]
     if len(paths) < 2:
@@ -54,6 +55,7 @@ def merge_checkpoints(paths, output, weights=True):
     last = max(checkpoints, key=lambda checkpoint: checkpoint.step)
     means = {name: _Mean(name, checkpoints, shares) for name in checkpoints[0].tensors}
     sources = [source_of(c.path, c.step, share) for c, share in zip(checkpoints, shares, strict=True)]
-    dtype, note = "float16" if formats == {"float16"} else "float32", f"mean of {len(paths)} checkpoints"
+    dtype = "float16" if formats == {"float16"} else "float32"
+    note = "; ".join(filter(None, (last.note, f"mean of {len(paths)} checkpoints")))
     save_checkpoint(output, last.kind, means, last.config, last.step, dtype, note, sources)
     return open_checkpoint(output)

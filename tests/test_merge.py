@@ -42,6 +42,12 @@ def test_mean(paths, tmp_path, tiny_config, weights, shares):
     assert [s.sha256 for s in found.provenance] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
+def test_the_origin_stays(paths, tmp_path, tiny_config):
+    found = load_checkpoint(paths[0])
+    save_checkpoint(paths[0], found.kind, found.tensors, found.config, found.step, "float32", "fine-tuned")
+    assert merge_checkpoints(paths, tmp_path / "mean.safetensors").note == "fine-tuned; mean of 3 checkpoints"
+
+
 def test_half_precision_stays(tmp_path, tiny_config):
     paths = [save(tmp_path / f"{step}.safetensors", tiny_config, step, dtype="float16") for step in (1, 2)]
     merged = merge_checkpoints(paths, tmp_path / "mean.safetensors")
