@@ -212,16 +212,15 @@ def print_plan(studio, tasks):
 
 def measure_all(studio, tasks, arguments):
     """Measures the sections that are not in ablation.json yet, and writes that and the results after each."""
-    kept, path = kept_figures(arguments.output)
+    kept = kept_figures(arguments)["sections"]
     for section, some in tasks.items():
         about, measured = identity(section, studio, some), None
-        found = kept["sections"].get(section)
-        if found and found.get("identity") == about and not arguments.again:
-            print(f"{section}: is in {path} already")
+        if section in kept and kept[section].get("identity") == about and not arguments.again:
+            print(f"{section}: is in {arguments.output / 'ablation.json'} already")
         else:
             measured = {"identity": about, **measure_section(section, studio, some),
                         **about_weights({"": arguments.checkpoint}), "ensemble": len(studio.generator.checkpoints)}
-        written = keep_section(kept, path, arguments.docs, section, measured)
+        written = keep_section(arguments, section, measured)
     if tasks:
         print(f"written: {', '.join(map(str, written))}")
 

@@ -11,10 +11,11 @@ _TITLES = {
     "guidance": "Guidance", "start": "Start strength", "steps": "Steps",
 }
 _TEXTS = {
-    "comparison": "The paper's comparison, on small networks of about equal size that were trained about equally long "
-                  "on the same machine; the time of a training is that of its steps, all measured in one run, times "
-                  "their number. Full is the whole recipe of the weights, its last colour transfer included; GauGAN "
-                  "and CLADE have a row with that transfer, too.",
+    "comparison": "The paper's comparison. The time of a training is that of its steps, all measured in one run on "
+                  "this machine, times their number; what is read ahead, saved or drawn beside the steps is not in it. "
+                  "Full is the whole recipe of the weights, its last colour transfer included; GauGAN and CLADE have a "
+                  "row with that transfer, too. None of them has a perceptual loss unless its configuration names VGG "
+                  "weights, which do not come with this program.",
     "real": "The ceiling of the mask accuracy, and what each colour transfer towards the style reference does to a "
             "photo: how near it comes in style, and what it costs the evaluator in the mask.",
     "modules": "One round is image-to-image from the style photo; further rounds (the paper's refinement) start from "
@@ -32,13 +33,14 @@ _TEXTS = {
     "steps": "One round from the first round's start, in more or fewer evaluations of the network.",
 }
 _NOT_SHOWN = (
-    "What this does not show: how the models compare at the papers' size. The data are 572 photos of mostly streets "
-    "with 8 classes, the networks have a tenth of the papers' parameters or less, and each was trained for an hour "
-    "or so instead of days on GPUs. GauGAN and CLADE are without their perceptual loss, which takes VGG weights "
-    "that do not come with this program. Their style is one vector of the whole reference, learned from photos that "
-    "were their own reference; IIDM starts from the reference's own latents, of which much of the palette remains. "
-    "The mask accuracy is that of a small evaluator, above the real photos' where a picture is plainer than a "
-    "photo."
+    "What this does not show: how the models compare at the papers' size. {photos} photos were there to learn from, "
+    "the networks have a few million parameters in place of about a hundred (GauGAN, CLADE) or five hundred (IIDM), "
+    "and their trainings took {minutes} minutes in place of days on GPUs. GauGAN's and CLADE's style is one vector "
+    "of the whole reference, learned from photos that were their own reference; IIDM starts from the reference's own "
+    "latents, of which much of the palette remains. The evaluator is small, too: a picture that is plainer than a "
+    "photo is easier for it. A recipe that was chosen on some of these label maps is at an advantage; that of the "
+    "default weights was chosen on 24 of the 72 of the Stanford Background Dataset's validation list, GauGAN and "
+    "CLADE have no recipe to choose."
 )
 _AXES = {"guidance": "guidance scale", "start": "start, share of the chain", "steps": "steps"}
 _JUDGED = ("score", "mask_accuracy", "style")
@@ -83,12 +85,21 @@ def markdown_of(kept):
         lines += ["", f"## {_TITLES[section]}", "", _TEXTS[section], "", *_section(section, found), "",
                   f"Made by `{found['command']}` on {found['machine']['processor']}, {found['machine']['cores']} "
                   f"cores, with weights (sha256) {_digests(found['weights'])}."]
-    protocol = {}
-    for found in sections.values():  # those measured last say it
-        protocol |= found["protocol"]
+    return "\n".join([*lines, "", "## Protocol", "", *_protocol(sections)]) + "\n"
+
+
+def _protocol(sections):
+    """A line for each point of the measuring, with the sections that it is of where they differ."""
     counts = ", ".join(f"{section} {found['pictures']}" for section, found in sections.items())
-    protocol["pictures measured"] = counts
-    return "\n".join([*lines, "", "## Protocol", "", *(f"- {name}: {text}" for name, text in protocol.items())]) + "\n"
+    lines, points = [f"- pictures measured: {counts}"], {}
+    for section, found in sections.items():
+        for name, text in found["protocol"].items():
+            points.setdefault(name, {}).setdefault(str(text), []).append(section)
+    points.pop("pictures measured", None)
+    for name, texts in points.items():
+        for text, where in texts.items():
+            lines.append(f"- {name}{'' if len(where) == len(sections) else ' (' + ', '.join(where) + ')'}: {text}")
+    return lines
 
 
 def _digests(weights):
@@ -121,7 +132,8 @@ def _section(section, found):
                     [[r["name"], *(_difference(k, Figure(*r["differences"][k])) for k in keys)] for r in others])
     lines += ["", *(_judgement(key, words[key], base, others) for key in _JUDGED)]
     if section == "comparison":
-        lines += ["", _NOT_SHOWN]
+        minutes = sorted(_minutes(cost) for cost in found["costs"])
+        lines += ["", _NOT_SHOWN.format(photos=found["photos"], minutes=f"{minutes[0]:.0f} to {minutes[-1]:.0f}")]
     if section == "modules" and found["ensemble"] == 1:
         lines += ["", "There are no rows of the ensemble: the checkpoint is one network, whose weights may be a mean "
                       "of several already."]
@@ -133,9 +145,13 @@ def _costs(found):
     lines = _table(["", "M parameters", "training", "minutes", "s an image", "GB at most"],
                    [[c["name"], f"{c['parameters'] / 1e6:.2f}",
                      "; ".join(f"{steps} steps of {each:.2f} s" for steps, each in c["training"]),
-                     f"{sum(steps * each for steps, each in c['training']) / 60:.0f}", f"{c['seconds']:.2f}",
+                     f"{_minutes(c):.0f}", f"{c['seconds']:.2f}",
                      f"{c['memory']:.2f}"] for c in found["costs"]])
     return [*lines, "", f"![the same label maps, model by model]({found['sheet']})"]
+
+
+def _minutes(cost):
+    return sum(steps * seconds for steps, seconds in cost["training"]) / 60
 
 
 def _words(key, terms):

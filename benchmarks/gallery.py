@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.ablation_report import write_results
+from benchmarks.ablation_report import markdown_of, write_results
 from benchmarks.measuring import machine
 from jiidm.checkpoint import source_of
 from jiidm.data.folder import fit_photo, read_photo
@@ -121,26 +121,29 @@ def about_weights(checkpoints):
     return {"command": _command(), "machine": machine(), "weights": weights}
 
 
-def kept_figures(folder):
-    """The figures that ablation.json in `folder` holds, and its path. Raises InputError where it holds others."""
-    path = folder / "ablation.json"
+def kept_figures(arguments):
+    """The figures that ablation.json in the folder --output holds. Raises InputError where it holds others, and where
+    that folder or --docs cannot be written to."""
+    path = output_folder(arguments.output) / "ablation.json"
+    output_folder(arguments.docs)
     try:
         kept = json.loads(path.read_text("utf-8")) if path.exists() else {"sections": {}}
-        kept["sections"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        markdown_of(kept)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the figures of this program ({error}); remove it or give another --output") \
             from error
-    return kept, path
+    return kept
 
 
-def keep_section(kept, path, docs, section, found):
-    """Puts a section among the `kept` figures (None: only what is there), and writes them and the results anew; returns
+def keep_section(arguments, section, found=None):
+    """Puts a section among the kept figures (None: what is there stays), and writes them and the results anew; returns
     the files written."""
+    kept, path = kept_figures(arguments), arguments.output / "ablation.json"
     if found is not None:
         kept["sections"][section] = found
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-    return [path, *write_results(kept, output_folder(docs))]
+    return [path, *write_results(kept, arguments.docs)]
 
 
 def _command():

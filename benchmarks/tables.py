@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,15 +41,17 @@ from jiidm.baselines.training import BaselineTrainer  # noqa: E402
 from jiidm.data.folder import TrainingFolder, read_photo  # noqa: E402
 from jiidm.evaluation.measure import resized  # noqa: E402
 from jiidm.evaluation.pairing import find_tasks  # noqa: E402
-from jiidm.files import InputError, output_folder, run_tool, written_whole  # noqa: E402
+from jiidm.files import InputError, run_tool, written_whole  # noqa: E402
 from jiidm.inference.color_transfer import transfer_color  # noqa: E402
 from jiidm.labels import colorize, read_label_map, resize_labels  # noqa: E402
 from jiidm.pictures import sheet_of  # noqa: E402
+from jiidm.stopping import stoppable  # noqa: E402
 from jiidm.training.autoencoder import AutoencoderTrainer  # noqa: E402
-from jiidm.training.plan import made_up_store, measured  # noqa: E402
+from jiidm.training.plan import measured, samples_of  # noqa: E402
 from jiidm.training.unet import UNetTrainer  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+REAL = "real photos"
 
 
 class Manner(NamedTuple):
@@ -86,17 +90,24 @@ def training_of(weights, data):
     else:
         network = generator.checkpoints[-1]
         parents = network.provenance if network.note.startswith("fine-tuned") else ()
-        before = parents[0].step if len(parents) == 1 else 0  # several are what a mean was made of
+        if len(parents) > 1:
+            raise InputError(f"{network.path}: a mean of fine-tuned checkpoints does not say how long the training "
+                             f"before them took; give the checkpoints, or what tools/train.py export --average wrote")
         trainers = [(config.train_autoencoder.steps, AutoencoderTrainer(config, folder, nowhere)),
-                    (before + network.step, UNetTrainer(config, made_up_store(config), None, nowhere, []))]
+                    (sum(parent.step for parent in parents) + network.step,
+                     UNetTrainer(config, samples_of(config, folder), None, nowhere, []))]
     took = [(steps, measured(trainer, trainer.training.steps // 2)[0]) for steps, trainer in trainers]
     return sum(parameter_count(trainer.network) for _, trainer in trainers), took
 
 
 def apart(function, *arguments):
     """What the function returns in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise InputError(f"{function.__name__} of {arguments[0]}: its process ended without a result; the lines "
+                             f"above, or the system's log where memory was short, say why") from error
 
 
 def manners_of(models):
@@ -127,7 +138,7 @@ def measure(gallery, models, data):
     found, costs, made = {}, {}, None
     if gallery.real is not None:
         photos = gallery.transferred(gallery.tasks, gallery.real.files, size)
-        found["real photos"] = gallery.measured(photos, gallery.tasks), None
+        found[REAL] = gallery.measured(photos, gallery.tasks), None
     for manner in manners:
         print(manner.name, flush=True)
         seconds = None
@@ -150,11 +161,7 @@ def measure(gallery, models, data):
 
 def write_sheet(path, labels, references, models, seed, count):
     """Writes a sheet of the first `count` label maps of a test folder: style, label map, and every manner's picture."""
-    tasks, _, problems = find_tasks(labels, references)
-    if problems:
-        raise InputError(problems[0])
-    manners, _, size = manners_of(models)
-    tasks = tasks[:count]
+    tasks, (manners, _, size) = find_tasks(labels, references)[0][:count], manners_of(models)
     rows = [[style_of(task, size) for task in tasks],
             [colorize(resize_labels(read_label_map(task.labels), *size)) for task in tasks]]
     with tempfile.TemporaryDirectory(prefix="jiidm-sheet-") as folder:
@@ -186,25 +193,42 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def checked_models(given):
+    """{name: folder} of the arguments NAME=FOLDER."""
+    pairs = [text.partition("=")[::2] for text in given]
+    names = [name for name, _ in pairs]
+    if not all(name and folder for name, folder in pairs) or len(set(names)) < len(names) or REAL in names:
+        raise InputError(f"--model {' '.join(given)}: expected NAME=FOLDER of each, and names of their own")
+    return dict(pairs)
+
+
 def main():
     """Reads the arguments, measures, and writes figures, results and sheet."""
     arguments = parse_arguments()
-    models = dict(text.partition("=")[::2] for text in arguments.model)
-    if "" in models or "" in models.values():
-        raise InputError(f"--model {' '.join(arguments.model)}: expected NAME=FOLDER of each")
+    models, sheet = checked_models(arguments.model), arguments.docs / arguments.sheet
+    # told now, not after the hours that the pictures take
+    if sheet.suffix.lower() not in (".jpg", ".jpeg", ".png") or arguments.sheet_count < 1:
+        raise InputError(f"--sheet {arguments.sheet} of {arguments.sheet_count} label maps: expected the name of a "
+                         f"picture, such as comparison.jpg, and at least 1")
+    photos, (_, _, problems) = TrainingFolder(arguments.references), find_tasks(*sheet_folders(arguments))
+    if problems:
+        raise InputError(problems[0])
+    kept_figures(arguments)
     warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
-    kept, path = kept_figures(arguments.output)
-    docs = output_folder(arguments.docs)
-    with tempfile.TemporaryDirectory(prefix="jiidm-tables-") as folder:
+    with stoppable(), tempfile.TemporaryDirectory(prefix="jiidm-tables-") as folder:
         gallery = Gallery(arguments, Path(folder))
         found = measure(gallery, models, arguments.references)
-    write_sheet(docs / arguments.sheet, arguments.sheet_labels, arguments.sheet_references, models, arguments.seed,
-                arguments.sheet_count)
-    found |= {"pictures": len(gallery.tasks), "protocol": gallery.said, "sheet": arguments.sheet,
-              **about_weights(models)}
-    written = [docs / arguments.sheet, *keep_section(kept, path, docs, "comparison", found)]
-    print(f"written: {', '.join(map(str, written))}")
+        found |= {"pictures": len(gallery.tasks), "photos": len(photos), "protocol": gallery.said,
+                  "sheet": arguments.sheet, **about_weights(models)}
+        written = keep_section(arguments, "comparison", found)
+        write_sheet(sheet, *sheet_folders(arguments), models, arguments.seed, arguments.sheet_count)
+    print(f"written: {', '.join(map(str, [sheet, *written]))}")
     return 0
+
+
+def sheet_folders(arguments):
+    """The folders of the label maps and the references of the sheet."""
+    return arguments.sheet_labels, arguments.sheet_references
 
 
 if __name__ == "__main__":

@@ -16,28 +16,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.ablation import Studio  # noqa: E402
 from benchmarks.ablation_settings import ONE_ROUND, Setting  # noqa: E402
-from benchmarks.gallery import about_weights, add_arguments, keep_section, kept_figures, row_of  # noqa: E402
+from benchmarks.gallery import Gallery, about_weights, add_arguments, keep_section, kept_figures, row_of  # noqa: E402
 from jiidm import Generator  # noqa: E402
 from jiidm.config import builtin_config, from_dict, load_config, to_dict  # noqa: E402
 from jiidm.files import InputError, output_folder, run_tool  # noqa: E402
 from jiidm.stages import Stages  # noqa: E402
 from jiidm.stopping import stoppable  # noqa: E402
 
-# folder, words, keys that differ from the configuration's; the first is what the others are compared with
+# what every option but for its own keys has in common, whatever the configuration says
+PAPER = {"diffusion": {"prediction": "epsilon", "zero_terminal_snr": False, "loss_weight": "uniform"},
+         "train_unet": {"mask_drop": 0.2}}
+# folder, words, keys; the first is what the others are compared with
 OPTIONS = (
     ("epsilon", "noise, the paper's", {}),
     ("v", "v", {"diffusion": {"prediction": "v"}}),
     ("v-zero-snr", "v, zero terminal SNR", {"diffusion": {"prediction": "v", "zero_terminal_snr": True}}),
     ("min-snr", "noise, Min-SNR weighting", {"diffusion": {"loss_weight": "min_snr"}}),
-    ("mask-drop", "noise, mask dropped half as often", {"train_unet": {"mask_drop": 0.1}}),
+    ("mask-drop", "noise, mask dropped at 0.1", {"train_unet": {"mask_drop": 0.1}}),
 )
 
 
 def config_of(config, changes, steps):
     """The `Config` with other values and so many steps, of which the last is kept."""
     data = to_dict(config)
-    for section, values in changes.items():
-        data[section] |= values
+    for section, values in PAPER.items():
+        data[section] |= {**values, **changes.get(section, {})}
     data["train_unet"] |= {"steps": steps, "keep_at": [steps], "sheet_every": 0, "save_every": 100, "keep_last": 1}
     return from_dict(type(config), data, "option")
 
@@ -49,8 +52,8 @@ def train(arguments, config, name, changes):
         source = arguments.run / needed
         if not source.exists():
             raise InputError(f"{source}: is missing; expected a run of tools/train.py with autoencoder and latents")
-        if not (run / needed).exists():
-            (run / needed).symlink_to(source.resolve())
+        (run / needed).unlink(missing_ok=True)  # that of a run that has been moved since
+        (run / needed).symlink_to(source.resolve())
     stages = Stages(config_of(config, changes, arguments.steps), arguments.data, run, resume="auto")
     with stages.claimed():
         stages.unet()
@@ -68,13 +71,12 @@ def measure(arguments, weights):
             measured, seconds = studio.figures(setting._replace(name=name), studio.tasks)
             rows.append(row_of(name, measured, base, seconds))
             base = base or measured
-    kept, path = kept_figures(arguments.output)
     found = {
         "identity": {"recipe": to_dict(studio.recipe), "steps": arguments.steps}, "rows": rows,
         "terms": list(measured.score_terms), "pictures": len(studio.tasks), "protocol": studio.said,
         **about_weights(weights),
     }
-    print(f"written: {', '.join(map(str, keep_section(kept, path, arguments.docs, 'training', found)))}")
+    print(f"written: {', '.join(map(str, keep_section(arguments, 'training', found)))}")
 
 
 def main():
@@ -93,6 +95,9 @@ def main():
     if arguments.steps < 1:
         raise InputError(f"--steps {arguments.steps}: expected at least 1")
     with stoppable():
+        if not arguments.train_only:  # told now, not after the trainings
+            kept_figures(arguments)
+            Gallery(arguments, None)
         weights = {words: train(arguments, config, name, changes) for name, words, changes in OPTIONS
                    if name in (arguments.train_only or [name])}
         if not arguments.train_only:

@@ -1,6 +1,7 @@
 """The comparison with GauGAN and CLADE, and that of the training's options: rows, differences, costs."""
 import dataclasses
 import json
+import os
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ from helpers import ROOT, refused, write_random_weights
 from jiidm import Generator
 from jiidm.baselines.config import BaselineRun, DiscriminatorConfig, GeneratorConfig, GeneratorTrainingConfig
 from jiidm.baselines.networks import Baseline, save_baseline
-from jiidm.checkpoint import arrays_of
+from jiidm.checkpoint import Source, arrays_of, load_checkpoint, save_checkpoint
 from jiidm.config import ImageConfig, InferenceConfig, RoundConfig, to_dict
 from jiidm.data.folder import TestFolder as Masks
 from jiidm.data.folder import TrainingFolder, read_photo, write_test_folder, write_training_folder
@@ -102,10 +103,44 @@ def test_comparison(place, tmp_path, monkeypatch):
     assert sheet.shape[1] >= 2 * 48 and sheet.shape[0] >= 6 * 32 and sheet.std() > 10
 
 
-def test_comparison_needs_a_recipe_and_names(place, tmp_path, monkeypatch):
-    refused(lambda: run_tool(tables, place, tmp_path, monkeypatch, "--model", f"GauGAN={place / 'gaugan'}"), "GauGAN",
-            "expected weights of IIDM")
-    refused(lambda: run_tool(tables, place, tmp_path, monkeypatch, "--model", place / "iidm"), "NAME=FOLDER")
+@pytest.mark.parametrize("options, words", [
+    (["--model", "GauGAN={place}/gaugan"], ("GauGAN", "expected weights of IIDM")),
+    (["--model", "{place}/iidm"], ("NAME=FOLDER",)),
+    (["--model", "a={place}/iidm", "--model", "a={place}/gaugan"], ("names of their own",)),
+    (["--model", "real photos={place}/iidm"], ("names of their own",)),
+    (["--model", "a={place}/iidm", "--sheet", "sheet.txt"], ("sheet.txt", "comparison.jpg")),
+    (["--model", "a={place}/iidm", "--sheet-count", "0"], ("of 0 label maps",)),
+    (["--model", "a={place}/iidm", "--sheet-labels", "{place}/none"], ("none",)),
+    (["--model", "a={place}/iidm", "--references", "{place}/train/imgs"], ("imgs",)),
+])
+def test_bad_comparisons_are_refused_before_pictures_are_made(place, tmp_path, monkeypatch, options, words):
+    monkeypatch.setattr(tables, "make", None)
+    refused(lambda: run_tool(tables, place, tmp_path, monkeypatch, *(o.format(place=place) for o in options)), *words)
+
+
+def test_figures_of_other_programs_are_kept(place, tmp_path, monkeypatch):
+    text = json.dumps({"sections": {"modules": {"rows": []}}})
+    (tmp_path / "ablation.json").write_text(text)
+    refused(lambda: run_tool(tables, place, tmp_path, monkeypatch, "--model", f"a={place / 'iidm'}"), "ablation.json",
+            "not the figures of this program")
+    assert (tmp_path / "ablation.json").read_text() == text
+
+
+def test_steps_before_a_fine_tuning_count(place, tmp_path):
+    for folder, parents in (("one", (7,)), ("two", (7, 8))):
+        (tmp_path / folder).mkdir()
+        for file in (place / "iidm").glob("*.safetensors"):
+            made = load_checkpoint(file)
+            origin = ("fine-tuned", [Source("x", "0" * 64, step, 1.0) for step in parents])
+            save_checkpoint(tmp_path / folder / file.name, made.kind, made.tensors, made.config, made.step, "float16",
+                            *(origin if made.kind == "unet" else ()))
+    parameters, training = tables.training_of(tmp_path / "one", place / "train")
+    assert [steps for steps, _ in training] == [8, 7 + 5] and parameters > 1000
+    refused(lambda: tables.training_of(tmp_path / "two", place / "train"), "unet-4.safetensors", "how long")
+
+
+def test_a_process_that_dies_is_an_error():
+    refused(lambda: tables.apart(os._exit, 1), "_exit of 1", "without a result")
 
 
 def test_options_of_the_training(place, tmp_path, monkeypatch):

@@ -52,8 +52,8 @@ def transport(source, reference, share=1.0):
     regain what the filter took from the distribution. Gradients of photos correlate at 0.95 with those of the result,
     at 0.81 without the filter.
 
-    share, 0 to 1: below 1 the colours wanted are a mixture of the reference's and the source's own, see `_mixture`.
-    Unlike a mean of the source and the whole result, pixels of colours that both pictures have stay as they are.
+    share, 0 to 1: below 1 the colours wanted are a mixture of the reference's and the source's own. The share is that
+    of a reference as far as another scene's usually is; of nearer ones the mixture has more, of farther ones less.
     """
     source = np.ascontiguousarray(source)
     random = np.random.Generator(np.random.PCG64(0))
@@ -143,10 +143,11 @@ METHODS = dict(zip(COLOR_TRANSFERS, (reinhard, match_histogram, transport), stri
 
 
 def transfer_color(source, reference, method, share=1.0):
-    """Gives `source` the colours of `reference` by a method of METHODS, named as there, or a share of the change.
+    """Gives `source` the colours of `reference` by a method of METHODS, named as there, or a share of them.
 
-    source, reference: H x W x 3 uint8 RGB, of any two sizes; share: 0 to 1. Returns a new array of the source's shape
-    and type. Raises InputError for a method that does not exist.
+    source, reference: H x W x 3 uint8 RGB, of any two sizes; share: 0 to 1, of the change, with "transport" of the
+    reference's colours in what is wanted. Returns a new array of the source's shape and type. Raises InputError for
+    a method that does not exist.
     """
     if method not in METHODS:
         raise InputError(f"colour transfer {method!r}: no such method; expected {' or '.join(METHODS)}")

@@ -15,7 +15,7 @@ from jiidm.training.autoencoder import AutoencoderTrainer
 from jiidm.training.processes import count
 from jiidm.training.unet import UNetTrainer
 
-_STEPS = 3
+_STEPS = 5
 
 # For what is computed of a GPU, which trains in Jittor's own operators; fitted to what these take on the CPU, see
 # docs/training.md. A norm leaves behind so many tensors of its size,
@@ -35,7 +35,7 @@ def plan(config, folder):
     # last steps: with the codebook, and the discriminator where there is one
     for name, training, trainer in (
         ("autoencoder", first, lambda: AutoencoderTrainer(config, folder, nowhere)),
-        ("unet", second, lambda: UNetTrainer(config, _samples(config, folder), None, nowhere, [])),
+        ("unet", second, lambda: UNetTrainer(config, samples_of(config, folder), None, nowhere, [])),
     ):
         lines += _stage(name, training, trainer())
         jt.gc()
@@ -66,9 +66,10 @@ def measured(trainer, step):
     """
     seconds = []
     for _ in range(_STEPS + 1):
+        batch = trainer.batch(step)  # in training read ahead, beside the steps
         start = time.perf_counter()
         trainer.begin(step)
-        _, gradients = trainer.compute(step, trainer.batch(step))
+        _, gradients = trainer.compute(step, batch)
         trainer.update(step, 0.0, gradients)
         jt.sync_all(True)
         seconds.append(time.perf_counter() - start)
@@ -77,8 +78,8 @@ def measured(trainer, step):
     return statistics.median(seconds[1:]), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _samples(config, folder):
-    """What the UNet's training takes its samples from, without a trained autoencoder."""
+def samples_of(config, folder):
+    """What the UNet's training takes its samples from, here without a trained autoencoder."""
     if config.train_unet.encode_on_the_fly:
         return PhotoLatents(Autoencoder(config.autoencoder), folder, config)
     return made_up_store(config)
