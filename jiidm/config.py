@@ -102,8 +102,7 @@ class InferenceConfig:
 
     `color_transfer` "reinhard", the paper's, "histogram" or "transport" comes before each round but the first;
     `final_color_transfer` is a method for the picture after the last round ("": none, the paper's), of which it takes
-    the share `final_color_share`, 0 to 1, of the change (of "transport": the share of the reference's colours in the
-    mixture that the picture takes on; more of near, less of far ones).
+    the share `final_color_share`, 0 to 1, of the change (of "transport": towards a mixture of both pictures' colours).
     `sampler` "ddim" is the paper's: each round goes down its chain index by index. "dpmpp" is DPM-Solver++(2M), which
     goes down from the same noise in `steps` evaluations a round; "ddim" does not read `steps`.
     `guidance_rescale`, 0 to 1, is how far guided predictions are brought back to the standard deviation of unguided

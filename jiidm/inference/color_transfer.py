@@ -145,15 +145,19 @@ METHODS = dict(zip(COLOR_TRANSFERS, (reinhard, match_histogram, transport), stri
 def transfer_color(source, reference, method, share=1.0):
     """Gives `source` the colours of `reference` by a method of METHODS, named as there, or a share of them.
 
-    source, reference: H x W x 3 uint8 RGB, of any two sizes; share: 0 to 1, of the change, with "transport" of the
-    reference's colours in what is wanted. Returns a new array of the source's shape and type. Raises InputError for
-    a method that does not exist.
+    source, reference: H x W x 3 uint8 RGB, of any two sizes; share: 0 to 1, of the change; with "transport"
+    its root is the share of the reference's colours in what is wanted, and of the change to that. Returns a new array
+    of the source's shape and type. Raises InputError for a method that does not exist.
     """
     if method not in METHODS:
         raise InputError(f"colour transfer {method!r}: no such method; expected {' or '.join(METHODS)}")
-    if method == "transport" and 0 < share < 1:  # keeps more of the picture than the mean of it and the whole change
-        return transport(source, reference, share)
-    result = METHODS[method](source, reference)
+    if method == "transport" and 0 < share < 1:
+        # half of the way by what is wanted, half by the mean: the former alone costs as much of what is seen in the
+        # picture and leaves patches, the latter alone costs more
+        share = np.sqrt(share)
+        result = transport(source, reference, share)
+    else:
+        result = METHODS[method](source, reference)
     if share == 1:
         return result
     return np.rint(source + share * (result.astype(np.float64) - source)).astype(np.uint8)
