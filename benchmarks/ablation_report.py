@@ -25,7 +25,9 @@ _TEXTS = {
     "options": "One round each, without the paper's modules.",
     "training": "UNets from the same random weights and batches, trained equally long with one option each, and one "
                 "round of each: `prediction` (Salimans & Ho 2022), `zero_terminal_snr` (Lin et al. 2023), "
-                "`loss_weight` (Hang et al. 2023) and `mask_drop` of the configuration.",
+                "`loss_weight` (Hang et al. 2023) and `mask_drop` of the configuration. Short trainings favour the "
+                "noise: v's loss lies evenly over all timesteps, so that after a few hundred steps less has been "
+                "learned of the last, small noise, and it stays in the pictures.",
     "guidance": "One round with the first round's settings but for the guidance scale.",
     "start": "One round with the first round's settings but for the start index, as a share of its chain: at 0 the "
              "style photo would stay as it is, at 1 nothing of it would be left. With DDIM a higher start takes more "
@@ -39,8 +41,8 @@ _NOT_SHOWN = (
     "of the whole reference, learned from photos that were their own reference; IIDM starts from the reference's own "
     "latents, of which much of the palette remains. The evaluator is small, too: a picture that is plainer than a "
     "photo is easier for it. A recipe that was chosen on some of these label maps is at an advantage; that of the "
-    "default weights was chosen on 24 of the 72 of the Stanford Background Dataset's validation list, GauGAN and "
-    "CLADE have no recipe to choose."
+    "default weights was chosen on the 72 of the Stanford Background Dataset's validation list, GauGAN and CLADE "
+    "have no recipe to choose."
 )
 _AXES = {"guidance": "guidance scale", "start": "start, share of the chain", "steps": "steps"}
 _JUDGED = ("score", "mask_accuracy", "style")
