@@ -84,7 +84,7 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
 
                 generator = Generator.from_checkpoint(checkpoint, device, precision, condition_cache_mb, recipe)
                 num_classes = generator.num_classes
-                if model not in (None, generator.model):
+                if model is not None and generator.model != model:
                     raise InputError(f"{checkpoint}: is of {generator.model}; expected {model}, as --model says")
         if waiting:
             bar = tqdm(total=len(mine), initial=len(mine) - len(waiting), unit="image", dynamic_ncols=True,

@@ -4,14 +4,18 @@ import json
 import os
 import sys
 
+import helpers
+import numpy as np
 import pytest
 from helpers import ROOT, refused, write_random_weights
+from PIL import Image
 
 from jiidm import Generator
 from jiidm.baselines.config import BaselineRun, DiscriminatorConfig, GeneratorConfig, GeneratorTrainingConfig
 from jiidm.baselines.networks import Baseline, save_baseline
 from jiidm.checkpoint import Source, arrays_of, load_checkpoint, save_checkpoint
 from jiidm.config import ImageConfig, InferenceConfig, RoundConfig, to_dict
+from jiidm.contest import ContestJob, make_pictures
 from jiidm.data.folder import TestFolder as Masks
 from jiidm.data.folder import TrainingFolder, read_photo, write_test_folder, write_training_folder
 from jiidm.data.synthetic import draw_landscape
@@ -101,6 +105,30 @@ def test_comparison(place, tmp_path, monkeypatch):
     assert "Differences to IIDM, full:" in text and "(comparison.jpg)" in text and str(place) not in text
     sheet = read_photo(tmp_path / "docs" / "comparison.jpg")
     assert sheet.shape[1] >= 2 * 48 and sheet.shape[0] >= 6 * 32 and sheet.std() > 10
+
+
+def test_a_test_folder_is_made_by_the_model_that_is_asked_for(place, tmp_path):
+    job = ContestJob(place / "test", place / "train", tmp_path / "out", 48, 32)
+    refused(lambda: make_pictures(job, place / "gaugan", model="clade"), "is of gaugan", "expected clade")
+    refused(lambda: make_pictures(job, place / "iidm", model="gaugan"), "is of iidm", "expected gaugan")
+    assert not list((tmp_path / "out").iterdir())
+    assert make_pictures(job, place / "gaugan", model="gaugan") == []
+    generator = Generator.from_checkpoint(place / "gaugan")
+    for item in Masks(place / "test", place / "train").items:
+        made = Image.fromarray(read_photo(tmp_path / "out" / f"{item.mask.stem}.jpg"))
+        expected = generator.infer(item.mask, item.reference, names=[item.mask.stem])
+        # JPEG thins out the colours of pictures of random weights, which are noise
+        greys = [np.asarray(picture.convert("L"), float).ravel() for picture in (made, expected)]
+        assert made.size == expected.size and np.corrcoef(*greys)[0, 1] > 0.95
+
+
+
+def test_a_model_that_was_not_trained_is_told_with_the_command(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = helpers.run_tool("infer", "--model", "clade", "--input_path", place / "test", "--img_path", place / "train",
+                            "--output_path", tmp_path / "out")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert "runs/clade/weights" in done.stderr and "tools/train.py clade" in done.stderr
 
 
 @pytest.mark.parametrize("options, words", [
