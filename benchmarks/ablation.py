@@ -16,7 +16,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -33,13 +32,12 @@ from benchmarks.gallery import (  # noqa: E402
     row_of,
     style_of,
     weights_of,
+    write_sheet,
 )
 from jiidm import Generator  # noqa: E402
 from jiidm.config import COLOR_TRANSFERS, to_dict  # noqa: E402
-from jiidm.files import InputError, output_folder, run_tool, written_whole  # noqa: E402
+from jiidm.files import InputError, output_folder, run_tool  # noqa: E402
 from jiidm.inference.color_transfer import transfer_color  # noqa: E402
-from jiidm.labels import colorize, read_label_map, resize_labels  # noqa: E402
-from jiidm.pictures import sheet_of  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------- making and measuring
 
@@ -132,19 +130,15 @@ def to_plain(arguments):
     return {**arguments, "rounds": rounds if isinstance(rounds, int) else [to_dict(r) for r in rounds]}
 
 
-def write_sheet(path, studio, count):
-    """Writes a sheet of the first `count` label maps: style, label map, one round, all together, and the latter after
-    the transfer of the final picture; returns nothing."""
-    tasks, size = studio.tasks[:count], studio.size
-    rows = [[style_of(task, studio.size) for task in tasks],
-            [colorize(resize_labels(read_label_map(task.labels), *size)) for task in tasks]]
-    titles = ["style", "label map", "one round", "all together", "all together, transport at the end"]
+def pictures_to_look_at(studio, tasks):
+    """{title: pictures} of one round, all together, and the latter after the transfer of the final picture."""
     together = {"rounds": None, "color_transfer": True, "ensemble": True}
-    for title, arguments in zip(titles[2:], (ONE_ROUND, together), strict=False):
-        rows.append([np.asarray(p) for _, made in studio.make(Setting(title, arguments), tasks) for p in made])
-    rows.append([transfer_color(p, style, "transport") for p, style in zip(rows[-1], rows[0], strict=True)])
-    with written_whole(path) as temporary:
-        Image.fromarray(sheet_of(rows, titles)).save(temporary, quality=92)
+    made = {title: [np.asarray(p) for _, pictures in studio.make(Setting(title, arguments), tasks) for p in pictures]
+            for title, arguments in (("one round", ONE_ROUND), ("all together", together))}
+    made["all together, transport at the end"] = [
+        transfer_color(picture, style_of(task, studio.size), "transport")
+        for picture, task in zip(made["all together"], tasks, strict=True)]
+    return made
 
 
 # --------------------------------------------------------------------------------------------------------- the command
@@ -165,7 +159,8 @@ def main():
             return print_plan(studio, tasks)
         measure_all(studio, tasks, arguments)
         if arguments.sheet is not None:
-            write_sheet(arguments.sheet, studio, arguments.sheet_count)
+            shown = studio.tasks[: arguments.sheet_count]
+            write_sheet(arguments.sheet, shown, studio.size, pictures_to_look_at(studio, shown))
             print(f"written: {arguments.sheet}")
     return 0
 

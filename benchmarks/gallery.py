@@ -20,6 +20,8 @@ from jiidm.evaluation.weights import load_segmenter
 from jiidm.files import InputError, output_folder, written_whole
 from jiidm.generator import DEFAULT_WEIGHTS
 from jiidm.inference.color_transfer import transfer_color
+from jiidm.labels import colorize, read_label_map, resize_labels
+from jiidm.pictures import sheet_of
 
 
 def add_arguments(parser):
@@ -78,6 +80,15 @@ class Gallery:
 def style_of(task, size):
     """The reference of a task in `size` (width, height), H x W x 3 uint8."""
     return fit_photo(read_photo(task.reference), *size)
+
+
+def write_sheet(path, tasks, size, made):
+    """Writes a sheet of tasks: their styles, their label maps, and the rows of pictures of {title: pictures}, all of
+    them in `size` (width, height)."""
+    rows = {"style": [style_of(task, size) for task in tasks],
+            "label map": [colorize(resize_labels(read_label_map(task.labels), *size)) for task in tasks], **made}
+    with written_whole(path) as temporary:
+        Image.fromarray(sheet_of(list(rows.values()), list(rows))).save(temporary, quality=92)
 
 
 def emptied(folder):

@@ -19,8 +19,6 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.ablation_settings import ONE_ROUND  # noqa: E402
@@ -33,6 +31,7 @@ from benchmarks.gallery import (  # noqa: E402
     kept_figures,
     row_of,
     style_of,
+    write_sheet,
 )
 from benchmarks.measuring import peak_gb  # noqa: E402
 from jiidm import Generator  # noqa: E402
@@ -41,10 +40,8 @@ from jiidm.baselines.training import BaselineTrainer  # noqa: E402
 from jiidm.data.folder import TrainingFolder, read_photo  # noqa: E402
 from jiidm.evaluation.measure import resized  # noqa: E402
 from jiidm.evaluation.pairing import find_tasks  # noqa: E402
-from jiidm.files import InputError, run_tool, written_whole  # noqa: E402
+from jiidm.files import InputError, run_tool  # noqa: E402
 from jiidm.inference.color_transfer import transfer_color  # noqa: E402
-from jiidm.labels import colorize, read_label_map, resize_labels  # noqa: E402
-from jiidm.pictures import sheet_of  # noqa: E402
 from jiidm.stopping import stoppable  # noqa: E402
 from jiidm.training.autoencoder import AutoencoderTrainer  # noqa: E402
 from jiidm.training.plan import measured, samples_of  # noqa: E402
@@ -111,7 +108,7 @@ def apart(function, *arguments):
 
 
 def manners_of(models):
-    """The rows of {name: folder}, and the name of the one that the others are compared with."""
+    """The rows of {name: folder}, the name of the one that the others are compared with, and the pictures' size."""
     loaded = {name: Generator.from_checkpoint(weights) for name, weights in models.items()}
     ours = next((name for name, generator in loaded.items() if isinstance(generator, Generator)), None)
     if ours is None:
@@ -132,9 +129,8 @@ def manners_of(models):
     return found, f"{ours}, full", sizes.pop()
 
 
-def measure(gallery, models, data):
-    """Rows and costs of {name: folder of weights}."""
-    manners, base_name, size = manners_of(models)
+def measure(gallery, manners, base_name, size, data):
+    """Rows and costs of the manners, whose pictures have the `size`."""
     found, costs, made = {}, {}, None
     if gallery.real is not None:
         photos = gallery.transferred(gallery.tasks, gallery.real.files, size)
@@ -159,22 +155,19 @@ def measure(gallery, models, data):
     return {"rows": rows, "terms": list(base.score_terms), "costs": [c for several in costs.values() for c in several]}
 
 
-def write_sheet(path, labels, references, models, seed, count):
-    """Writes a sheet of the first `count` label maps of a test folder: style, label map, and every manner's picture."""
-    tasks, (manners, _, size) = find_tasks(labels, references)[0][:count], manners_of(models)
-    rows = [[style_of(task, size) for task in tasks],
-            [colorize(resize_labels(read_label_map(task.labels), *size)) for task in tasks]]
+def pictures_to_look_at(tasks, manners, size, seed):
+    """{title: pictures} of every manner."""
+    made = {}
     with tempfile.TemporaryDirectory(prefix="jiidm-sheet-") as folder:
         for manner in manners:
             if not manner.final:
                 apart(make, manner, tasks, Path(folder), seed)
             pictures = [resized(read_photo(Path(folder) / f"{task.stem}.png"), *size) for task in tasks]
             if manner.final:
-                pictures = [transfer_color(picture, style, manner.final, manner.share)
-                            for picture, style in zip(pictures, rows[0], strict=True)]
-            rows.append(pictures)
-    with written_whole(path) as temporary:
-        Image.fromarray(sheet_of(rows, ["style", "label map", *(m.name for m in manners)])).save(temporary, quality=92)
+                pictures = [transfer_color(picture, style_of(task, size), manner.final, manner.share)
+                            for picture, task in zip(pictures, tasks, strict=True)]
+            made[manner.name] = pictures
+    return made
 
 
 def parse_arguments():
@@ -210,25 +203,23 @@ def main():
     if sheet.suffix.lower() not in (".jpg", ".jpeg", ".png") or arguments.sheet_count < 1:
         raise InputError(f"--sheet {arguments.sheet} of {arguments.sheet_count} label maps: expected the name of a "
                          f"picture, such as comparison.jpg, and at least 1")
-    photos, (_, _, problems) = TrainingFolder(arguments.references), find_tasks(*sheet_folders(arguments))
+    photos = TrainingFolder(arguments.references)
+    shown, _, problems = find_tasks(arguments.sheet_labels, arguments.sheet_references)
     if problems:
         raise InputError(problems[0])
+    shown = shown[: arguments.sheet_count]
     kept_figures(arguments)
     warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
     with stoppable(), tempfile.TemporaryDirectory(prefix="jiidm-tables-") as folder:
         gallery = Gallery(arguments, Path(folder))
-        found = measure(gallery, models, arguments.references)
+        manners, base_name, size = manners_of(models)
+        found = measure(gallery, manners, base_name, size, arguments.references)
         found |= {"pictures": len(gallery.tasks), "photos": len(photos), "protocol": gallery.said,
                   "sheet": arguments.sheet, **about_weights(models)}
         written = keep_section(arguments, "comparison", found)
-        write_sheet(sheet, *sheet_folders(arguments), models, arguments.seed, arguments.sheet_count)
+        write_sheet(sheet, shown, size, pictures_to_look_at(shown, manners, size, arguments.seed))
     print(f"written: {', '.join(map(str, [sheet, *written]))}")
     return 0
-
-
-def sheet_folders(arguments):
-    """The folders of the label maps and the references of the sheet."""
-    return arguments.sheet_labels, arguments.sheet_references
 
 
 if __name__ == "__main__":

@@ -64,11 +64,11 @@ def train(arguments, config, name, changes):
 def measure(arguments, weights):
     """Measures {words: folder of weights} and writes the section."""
     warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
-    rows, base, setting = [], None, Setting("", ONE_ROUND)
+    rows, base = [], None
     with tempfile.TemporaryDirectory(prefix="jiidm-options-") as folder:
         for name, path in weights.items():
             studio = Studio(Generator.from_checkpoint(path), arguments, Path(folder))
-            measured, seconds = studio.figures(setting._replace(name=name), studio.tasks)
+            measured, seconds = studio.figures(Setting(name, ONE_ROUND), studio.tasks)
             rows.append(row_of(name, measured, base, seconds))
             base = base or measured
     found = {
