@@ -1,16 +1,19 @@
-"""What the options of the UNet's training that the paper leaves out do to the pictures: equally long trainings from the
-same random weights and batches, each measured in one round.
+"""What the options of the UNet's training, and other widths of it, do to the pictures: equally long trainings with the
+same batches, each measured in one round.
 
   python benchmarks/training_options.py --run RUN --data TRAIN --labels TEST --references TRAIN
+  python benchmarks/training_options.py --run RUN --data TRAIN --labels TEST --references TRAIN --longer 2700 --only epsilon v
 
 RUN is a run of tools/train.py with an autoencoder and stored latents. Each option is trained in a folder of its own
-below RUN/options; after a stop, the same command goes on. The table goes where benchmarks/ablation.py puts its own.
+below RUN/options, or RUN/longer; after a stop, the same command goes on. The tables go where benchmarks/ablation.py
+puts its own.
 """
 import argparse
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -24,37 +27,53 @@ from jiidm.stages import Stages  # noqa: E402
 from jiidm.stopping import stoppable  # noqa: E402
 
 # what every option but for its own keys has in common, whatever the configuration says
-PAPER = {"diffusion": {"prediction": "epsilon", "zero_terminal_snr": False, "loss_weight": "uniform"},
+COMMON = {"diffusion": {"prediction": "epsilon", "zero_terminal_snr": False, "loss_weight": "uniform"},
          "train_unet": {"mask_drop": 0.2}}
-# folder, words, keys; the first is what the others are compared with
-OPTIONS = (
-    ("epsilon", "noise, the paper's", {}),
-    ("v", "v", {"diffusion": {"prediction": "v"}}),
-    ("v-zero-snr", "v, zero terminal SNR", {"diffusion": {"prediction": "v", "zero_terminal_snr": True}}),
-    ("min-snr", "noise, Min-SNR weighting", {"diffusion": {"loss_weight": "min_snr"}}),
-    ("mask-drop", "noise, mask dropped at 0.1", {"train_unet": {"mask_drop": 0.1}}),
-)
+
+class Option(NamedTuple):
+    """A training: words for its row, keys of the configuration, and its steps as a share of the others' (so that a
+    network that takes longer for a step does not take longer in all; measured on two cores)."""
+
+    words: str
+    keys: dict = {}
+    share: float = 1.0
 
 
-def config_of(config, changes, steps):
-    """The `Config` with other values and so many steps, of which the last is kept."""
+# the first is what the others are compared with
+OPTIONS = {
+    "epsilon": Option("noise, the paper's"),
+    "v": Option("v", {"diffusion": {"prediction": "v"}}),
+    "v-zero-snr": Option("v, zero terminal SNR", {"diffusion": {"prediction": "v", "zero_terminal_snr": True}}),
+    "min-snr": Option("noise, Min-SNR weighting", {"diffusion": {"loss_weight": "min_snr"}}),
+    "mask-drop": Option("noise, mask dropped at 0.1", {"train_unet": {"mask_drop": 0.1}}),
+    "no-ema": Option("noise, last weights in place of their average", {"train_unet": {"ema": 0.0}}),
+    "narrow": Option("noise, 32 channels", {"unet": {"model_channels": 32, "norm_groups": 8}}, 1.6),
+    "wide": Option("noise, 56 channels", {"unet": {"model_channels": 56, "norm_groups": 14}}, 0.8),
+}
+
+
+def config_of(config, option, steps):
+    """The `Config` with an option's values and so many steps, of which the last is kept."""
     data = to_dict(config)
-    for section, values in PAPER.items():
-        data[section] |= {**values, **changes.get(section, {})}
-    data["train_unet"] |= {"steps": steps, "keep_at": [steps], "sheet_every": 0, "save_every": 100, "keep_last": 1}
+    for values in (COMMON, option.keys, {"train_unet": {
+            "steps": steps, "keep_at": [steps], "sheet_every": 0, "save_every": 100, "keep_last": 1}}):
+        for section, keys in values.items():
+            data[section] |= keys
     return from_dict(type(config), data, "option")
 
 
-def train(arguments, config, name, changes):
-    """Trains one option, as far as it is not trained, and returns the folder of its weights."""
-    run = output_folder(arguments.run / "options" / name)
+def train(arguments, config, name):
+    """Trains an option, as far as it is not trained, and returns the folder of its weights."""
+    run = output_folder(arguments.run / ("longer" if arguments.longer else "options") / name)
     for needed in ("autoencoder.safetensors", "latents"):
         source = arguments.run / needed
         if not source.exists():
             raise InputError(f"{source}: is missing; expected a run of tools/train.py with autoencoder and latents")
         (run / needed).unlink(missing_ok=True)  # that of a run that has been moved since
         (run / needed).symlink_to(source.resolve())
-    stages = Stages(config_of(config, changes, arguments.steps), arguments.data, run, resume="auto")
+    option = OPTIONS[name]
+    config = config_of(config, option, round(option.share * (arguments.longer or arguments.steps)))
+    stages = Stages(config, arguments.data, run, resume="auto")
     with stages.claimed():
         stages.unet()
         stages.export()
@@ -62,44 +81,48 @@ def train(arguments, config, name, changes):
 
 
 def measure(arguments, weights):
-    """Measures {words: folder of weights} and writes the section."""
+    """Measures {option: folder of weights} and writes the section."""
     warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
-    rows, base = [], None
+    rows, base, named = [], None, {}
     with tempfile.TemporaryDirectory(prefix="jiidm-options-") as folder:
         for name, path in weights.items():
-            studio = Studio(Generator.from_checkpoint(path), arguments, Path(folder))
-            measured, seconds = studio.figures(Setting(name, ONE_ROUND), studio.tasks)
-            rows.append(row_of(name, measured, base, seconds))
-            base = base or measured
+            generator = Generator.from_checkpoint(path)
+            studio = Studio(generator, arguments, Path(folder))
+            words = f"{OPTIONS[name].words}, {generator.checkpoints[0].step} steps"
+            measured, seconds = studio.figures(Setting(words, ONE_ROUND), studio.tasks)
+            rows.append(row_of(words, measured, base, seconds))
+            base, named[words] = base or measured, path
     found = {
-        "identity": {"recipe": to_dict(studio.recipe), "steps": arguments.steps}, "rows": rows,
-        "terms": list(measured.score_terms), "pictures": len(studio.tasks), "protocol": studio.said,
-        **about_weights(weights),
+        "identity": {"recipe": to_dict(studio.recipe)}, "rows": rows, "terms": list(measured.score_terms),
+        "pictures": len(studio.tasks), "protocol": studio.said, **about_weights(named),
     }
-    print(f"written: {', '.join(map(str, keep_section(arguments, 'training', found)))}")
+    print(f"written: {', '.join(map(str, keep_section(arguments, 'longer' if arguments.longer else 'training', found)))}")
 
 
 def main():
-    """Trains what is not trained yet, and measures all options."""
+    """Trains what is not trained yet, and measures it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--run", required=True, type=Path, help="run with an autoencoder and latents")
     parser.add_argument("--data", required=True, type=Path, help="the training folder of that run")
     parser.add_argument("--config", default="default", help="YAML file, or the name of one in configs/")
-    parser.add_argument("--steps", type=int, default=800, help="of each training (default 800)")
-    parser.add_argument("--train-only", nargs="+", choices=[name for name, *_ in OPTIONS], metavar="OPTION",
-                        help=f"train some of {', '.join(name for name, *_ in OPTIONS)} and measure nothing")
+    parser.add_argument("--steps", type=int, default=600, help="of each training (default 600)")
+    parser.add_argument("--longer", type=int, metavar="STEPS",
+                        help="trainings of so many steps, which have a table of their own")
+    parser.add_argument("--only", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="OPTION",
+                        help=f"some of {', '.join(OPTIONS)} (default: all)")
+    parser.add_argument("--train-only", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
     path = arguments.config if arguments.config.endswith((".yaml", ".yml")) else builtin_config(arguments.config)
     config = load_config(path)
-    if arguments.steps < 1:
-        raise InputError(f"--steps {arguments.steps}: expected at least 1")
+    for name, value in (("steps", arguments.steps), ("longer", arguments.longer)):
+        if value is not None and value < 2:
+            raise InputError(f"--{name} {value}: expected at least 2")
     with stoppable():
         if not arguments.train_only:  # told now, not after the trainings
             kept_figures(arguments)
             Gallery(arguments, None)
-        weights = {words: train(arguments, config, name, changes) for name, words, changes in OPTIONS
-                   if name in (arguments.train_only or [name])}
+        weights = {name: train(arguments, config, name) for name in OPTIONS if name in arguments.only}
         if not arguments.train_only:
             measure(arguments, weights)
     return 0

@@ -1,5 +1,6 @@
 """How a training begins and what it is fed with: other weights, random scale, photos encoded on the fly, bf16."""
 import dataclasses
+import gc
 import json
 
 import numpy as np
@@ -255,6 +256,7 @@ def test_a_convolution_of_bf16_operands_adds_up_in_fp32():
 
 def test_memory_on_a_gpu_is_computed_from_the_tensors_sizes(data):
     numbers = sum(p.numel() for p in UNet(CONFIG.unet).parameters())
+    gc.collect()  # else what earlier tests left behind would be counted here, and be gone below
     held = jt.number_of_lived_vars()
     gpu_memory(CONFIG, 1)
     assert jt.number_of_lived_vars() == held  # nothing is left that would be computed with the next thing
