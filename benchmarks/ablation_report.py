@@ -7,7 +7,8 @@ from jiidm.files import InputError, output_folder, written_whole
 _TITLES = {
     "comparison": "GauGAN, CLADE and IIDM",
     "real": "Real photos of the same label maps", "modules": "The modules", "options": "Further options of the recipe",
-    "training": "Options of the training",
+    "training": "Options of the training", "longer": "Options of the training, longer",
+    "autoencoder": "The autoencoder",
     "guidance": "Guidance", "start": "Start strength", "steps": "Steps",
 }
 _TEXTS = {
@@ -23,11 +24,16 @@ _TEXTS = {
                "of this program, which the paper does not have. The colour transfer alone is the one at the end of one "
                "round.",
     "options": "One round each, without the paper's modules.",
-    "training": "UNets from the same random weights and batches, trained equally long with one option each, and one "
-                "round of each: `prediction` (Salimans & Ho 2022), `zero_terminal_snr` (Lin et al. 2023), "
-                "`loss_weight` (Hang et al. 2023) and `mask_drop` of the configuration. Short trainings favour the "
-                "noise: v's loss lies evenly over all timesteps, so that after a few hundred steps less has been "
-                "learned of the last, small noise, and it stays in the pictures.",
+    "training": "UNets trained equally long with the same batches and, but for other widths, from the same random "
+                "weights, with one option each, and one round of each: `prediction` (Salimans & Ho 2022), "
+                "`zero_terminal_snr` (Lin et al. 2023), `loss_weight` (Hang et al. 2023), `mask_drop` and `ema` of the "
+                "configuration. Short trainings favour the noise: v's loss lies evenly over all timesteps, so that "
+                "after a few hundred steps less has been learned of the last, small noise, and it stays in the "
+                "pictures. A network of another width has as many steps as take the same time.",
+    "longer": "The same in longer trainings.",
+    "autoencoder": "Photos that it has not seen, encoded and decoded with the codebook in between: how near it comes, "
+                   "and what the evaluator still finds of the label map. Trained equally long, but for the default "
+                   "weights; the codebook comes after six sevenths of a training.",
     "guidance": "One round with the first round's settings but for the guidance scale.",
     "start": "One round with the first round's settings but for the start index, as a share of its chain: at 0 the "
              "style photo would stay as it is, at 1 nothing of it would be left. With DDIM a higher start takes more "
@@ -45,7 +51,8 @@ _NOT_SHOWN = (
     "have no recipe to choose."
 )
 _AXES = {"guidance": "guidance scale", "start": "start, share of the chain", "steps": "steps"}
-_JUDGED = ("score", "mask_accuracy", "style")
+_JUDGED = ("score", "psnr", "mask_accuracy", "style")
+_QUALITY = {"psnr": "PSNR, dB", "ssim": "SSIM"}  # of reconstructions, beside MEASURES
 
 
 def write_results(kept, folder):
@@ -123,7 +130,7 @@ def _section(section, found):
                     for r in rows])
     if section == "comparison":
         lines = [*_costs(found), "", *lines]
-    elif section != "real":  # each section may have been measured with another recipe
+    elif "recipe" in found["identity"]:  # each section may have been measured with another recipe
         lines = [f"Recipe: {_in_words(found['identity']['recipe'])}.", "", *lines]
     if section in _AXES:
         return [f"![curves over {_AXES[section]}](results-{section}.png)", "", *lines]
@@ -132,14 +139,14 @@ def _section(section, found):
     lines += ["", f"Differences to {base}:", ""]
     lines += _table(["", *(words[k] for k in keys)],
                     [[r["name"], *(_difference(k, Figure(*r["differences"][k])) for k in keys)] for r in others])
-    lines += ["", *(_judgement(key, words[key], base, others) for key in _JUDGED)]
+    lines += ["", *(_judgement(key, words[key], base, others) for key in _JUDGED if key in words)]
     if section == "comparison":
         minutes = sorted(_minutes(cost) for cost in found["costs"])
         lines += ["", _NOT_SHOWN.format(photos=found["photos"], minutes=f"{minutes[0]:.0f} to {minutes[-1]:.0f}")]
     if section == "modules" and found["ensemble"] == 1:
         lines += ["", "There are no rows of the ensemble: the checkpoint is one network, whose weights may be a mean "
                       "of several already."]
-    return [*lines, "", f"Score: `{score_formula(found['terms'])}`"]
+    return [*lines, "", f"Score: `{score_formula(found['terms'])}`"] if "score" in words else lines
 
 
 def _costs(found):
@@ -159,7 +166,7 @@ def _minutes(cost):
 def _words(key, terms):
     if key == "score":
         return "contest score A" if len(terms) == 3 else f"contest score over {', '.join(terms)} only"
-    return MEASURES[key][0] if key in MEASURES else key
+    return MEASURES[key][0] if key in MEASURES else _QUALITY.get(key, key)
 
 
 def _seconds(row):
@@ -170,7 +177,7 @@ def _verdict(key, difference):
     """"better", "worse", or "" where the interval of a difference holds 0."""
     if difference.low is None or difference.low <= 0 <= difference.high:
         return ""
-    more = MEASURES[key][1] if key in MEASURES else key in ("score", "aesthetic")
+    more = MEASURES[key][1] if key in MEASURES else key in ("score", "aesthetic", *_QUALITY)
     return "better" if (difference.value > 0) == more else "worse"
 
 

@@ -119,16 +119,17 @@ def row_of(name, measured, base, seconds=None, **more):
 
 
 def weights_of(checkpoint):
-    """{file: sha256} of a folder of checkpoints."""
-    folder = DEFAULT_WEIGHTS if checkpoint == "default" else Path(checkpoint)
-    sources = [source_of(path) for path in sorted(folder.glob("*.safetensors"))]
+    """{file: sha256} of a checkpoint, or of a folder of them."""
+    path = DEFAULT_WEIGHTS if checkpoint == "default" else Path(checkpoint)
+    sources = [source_of(file) for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
     return {source.file: source.sha256 for source in sources}
 
 
 def about_weights(checkpoints):
-    """What a section says of where it comes from: the command, the machine, and the weights of {name: folder}."""
-    weights = {f"{name}: {file}" if name else file: digest for name, folder in checkpoints.items()
-               for file, digest in weights_of(folder).items()}
+    """What a section says of where it comes from: the command, the machine, and the weights of {name: checkpoint, or
+    folder of them}."""
+    weights = {f"{name}: {file}" if name else file: digest for name, path in checkpoints.items()
+               for file, digest in weights_of(path).items()}
     return {"command": _command(), "machine": machine(), "weights": weights}
 
 

@@ -2,7 +2,7 @@
 same batches, each measured in one round.
 
   python benchmarks/training_options.py --run RUN --data TRAIN --labels TEST --references TRAIN
-  python benchmarks/training_options.py --run RUN --data TRAIN --labels TEST --references TRAIN --longer 2700 --only epsilon v
+  python benchmarks/training_options.py ... --longer 2700 --only epsilon v
 
 RUN is a run of tools/train.py with an autoencoder and stored latents. Each option is trained in a folder of its own
 below RUN/options, or RUN/longer; after a stop, the same command goes on. The tables go where benchmarks/ablation.py
@@ -52,11 +52,10 @@ OPTIONS = {
 }
 
 
-def config_of(config, option, steps):
-    """The `Config` with an option's values and so many steps, of which the last is kept."""
+def with_keys(config, *changes):
+    """The `Config` with {section: {key: value}} of all changes."""
     data = to_dict(config)
-    for values in (COMMON, option.keys, {"train_unet": {
-            "steps": steps, "keep_at": [steps], "sheet_every": 0, "save_every": 100, "keep_last": 1}}):
+    for values in changes:
         for section, keys in values.items():
             data[section] |= keys
     return from_dict(type(config), data, "option")
@@ -72,7 +71,9 @@ def train(arguments, config, name):
         (run / needed).unlink(missing_ok=True)  # that of a run that has been moved since
         (run / needed).symlink_to(source.resolve())
     option = OPTIONS[name]
-    config = config_of(config, option, round(option.share * (arguments.longer or arguments.steps)))
+    steps = round(option.share * (arguments.longer or arguments.steps))
+    training = {"steps": steps, "keep_at": [steps], "sheet_every": 0, "save_every": 100, "keep_last": 1}
+    config = with_keys(config, COMMON, option.keys, {"train_unet": training})
     stages = Stages(config, arguments.data, run, resume="auto")
     with stages.claimed():
         stages.unet()
@@ -96,7 +97,8 @@ def measure(arguments, weights):
         "identity": {"recipe": to_dict(studio.recipe)}, "rows": rows, "terms": list(measured.score_terms),
         "pictures": len(studio.tasks), "protocol": studio.said, **about_weights(named),
     }
-    print(f"written: {', '.join(map(str, keep_section(arguments, 'longer' if arguments.longer else 'training', found)))}")
+    written = keep_section(arguments, "longer" if arguments.longer else "training", found)
+    print(f"written: {', '.join(map(str, written))}")
 
 
 def main():

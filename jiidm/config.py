@@ -328,6 +328,17 @@ def check_training(config):
         raise InputError(
             f"train_autoencoder.quantize_from {first.quantize_from}: expected less than the {first.steps} steps"
         )
+    layers, channels = first.discriminator_layers, first.discriminator_channels
+    if layers < 1 or channels < 4 or channels % 4:
+        raise InputError(
+            f"train_autoencoder.discriminator_layers {layers}, discriminator_channels {channels}: expected at least 1, "
+            f"and a multiple of 4"
+        )
+    if first.discriminator_start < first.steps and first.crop < 3 * 2**layers:
+        raise InputError(
+            f"train_autoencoder.crop {first.crop}: a discriminator of {layers} layers sees no patch of it; expected at "
+            f"least {3 * 2**layers}, or fewer discriminator_layers"
+        )
     strange = set(first.anchors) - {"", *COLOR_AXES}
     if strange or len(first.anchors) > config.autoencoder.embed_dim:
         raise InputError(

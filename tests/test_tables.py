@@ -13,7 +13,7 @@ from PIL import Image
 from jiidm import Generator
 from jiidm.baselines.config import BaselineRun, DiscriminatorConfig, GeneratorConfig, GeneratorTrainingConfig
 from jiidm.baselines.networks import Baseline, save_baseline
-from jiidm.checkpoint import Source, arrays_of, load_checkpoint, save_checkpoint
+from jiidm.checkpoint import Source, arrays_of, load_checkpoint, load_into, save_checkpoint
 from jiidm.config import ImageConfig, InferenceConfig, RoundConfig, to_dict
 from jiidm.contest import ContestJob, make_pictures
 from jiidm.data.folder import TestFolder as Masks
@@ -22,12 +22,14 @@ from jiidm.data.synthetic import draw_landscape
 from jiidm.evaluation.measure import Protocol, evaluate
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import save_segmenter
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.pictures import from_pixels, to_pixels
 from jiidm.runtime import jt
 from jiidm.stages import Stages
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import tables, training_options  # noqa: E402
+from benchmarks import autoencoder_options, tables, training_options  # noqa: E402
 
 NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
 pytestmark = pytest.mark.filterwarnings("ignore:.*Frechet")
@@ -44,7 +46,7 @@ def place(tmp_path_factory, tiny_config):
         tiny_config, unet=dataclasses.replace(tiny_config.unet, num_classes=29),
         inference=InferenceConfig((RoundConfig(3.0, "ddim20", 3), RoundConfig(3.0, "ddim20", 2)),
                                   final_color_transfer="transport", final_color_share=0.5),
-        train_autoencoder=dataclasses.replace(tiny_config.train_autoencoder, steps=8, batch=2, crop=16),
+        train_autoencoder=dataclasses.replace(tiny_config.train_autoencoder, steps=8, batch=2, crop=24),
         train_unet=dataclasses.replace(tiny_config.train_unet, batch=2),
     )
     jt.set_global_seed(1, False)
@@ -178,22 +180,61 @@ def test_options_of_the_training(place, tmp_path, monkeypatch):
     run.mkdir()
     (run / "autoencoder.safetensors").write_bytes((place / "iidm" / "autoencoder-0.safetensors").read_bytes())
     Stages(config, place / "train", run, resume="auto").latents()
-    monkeypatch.setattr(training_options, "OPTIONS", training_options.OPTIONS[:2])
-    options = ("--run", run, "--data", place / "train", "--config", place / "config.yaml", "--steps", 2)
-    monkeypatch.setattr(training_options, "measure", lambda *_: pytest.fail("only one option is to be trained"))
-    with pytest.raises(FileNotFoundError):  # of the figures, which it does not write
-        run_tool(training_options, place, tmp_path, monkeypatch, *options, "--train-only", "v")
+    wider = training_options.Option("wider", {"unet": {"model_channels": 24}}, 1.5)
+    monkeypatch.setitem(training_options.OPTIONS, "wide", wider)
+    options = ("--run", run, "--data", place / "train", "--config", place / "config.yaml", "--steps", 2, "--only")
+    with monkeypatch.context() as patch:
+        patch.setattr(training_options, "measure", lambda *_: pytest.fail("nothing is to be measured"))
+        with pytest.raises(FileNotFoundError):  # of the figures, which it does not write
+            run_tool(training_options, place, tmp_path, monkeypatch, *options, "v", "--train-only")
     made = run / "options" / "v" / "unet-0000002.safetensors"
     stamp = made.stat().st_mtime_ns
-    monkeypatch.undo()
-    monkeypatch.setattr(training_options, "OPTIONS", training_options.OPTIONS[:2])
-    kept, text = run_tool(training_options, place, tmp_path, monkeypatch, *options)
+    kept, text = run_tool(training_options, place, tmp_path, monkeypatch, *options, "epsilon", "v", "wide")
     assert made.stat().st_mtime_ns == stamp
     rows = kept["sections"]["training"]["rows"]
-    assert [row["name"] for row in rows] == ["noise, the paper's", "v"] and not rows[0]["differences"]
-    weights = [Generator.from_checkpoint(run / "options" / name / "weights") for name in ("epsilon", "v")]
-    assert [g.config.diffusion.prediction for g in weights] == ["epsilon", "v"]
-    assert all(g.checkpoints[0].step == 2 for g in weights)
-    assert "## Options of the training" in text and "Differences to noise, the paper's:" in text
-    refused(lambda: run_tool(training_options, place, tmp_path, monkeypatch, *options[2:], "--run", place / "iidm"),
-            "autoencoder.safetensors", "expected a run")
+    assert [row["name"] for row in rows] == ["noise, the paper's, 2 steps", "v, 2 steps", "wider, 3 steps"]
+    assert not rows[0]["differences"]
+    weights = [Generator.from_checkpoint(run / "options" / name / "weights") for name in ("epsilon", "v", "wide")]
+    assert [g.config.diffusion.prediction for g in weights] == ["epsilon", "v", "epsilon"]
+    assert [g.config.unet.model_channels for g in weights] == [16, 16, 24]
+    assert [g.checkpoints[0].step for g in weights] == [2, 2, 3]
+    assert "## Options of the training" in text and "Differences to noise, the paper's, 2 steps:" in text
+    kept, text = run_tool(training_options, place, tmp_path, monkeypatch, *options, "v", "--longer", 4)
+    assert [row["name"] for row in kept["sections"]["longer"]["rows"]] == ["v, 4 steps"]
+    assert kept["sections"]["training"]["rows"] == rows and "## Options of the training, longer" in text
+    assert (run / "longer" / "v" / "unet-0000004.safetensors").exists() and made.stat().st_mtime_ns == stamp
+    refused(lambda: run_tool(training_options, place, tmp_path, monkeypatch, *options[2:], "v", "--run",
+                             place / "iidm"), "autoencoder.safetensors", "expected a run")
+
+
+def test_autoencoders(place, tmp_path, monkeypatch):
+    """The figures are those of the reconstructions of the photos, through the codebook."""
+    (tmp_path / "real").mkdir()
+    photos = {}
+    for i in range(3):
+        photos[f"mask{i}"] = draw_landscape((2, i), 48, 32)[0]
+        Image.fromarray(photos[f"mask{i}"]).save(tmp_path / "real" / f"mask{i}.png")
+    options = ("--run", tmp_path / "run", "--data", place / "train", "--config", place / "config.yaml",
+               "--steps", 8, "--only", "plain", "discriminator")
+    refused(lambda: run_tool(autoencoder_options, place, tmp_path, monkeypatch, *options), "--real")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(autoencoder_options, "DEFAULT_WEIGHTS", place / "iidm")
+    kept, text = run_tool(autoencoder_options, place, tmp_path, monkeypatch, *options, "--real", tmp_path / "real")
+    rows = {row["name"]: row for row in kept["sections"]["autoencoder"]["rows"]}
+    plain, adversarial, default = rows
+    assert plain.startswith("16 channels, ") and plain.endswith(" 8 steps") and "7 steps" in adversarial
+    assert default.startswith("of the default weights, 16 channels") and not rows[plain]["differences"]
+    for name, file in ((plain, tmp_path / "run" / "autoencoders" / "plain" / "autoencoder.safetensors"),
+                       (default, place / "iidm" / "autoencoder-0.safetensors")):
+        checkpoint = load_checkpoint(file)
+        network = Autoencoder(checkpoint.config.autoencoder)
+        load_into(network, checkpoint.tensors, file)
+        made = [to_pixels(network(jt.array(from_pixels(photo[None])), True)[0].numpy())[0] for photo in photos.values()]
+        errors = [np.square(a.astype(float) - b).mean() for a, b in zip(photos.values(), made, strict=True)]
+        psnr, low, high = rows[name]["figures"]["psnr"]
+        assert psnr == pytest.approx(np.mean([10 * np.log10(255**2 / error) for error in errors]), abs=1e-3)
+        assert low < psnr < high
+    table = (tmp_path / "run" / "autoencoders" / "discriminator" / "autoencoder.csv").read_text().splitlines()
+    column = table[0].split(",").index("discriminator")
+    assert float(table[-1].split(",")[column]) > 0
+    assert "## The autoencoder" in text and "| PSNR, dB | SSIM | mask accuracy |" in text

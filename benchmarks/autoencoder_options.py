@@ -1,0 +1,151 @@
+"""How near autoencoders come to held-out photos: that of the weights, and others of other widths and with the
+discriminator, trained equally long.
+
+  python benchmarks/autoencoder_options.py --run RUN --data TRAIN --labels TEST --references TRAIN --real VAL
+
+Each option is trained in a folder of its own below RUN/autoencoders; after a stop, the same command goes on. VAL holds
+the photos of TEST's label maps. The table goes where benchmarks/ablation.py puts its own.
+"""
+import argparse
+import dataclasses
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.gallery import (  # noqa: E402
+    Gallery,
+    about_weights,
+    add_arguments,
+    emptied,
+    keep_section,
+    kept_figures,
+    row_of,
+)
+from benchmarks.training_options import Option, with_keys  # noqa: E402
+from jiidm.checkpoint import load_checkpoint, load_into  # noqa: E402
+from jiidm.config import builtin_config, load_config  # noqa: E402
+from jiidm.data.folder import read_photo  # noqa: E402
+from jiidm.evaluation import metrics  # noqa: E402
+from jiidm.evaluation.measure import resized  # noqa: E402
+from jiidm.files import InputError, output_folder, run_tool  # noqa: E402
+from jiidm.generator import DEFAULT_WEIGHTS  # noqa: E402
+from jiidm.models.autoencoder import Autoencoder  # noqa: E402
+from jiidm.pictures import from_pixels, to_pixels  # noqa: E402
+from jiidm.runtime import jt  # noqa: E402
+from jiidm.stages import Stages  # noqa: E402
+from jiidm.stopping import stoppable  # noqa: E402
+from jiidm.training.quality import psnr_ssim  # noqa: E402
+
+QUANTIZED, ADVERSARIAL = 6 / 7, 1 / 2  # shares of a training after which there is a codebook, and a discriminator
+# the first is what the others are compared with
+OPTIONS = {
+    "plain": Option("{ch} channels"),
+    "discriminator": Option("{ch} channels, discriminator in the second half", {}, 0.93),
+    "narrow": Option("24 channels", {"autoencoder": {"ch": 24}}, 1.27),
+    "wide": Option("48 channels", {"autoencoder": {"ch": 48}}, 0.57),
+}
+# of the measures of pictures those that are told of reconstructions, which have no style of their own
+MEASURES = ("mask_accuracy", "mean_iou", "FD-segmenter")
+
+
+def config_of(config, name, steps):
+    """The `Config` of an option with so many steps."""
+    training = {"steps": steps, "quantize_from": round(QUANTIZED * steps), "sheet_every": 0, "save_every": 100,
+                "discriminator_start": round(ADVERSARIAL * steps) if name == "discriminator" else 2 * steps,
+                "keep_last": 1}
+    return with_keys(config, {"train_autoencoder": training}, OPTIONS[name].keys)
+
+
+def train(arguments, config, name):
+    """Trains an option, as far as it is not trained, and returns the path of its weights."""
+    run = output_folder(arguments.run / "autoencoders" / name)
+    steps = round(OPTIONS[name].share * arguments.steps)
+    stages = Stages(config_of(config, name, steps), arguments.data, run, resume="auto")
+    with stages.claimed():
+        stages.autoencoder()
+    return run / "autoencoder.safetensors"
+
+
+def reconstructed(checkpoint, photos):
+    """What the autoencoder of a checkpoint makes of photos (list of H x W x 3 uint8), the codebook in between."""
+    network = Autoencoder(checkpoint.config.autoencoder)
+    load_into(network, checkpoint.tensors, checkpoint.path)
+    for photo in tqdm(photos, checkpoint.path.parent.name, unit="image", mininterval=1, leave=False):
+        with jt.no_grad():
+            yield to_pixels(network(jt.array(from_pixels(photo[None])), True)[0].numpy())[0]
+
+
+def measured(gallery, checkpoint):
+    """The `Measured` of a checkpoint's reconstructions of the real photos, with PSNR and SSIM."""
+    size = checkpoint.config.image.width, checkpoint.config.image.height
+    photos = [resized(read_photo(gallery.real.files[task.stem]), *size) for task in gallery.tasks]
+    pictures, folder, quality = reconstructed(checkpoint, photos), emptied(gallery.folder / "made"), []
+    for task, photo, picture in zip(gallery.tasks, photos, pictures, strict=True):
+        Image.fromarray(picture).save(folder / f"{task.stem}.png")
+        quality.append(psnr_ssim(photo[None], picture[None]))
+    found, protocol = gallery.measured(folder, gallery.tasks), gallery.protocol
+    indices = metrics.resamples(len(photos), protocol.resamples, protocol.seed)  # those of the other measures
+    replicates = dict(zip(("psnr", "ssim"), np.array(quality)[indices].mean(1).T, strict=True))
+    figures = {name: metrics.figure(value, replicates[name])
+               for name, value in zip(replicates, np.mean(quality, 0), strict=True)}
+    for name in MEASURES:
+        figures[name], replicates[name] = found.figures[name], found.replicates[name]
+    return dataclasses.replace(found, figures=figures, replicates=replicates)
+
+
+def measure(arguments, files):
+    """Measures {words: file of weights} and writes the section."""
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
+    rows, base, named = [], None, {}
+    with tempfile.TemporaryDirectory(prefix="jiidm-autoencoders-") as folder:
+        gallery = Gallery(arguments, Path(folder))
+        for words, file in files.items():
+            checkpoint = load_checkpoint(file, "autoencoder")
+            numbers = sum(value.size for value in checkpoint.tensors.values())
+            words = words.format(ch=checkpoint.config.autoencoder.ch)
+            words = f"{words}, {numbers / 1e6:.1f} M, {checkpoint.step} steps"
+            found = measured(gallery, checkpoint)
+            rows.append(row_of(words, found, base))
+            base, named[words] = base or found, file
+    section = {"identity": {}, "rows": rows, "terms": list(found.score_terms), "pictures": len(gallery.tasks),
+               "protocol": gallery.said, **about_weights(named)}
+    print(f"written: {', '.join(map(str, keep_section(arguments, 'autoencoder', section)))}")
+
+
+def main():
+    """Trains what is not trained yet, and measures it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--run", required=True, type=Path, help="folder for the trainings")
+    parser.add_argument("--data", required=True, type=Path, help="training folder")
+    parser.add_argument("--config", default="default", help="YAML file, or the name of one in configs/")
+    parser.add_argument("--steps", type=int, default=700, help="of each training (default 700)")
+    parser.add_argument("--only", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="OPTION",
+                        help=f"some of {', '.join(OPTIONS)} (default: all)")
+    parser.add_argument("--train-only", action="store_true", help="measure nothing")
+    arguments = parser.parse_args()
+    path = arguments.config if arguments.config.endswith((".yaml", ".yml")) else builtin_config(arguments.config)
+    config = load_config(path)
+    if arguments.steps < 4:
+        raise InputError(f"--steps {arguments.steps}: expected at least 4")
+    with stoppable():
+        if not arguments.train_only:  # told now, not after the trainings
+            kept_figures(arguments)
+            if Gallery(arguments, None).real is None:
+                raise InputError("--real: is missing; expected the folder of the photos that are to be reconstructed")
+        files = {OPTIONS[name].words: train(arguments, config, name) for name in OPTIONS if name in arguments.only}
+        if not arguments.train_only:
+            default, = DEFAULT_WEIGHTS.glob("autoencoder*.safetensors")
+            measure(arguments, {**files, "of the default weights, {ch} channels": default})
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
