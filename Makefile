@@ -21,8 +21,8 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	$(BIN)/python tools/infer.py --input_path examples/test --img_path examples/train --output_path demo --overview demo/overview.jpg
-	@echo "The pictures are in demo/, all of them on one sheet: demo/overview.jpg"
+	$(BIN)/python tools/infer.py --input_path examples/test --img_path examples/train --output_path demo/results --overview demo/overview.jpg
+	@echo "The pictures are in demo/results/, all of them on one sheet: demo/overview.jpg"
 
 test: setup
 	$(BIN)/python -m pytest

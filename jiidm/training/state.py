@@ -47,9 +47,9 @@ class TrainingState:
     def add_optimizer(self, name, optimizer):
         """Includes the moments and the step count of a Jittor Adam optimiser."""
         self.optimizers[name] = optimizer
-        for group in optimizer.param_groups:
-            for i, (first, second) in enumerate(zip(group["m"], group["values"], strict=True)):
-                self.variables.update({f"{name}/first/{i}": first, f"{name}/second/{i}": second})
+        moments = (pair for group in optimizer.param_groups for pair in zip(group["m"], group["values"], strict=True))
+        for i, (first, second) in enumerate(moments):
+            self.variables.update({f"{name}/first/{i}": first, f"{name}/second/{i}": second})
 
     def save(self, step):
         """Writes the state after `step` steps and removes what `keep_last` and `keep_every` do not keep."""
