@@ -108,10 +108,10 @@ def measure_section(section, studio, tasks):
 def identity(section, studio, tasks):
     """What a section's figures depend on; where all of it is as before they stand."""
     generator, digest = studio.generator, hashlib.sha256()
-    for task in tasks:
-        files = [task.labels, task.reference]
-        for file in [*files, studio.real.files[task.stem]] if section == "real" else files:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    files = [file for task in tasks for file in (task.labels, task.reference)]
+    files += [studio.real.files[task.stem] for task in tasks] if section == "real" else []
+    for file in [*files, *studio.photos]:  # all photos have a part in the Frechet distance
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     about = {
         "segmenter": studio.segmenter, "pictures": digest.hexdigest(),
         "count": len(tasks), "resamples": studio.given.resamples, "size": [generator.width, generator.height],

@@ -16,7 +16,8 @@ _TEXTS = {
                   "this machine, times their number; what is read ahead, saved or drawn beside the steps is not in it. "
                   "Full is the whole recipe of the weights, its last colour transfer included; GauGAN and CLADE have a "
                   "row with that transfer, too. None of them has a perceptual loss unless its configuration names VGG "
-                  "weights, which do not come with this program.",
+                  "weights, which do not come with this program. CLADE is the one with intra-class positional "
+                  "encoding, as configs/clade.yaml has it.",
     "real": "The ceiling of the mask accuracy, and what each colour transfer towards the style reference does to a "
             "photo: how near it comes in style, and what it costs the evaluator in the mask.",
     "modules": "One round is image-to-image from the style photo; further rounds (the paper's refinement) start from "
@@ -42,15 +43,16 @@ _TEXTS = {
 }
 _NOT_SHOWN = (
     "What this does not show: how the models compare at the papers' size. {photos} photos were there to learn from, "
-    "the networks have a few million parameters in place of about a hundred (GauGAN, CLADE) or five hundred (IIDM), "
-    "and their trainings took {minutes} minutes in place of days on GPUs. GauGAN's and CLADE's style is one vector "
-    "of the whole reference, learned from photos that were their own reference; IIDM starts from the reference's own "
-    "latents, of which much of the palette remains. The evaluator is small, too: a picture that is plainer than a "
-    "photo is easier for it. A recipe that was chosen on some of these label maps is at an advantage; that of the "
-    "default weights was chosen on the 72 of the Stanford Background Dataset's validation list, GauGAN and CLADE "
+    "the networks have some {millions:.0f} million parameters in place of about a hundred (GauGAN, CLADE) or five "
+    "hundred (IIDM), and their trainings took {minutes} minutes, not all equally long, in place of days on GPUs. "
+    "GauGAN's and CLADE's style is one vector of the whole reference, learned from photos that were their own "
+    "reference; IIDM starts from the reference's own latents, of which much of the palette remains. The evaluator is "
+    "small, too: a picture that is plainer than a photo is easier for it. A recipe that was chosen on some of these "
+    "label maps is at an advantage; that of the default weights was chosen on the 72 of the Stanford Background "
+    "Dataset's validation list, GauGAN and CLADE "
     "have no recipe to choose."
 )
-_AXES = {"guidance": "guidance scale", "start": "start, share of the chain", "steps": "steps"}
+AXES = {"guidance": "guidance scale", "start": "start, share of the chain", "steps": "steps"}
 _JUDGED = ("score", "psnr", "mask_accuracy", "style")
 _QUALITY = {"psnr": "PSNR, dB", "ssim": "SSIM"}  # of reconstructions, beside MEASURES
 
@@ -61,7 +63,7 @@ def write_results(kept, folder):
     kept is what ablation.json holds. Raises InputError where they cannot be written or matplotlib is missing.
     """
     folder, written = output_folder(folder), []
-    for section, name in _AXES.items():
+    for section, name in AXES.items():
         if section in kept["sections"]:
             written.append(folder / f"results-{section}.png")
             figure = _curves(kept["sections"][section], name)
@@ -87,9 +89,10 @@ def markdown_of(kept):
     """The results as Markdown."""
     sections = {name: kept["sections"][name] for name in _TITLES if name in kept["sections"]}
     lines = ["# The pictures, measured", "",
-             "All figures are means over the label maps with 95 % bootstrap intervals; differences are paired, picture "
-             "by picture. Less is better for the LAB distances and the Frechet distance, more for all others. A "
-             "Frechet distance over so few pictures is biased upwards: it compares rows of one table, no more."]
+             "Means over the label maps (mIoU and the Frechet distance: of all pictures together; the score: of the "
+             "means) with 95 % bootstrap intervals; differences are paired, picture by picture. Less is better for the "
+             "LAB distances and the Frechet distance, more for all others. A Frechet distance over so few pictures is "
+             "biased upwards: it compares rows of one table, no more."]
     for section, found in sections.items():
         lines += ["", f"## {_TITLES[section]}", "", _TEXTS[section], "", *_section(section, found), "",
                   f"Made by `{found['command']}` on {found['machine']['processor']}, {found['machine']['cores']} "
@@ -125,24 +128,26 @@ def _section(section, found):
     rows, keys = found["rows"], list(found["rows"][0]["figures"])
     words = {key: _words(key, found["terms"]) for key in keys}
     timed = ["s an image"] if any(r["seconds"] is not None for r in rows) else []
-    lines = _table([section if section in _AXES else "", *(words[k] for k in keys), *timed],
+    lines = _table([section if section in AXES else "", *(words[k] for k in keys), *timed],
                    [[r["name"], *(shown(Figure(*r["figures"][k]), 3) for k in keys), *(_seconds(r) for _ in timed)]
                     for r in rows])
     if section == "comparison":
         lines = [*_costs(found), "", *lines]
     elif "recipe" in found["identity"]:  # each section may have been measured with another recipe
         lines = [f"Recipe: {_in_words(found['identity']['recipe'])}.", "", *lines]
-    if section in _AXES:
-        return [f"![curves over {_AXES[section]}](results-{section}.png)", "", *lines]
+    if section in AXES:
+        return [f"![curves over {AXES[section]}](results-{section}.png)", "", *lines]
     base = next(r["name"] for r in rows if not r["differences"])
     others = [r for r in rows if r["differences"]]
-    lines += ["", f"Differences to {base}:", ""]
-    lines += _table(["", *(words[k] for k in keys)],
-                    [[r["name"], *(_difference(k, Figure(*r["differences"][k])) for k in keys)] for r in others])
-    lines += ["", *(_judgement(key, words[key], base, others) for key in _JUDGED if key in words)]
+    if others:
+        lines += ["", f"Differences to {base}:", ""]
+        lines += _table(["", *(words[k] for k in keys)],
+                        [[r["name"], *(_difference(k, Figure(*r["differences"][k])) for k in keys)] for r in others])
+        lines += ["", *(_judgement(key, words[key], base, others) for key in _JUDGED if key in words)]
     if section == "comparison":
         minutes = sorted(_minutes(cost) for cost in found["costs"])
-        lines += ["", _NOT_SHOWN.format(photos=found["photos"], minutes=f"{minutes[0]:.0f} to {minutes[-1]:.0f}")]
+        lines += ["", _NOT_SHOWN.format(photos=found["photos"], minutes=f"{minutes[0]:.0f} to {minutes[-1]:.0f}",
+                                        millions=max(cost["parameters"] for cost in found["costs"]) / 1e6)]
     if section == "modules" and found["ensemble"] == 1:
         lines += ["", "There are no rows of the ensemble: the checkpoint is one network, whose weights may be a mean "
                       "of several already."]
@@ -216,7 +221,7 @@ def _curves(found, axis):
             drawn, = place.plot(x, value, marker="o", markersize=3, label=line)
             if None not in (*low, *high):
                 place.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
-        if axis == _AXES["steps"]:
+        if axis == AXES["steps"]:
             place.set_xscale("log")
             place.legend(fontsize=8)
         place.set_title(_words(key, found["terms"]), fontsize=10)

@@ -17,6 +17,8 @@ OPTIONS = (
     ("guidance from timestep 200 on alone", {"guidance_from": 200}),
     ("class noise 0.25", {"class_noise": 0.25}), ("class noise 0.5", {"class_noise": 0.5}),
 )
+# in 50 steps a chain, as the default recipe
+PAPER_ROUNDS = [RoundConfig(3.5, "ddim50", 30), RoundConfig(3.7, "ddim50", 32), RoundConfig(3.7, "ddim50", 20)]
 ONE_ROUND = {"rounds": 1, "color_transfer": False, "ensemble": False}
 
 
@@ -60,7 +62,9 @@ def _modules(recipe, several):
         found += _ends("all together", together)
         found += [Setting(f"all together, {method} between", {**together, "color_transfer": method})
                   for method in COLOR_TRANSFERS if method != recipe.color_transfer]
-    return found
+    paper = {"rounds": PAPER_ROUNDS, "color_transfer": "reinhard", "ensemble": several}
+    return [*found, Setting("the paper's three rounds, reinhard between", paper),
+            Setting("the paper's three rounds, reinhard between and at the end", paper, final="reinhard")]
 
 
 def _ends(name, arguments):

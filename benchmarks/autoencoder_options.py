@@ -28,7 +28,7 @@ from benchmarks.gallery import (  # noqa: E402
     kept_figures,
     row_of,
 )
-from benchmarks.training_options import Option, with_keys  # noqa: E402
+from benchmarks.training_options import Option, check_trained, with_keys  # noqa: E402
 from jiidm.checkpoint import load_checkpoint, load_into  # noqa: E402
 from jiidm.config import builtin_config, load_config  # noqa: E402
 from jiidm.data.folder import read_photo  # noqa: E402
@@ -67,10 +67,12 @@ def train(arguments, config, name):
     """Trains an option, as far as it is not trained, and returns the path of its weights."""
     run = output_folder(arguments.run / "autoencoders" / name)
     steps = round(OPTIONS[name].share * arguments.steps)
-    stages = Stages(config_of(config, name, steps), arguments.data, run, resume="auto")
+    config, path = config_of(config, name, steps), run / "autoencoder.safetensors"
+    check_trained(path, config, ("image", "autoencoder", "train_autoencoder"))
+    stages = Stages(config, arguments.data, run, resume="auto")
     with stages.claimed():
         stages.autoencoder()
-    return run / "autoencoder.safetensors"
+    return path
 
 
 def reconstructed(checkpoint, photos):
@@ -133,8 +135,8 @@ def main():
     arguments = parser.parse_args()
     path = arguments.config if arguments.config.endswith((".yaml", ".yml")) else builtin_config(arguments.config)
     config = load_config(path)
-    if arguments.steps < 4:
-        raise InputError(f"--steps {arguments.steps}: expected at least 4")
+    if arguments.steps < 7:
+        raise InputError(f"--steps {arguments.steps}: expected at least 7")
     with stoppable():
         if not arguments.train_only:  # told now, not after the trainings
             kept_figures(arguments)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.ablation_report import markdown_of, write_results
+from benchmarks.ablation_report import AXES, check_drawing, markdown_of, write_results
 from benchmarks.measuring import machine
 from jiidm.checkpoint import source_of
 from jiidm.data.folder import fit_photo, read_photo
-from jiidm.evaluation import metrics
-from jiidm.evaluation.measure import FRECHET_RESAMPLES, Protocol, evaluate, resized
+from jiidm.evaluation.measure import FRECHET_RESAMPLES, Protocol, differences, evaluate, resized
 from jiidm.evaluation.pairing import find_pictures, find_tasks
 from jiidm.evaluation.weights import load_segmenter
 from jiidm.files import InputError, output_folder, written_whole
@@ -41,14 +40,14 @@ def add_arguments(parser):
 class Gallery:
     """Measures folders of pictures of one test folder; `folder` is a temporary one.
 
-    `tasks` are the label maps with their references, `real` the `Pictures` of the real photos or None, and `said` is
-    the protocol of the last measurement.
+    `tasks` are the label maps with their references, `photos` the files of all reference photos, `real` the `Pictures`
+    of the real photos or None, and `said` is the protocol of the last measurement.
     """
 
     def __init__(self, arguments, folder):
         self.given, self.folder, self.real, self.said = arguments, folder, None, {}
         self.segmenter = load_segmenter(arguments.segmenter).sha256  # told before any picture is made
-        self.tasks, _, problems = find_tasks(arguments.labels, arguments.references)
+        self.tasks, self.photos, problems = find_tasks(arguments.labels, arguments.references)
         _check(problems)
         self.protocol = Protocol(resamples=arguments.resamples,
                                  frechet_resamples=min(arguments.resamples, FRECHET_RESAMPLES))
@@ -109,13 +108,9 @@ def row_of(name, measured, base, seconds=None, **more):
 
     Both have the same resamples of the same pictures, so that the differences are paired.
     """
-    differences = {}
-    for key, figure in measured.figures.items() if base is not None else ():
-        count = min(len(measured.replicates[key]), len(base.replicates[key]))
-        apart = measured.replicates[key][:count] - base.replicates[key][:count]
-        differences[key] = list(metrics.figure(figure.value - base.figures[key].value, apart))
+    apart = {key: list(each) for key, each in differences(measured, base).items()} if base is not None else {}
     figures = {key: list(figure) for key, figure in measured.figures.items()}
-    return {"name": name, "figures": figures, "differences": differences, "seconds": seconds, **more}
+    return {"name": name, "figures": figures, "differences": apart, "seconds": seconds, **more}
 
 
 def weights_of(checkpoint):
@@ -141,9 +136,12 @@ def kept_figures(arguments):
     try:
         kept = json.loads(path.read_text("utf-8")) if path.exists() else {"sections": {}}
         markdown_of(kept)
+        curves = [section for section in AXES if section in kept["sections"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the figures of this program ({error}); remove it or give another --output") \
             from error
+    if curves:
+        check_drawing()  # they are drawn anew with every section
     return kept
 
 

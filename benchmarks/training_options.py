@@ -9,6 +9,7 @@ below RUN/options, or RUN/longer; after a stop, the same command goes on. The ta
 puts its own.
 """
 import argparse
+import shutil
 import sys
 import tempfile
 import warnings
@@ -21,14 +22,18 @@ from benchmarks.ablation import Studio  # noqa: E402
 from benchmarks.ablation_settings import ONE_ROUND, Setting  # noqa: E402
 from benchmarks.gallery import Gallery, about_weights, add_arguments, keep_section, kept_figures, row_of  # noqa: E402
 from jiidm import Generator  # noqa: E402
+from jiidm.checkpoint import open_checkpoint, source_of  # noqa: E402
 from jiidm.config import builtin_config, from_dict, load_config, to_dict  # noqa: E402
-from jiidm.files import InputError, output_folder, run_tool  # noqa: E402
+from jiidm.files import InputError, output_folder, run_tool, written_whole  # noqa: E402
 from jiidm.stages import Stages  # noqa: E402
 from jiidm.stopping import stoppable  # noqa: E402
 
 # what every option but for its own keys has in common, whatever the configuration says
 COMMON = {"diffusion": {"prediction": "epsilon", "zero_terminal_snr": False, "loss_weight": "uniform"},
          "train_unet": {"mask_drop": 0.2}}
+
+SAVING = ("keep_at", "keep_last", "save_every", "sheet_every")  # keys without a say in what is trained
+
 
 class Option(NamedTuple):
     """A training: words for its row, keys of the configuration, and its steps as a share of the others' (so that a
@@ -61,19 +66,37 @@ def with_keys(config, *changes):
     return from_dict(type(config), data, "option")
 
 
+def check_trained(path, config, sections):
+    """Raises InputError where the checkpoint `path` is there, but of another configuration in one of `sections`."""
+    if path.exists():
+        found, wanted = (
+            {(section, key): value for section in sections for key, value in to_dict(getattr(each, section)).items()
+             if key not in SAVING} for each in (open_checkpoint(path).config, config))
+        other = [".".join(key) for key in wanted if found[key] != wanted[key]]
+        if other:
+            raise InputError(f"{path}: was trained with another configuration ({', '.join(other)}); remove "
+                             f"{path.parent} to train it anew")
+
+
 def train(arguments, config, name):
     """Trains an option, as far as it is not trained, and returns the folder of its weights."""
     run = output_folder(arguments.run / ("longer" if arguments.longer else "options") / name)
-    for needed in ("autoencoder.safetensors", "latents"):
-        source = arguments.run / needed
-        if not source.exists():
-            raise InputError(f"{source}: is missing; expected a run of tools/train.py with autoencoder and latents")
-        (run / needed).unlink(missing_ok=True)  # that of a run that has been moved since
-        (run / needed).symlink_to(source.resolve())
+    autoencoder, latents = (arguments.run / needed for needed in ("autoencoder.safetensors", "latents"))
+    for needed in (autoencoder, latents):
+        if not needed.exists():
+            raise InputError(f"{needed}: is missing; expected a run of tools/train.py with autoencoder and latents")
+    own = run / autoencoder.name
+    if own.exists() and source_of(own).sha256 != source_of(autoencoder).sha256:
+        raise InputError(f"{own}: is not that of {arguments.run} any more; remove {run} to train it anew")
+    with written_whole(own) as temporary:
+        shutil.copyfile(autoencoder, temporary)
+    (run / "latents").unlink(missing_ok=True)  # those of a run that has been moved since
+    (run / "latents").symlink_to(latents.resolve())
     option = OPTIONS[name]
     steps = round(option.share * (arguments.longer or arguments.steps))
     training = {"steps": steps, "keep_at": [steps], "sheet_every": 0, "save_every": 100, "keep_last": 1}
     config = with_keys(config, COMMON, option.keys, {"train_unet": training})
+    check_trained(run / f"unet-{steps:07d}.safetensors", config, ("image", "unet", "diffusion", "train_unet"))
     stages = Stages(config, arguments.data, run, resume="auto")
     with stages.claimed():
         stages.unet()

@@ -80,7 +80,8 @@ def test_modules_are_measured_as_infer_makes_them(tool, place, tmp_path):
         "all together", "all together, reinhard at the end", "all together, histogram at the end",
         "all together, transport at the end", "all together, 0.4 of transport at the end",
         "all together, 0.6 of transport at the end", "all together, histogram between",
-        "all together, transport between",
+        "all together, transport between", "the paper's three rounds, reinhard between",
+        "the paper's three rounds, reinhard between and at the end",
     ]
     rows = {row["name"]: row for row in kept["sections"]["modules"]["rows"]}
     generator = Generator.from_checkpoint(place / "weights", recipe={"final_color_share": 0.6})
@@ -159,9 +160,9 @@ def test_a_stop_keeps_the_sections_before_it(tool, tmp_path, monkeypatch):
 def test_ensemble_only_of_several_and_refinement_only_of_several_rounds(tool, place, tmp_path, capsys):
     (tmp_path / "one.yaml").write_text("rounds: [{guidance: 2.0, respacing: ddim20, start: 5}]")
     tool(tmp_path, "--only", "modules", "--dry-run", checkpoint="alone")
-    assert capsys.readouterr().out == "modules: 20 pictures, 212 guided steps\n"  # 9 steps and 4 times 9 + 2, 4 maps
+    assert capsys.readouterr().out == "modules: 24 pictures, 540 guided steps\n"  # 9, 4 times 9 + 2, and 82; 4 maps
     tool(tmp_path, "--only", "modules", "--dry-run", "--recipe", tmp_path / "one.yaml")
-    assert capsys.readouterr().out == "modules: 8 pictures, 40 guided steps\n"
+    assert capsys.readouterr().out == "modules: 12 pictures, 368 guided steps\n"
 
 
 def test_sheet(tool, tmp_path):

@@ -16,7 +16,7 @@ from jiidm.evaluation.measure import Protocol, evaluate, inception_features, pre
 from jiidm.evaluation.metrics import HistogramProtocol, mean_iou, style_correlation
 from jiidm.evaluation.report import write_report
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
-from jiidm.evaluation.weights import EvaluatorFile, load_segmenter, save_segmenter
+from jiidm.evaluation.weights import EvaluatorFile, Known, load_segmenter, save_known, save_segmenter
 from jiidm.labels import CLASSES, read_label_map
 from jiidm.runtime import jt
 
@@ -89,7 +89,13 @@ def test_intervals_and_paired_differences(place, whole):
 
 def test_iou_is_that_of_all_pixels_and_the_ceiling_is_a_ratio(whole):
     found = whole.sets["results"]
-    assert found.figures["mean_iou"].value == pytest.approx(np.nanmean(found.class_iou))
+    values = np.array([figure.value for figure in found.class_iou])
+    assert found.figures["mean_iou"].value == pytest.approx(np.nanmean(values))
+    known = np.flatnonzero(np.isfinite(values))
+    assert len(known) > 2 and all(found.class_iou[c].low <= values[c] <= found.class_iou[c].high for c in known)
+    for c in known:
+        apart = whole.class_differences[c]
+        assert apart.value == pytest.approx(values[c] - whole.sets["compare"].class_iou[c].value, nan_ok=True)
     ratio = found.figures["mask_accuracy"].value / whole.sets["real"].figures["mask_accuracy"].value
     assert whole.shares["results"].value == pytest.approx(ratio)
     assert mean_iou(np.eye(3)) == 1
@@ -100,6 +106,55 @@ def test_an_aesthetic_function_completes_the_score(place):
     assert found.score_terms == ("aesthetic", "style")
     terms = 0.2 * found.figures["aesthetic"].value + 0.3 * (found.figures["style"].value * 0.5 + 0.5)
     assert found.figures["score"].value == pytest.approx(found.figures["mask_accuracy"].value * terms / 0.5)
+
+
+def brightness(picture):
+    return picture.mean() / 255
+
+
+def test_an_aesthetic_function_is_named_and_held_to_its_range(place, tmp_path):
+    found = measured(place, aesthetic=brightness)
+    assert found.protocol["aesthetic score"].startswith(f"mean of {__name__}.brightness")
+    page = write_report(found, tmp_path)[2].read_text("utf-8")
+    assert "best by aesthetic score" in page and page.count("<svg") == 6
+    for answer in (5.0, float("nan"), None, "good"):
+        refused(lambda answer=answer: measured(place, aesthetic=lambda _: answer), "mask0.jpg", "aesthetic",
+                "from 0 to 1")
+
+
+def test_what_the_segmenter_knows_stands_in_the_report(copy, tmp_path):
+    path = copy / "segmenter.safetensors"
+    everything = tuple(range(len(CLASSES)))
+    save_known(path, Known(everything, 72, 0.787, 0.564))
+    found = measured(copy)
+    text = write_report(found, tmp_path / "all")[0].read_text("utf-8")
+    assert "on 72 real photos" in text and "0.7870" in text and "0.5640" in text and "29 of 29 classes" in text
+    assert "classes unknown to the segmenter" not in found.protocol
+    labels = read_label_map(copy / "test" / "labels" / "mask0.png")
+    lacking = int(labels[0, 0])
+    save_known(path, Known(tuple(c for c in everything if c != lacking), None, None, None))
+    with pytest.warns(UserWarning, match=f"without the classes {CLASSES[lacking]}, "):
+        found = measured(copy)
+    assert found.protocol["classes unknown to the segmenter"].startswith(f"{CLASSES[lacking]}: ")
+    assert "is not known" in write_report(found, tmp_path / "some")[0].read_text("utf-8")
+
+
+def test_the_label_maps_are_those_of_the_folder_that_is_named(copy, whole):
+    shutil.copytree(copy / "test" / "labels", copy / "test" / "more")
+    Image.fromarray(np.full((48, 64), 3, np.uint8)).save(copy / "test" / "more" / "mask0.png")
+    options = {"segmenter": copy / "segmenter.safetensors", "protocol": FEW}
+    accuracies = [evaluate(copy / "results", copy / "test" / name, copy / "train", **options).sets["results"]
+                  .per_picture["mask_accuracy"] for name in ("labels", "more")]
+    assert (accuracies[0] == whole.sets["results"].per_picture["mask_accuracy"]).all()
+    assert (accuracies[0] == accuracies[1]).tolist() == [False] + 5 * [True]
+    refused(lambda: evaluate(copy / "results", copy / "test" / "typo", copy / "train", **options), "typo",
+            "no such folder")
+
+
+def test_label_maps_without_any_class_are_refused(copy):
+    for path in (copy / "test" / "labels").iterdir():
+        Image.new("L", (64, 48), 255).save(path)
+    refused(lambda: measured(copy), "labels", "255, no class")
 
 
 def test_report_is_complete_and_self_contained(place, whole, tmp_path):
@@ -134,6 +189,10 @@ def test_references_as_a_json_beside_the_photos(place, copy, whole):
     assert found.sets["results"].figures["style"] == whole.sets["results"].figures["style"]
     (copy / "test" / "labels2").mkdir()
     refused(lambda: evaluate(copy / "results", copy / "test" / "labels", copy / "train"), "no label_to_img.json")
+    (copy / "test" / "labels2").rmdir()
+    again = evaluate(copy / "results", copy / "test", copy / "train" / "pairs.json",
+                     segmenter=copy / "segmenter.safetensors", protocol=FEW)
+    assert again.sets["results"].figures["style"] == found.sets["results"].figures["style"]
 
 
 # ------------------------------------------------------------------------------------------------ distances and caching
@@ -210,6 +269,11 @@ def test_input_that_cannot_be_measured(copy):
     for path in sorted((copy / "results").iterdir())[1:]:
         path.unlink()
     refused(lambda: measured(copy, allow_missing=True), "one picture", "at least 2")
+
+
+def test_a_broken_photo_that_no_mask_names_is_told(copy):
+    (copy / "train" / "imgs" / "unused.jpg").write_bytes(b"nothing")
+    refused(lambda: measured(copy, allow_missing=True), "unused.jpg", "FD-segmenter is a distance to all photos")
 
 
 def test_tool(copy):

@@ -203,6 +203,12 @@ def test_options_of_the_training(place, tmp_path, monkeypatch):
     assert [row["name"] for row in kept["sections"]["longer"]["rows"]] == ["v, 4 steps"]
     assert kept["sections"]["training"]["rows"] == rows and "## Options of the training, longer" in text
     assert (run / "longer" / "v" / "unet-0000004.safetensors").exists() and made.stat().st_mtime_ns == stamp
+    monkeypatch.setitem(training_options.OPTIONS, "wide", wider._replace(keys={"unet": {"model_channels": 32}}))
+    refused(lambda: run_tool(training_options, place, tmp_path, monkeypatch, *options, "wide"), "unet-0000003",
+            "another configuration (unet.model_channels)")
+    weights = load_checkpoint(made.parent / "autoencoder.safetensors").tensors
+    save_checkpoint(run / "autoencoder.safetensors", "autoencoder", weights, config, 9)
+    refused(lambda: run_tool(training_options, place, tmp_path, monkeypatch, *options, "v"), "not that of", "remove")
     refused(lambda: run_tool(training_options, place, tmp_path, monkeypatch, *options[2:], "v", "--run",
                              place / "iidm"), "autoencoder.safetensors", "expected a run")
 
@@ -237,4 +243,6 @@ def test_autoencoders(place, tmp_path, monkeypatch):
     table = (tmp_path / "run" / "autoencoders" / "discriminator" / "autoencoder.csv").read_text().splitlines()
     column = table[0].split(",").index("discriminator")
     assert float(table[-1].split(",")[column]) > 0
+    refused(lambda: run_tool(autoencoder_options, place, tmp_path, monkeypatch, *options[:6], "--steps", 6, "--only",
+                             "plain", "--real", tmp_path / "real"), "--steps 6", "at least 7")
     assert "## The autoencoder" in text and "| PSNR, dB | SSIM | mask accuracy |" in text

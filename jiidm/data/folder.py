@@ -184,9 +184,10 @@ class TestFolder:
     a mask or a reference of the JSON file that does not exist, a mask that the JSON file does not name.
     Raises InputError where the JSON file is missing, broken, empty or not {"MASK.png": "REFERENCE.jpg"}, where there
     is none or more than one folder of PNGs, where the photos' folder is missing, and where no item is left.
+    labels: the folder of the PNGs, references: the JSON file, where they are not those of `input_path`.
     """
 
-    def __init__(self, input_path, img_path):
+    def __init__(self, input_path, img_path, labels=None, references=None):
         self.path = Path(input_path)
         if not self.path.is_dir():
             raise InputError(f"{self.path}: no such folder; it should hold label_to_img.json and label maps")
@@ -194,19 +195,21 @@ class TestFolder:
         photos = photos / "imgs" if (photos / "imgs").is_dir() else photos
         if not photos.is_dir():
             raise InputError(f"{photos}: no such folder; the folder of the reference photos was expected")
-        references = read_references(self.path / "label_to_img.json")
-        masks = {mask.name: mask for mask in files_of(self._label_folder(photos), (".png",), "the label maps")}
+        json_path = references or self.path / "label_to_img.json"
+        references = read_references(json_path)
+        labels = labels or self._label_folder(photos)
+        masks = {mask.name: mask for mask in files_of(labels, (".png",), "the label maps")}
 
         self.items, self.problems = [], []
         for mask, reference in references.items():
             if mask not in masks:
-                self.problems.append(f"{mask}: named in label_to_img.json, but no such label map")
+                self.problems.append(f"{mask}: named in {json_path.name}, but no such label map")
             elif Path(reference).name != reference or not (photos / reference).is_file():
                 self.problems.append(f"{mask}: its reference {reference} is not in {photos}")
             else:
                 self.items.append(TestItem(mask, masks[mask], photos / reference))
         unnamed = sorted(masks.keys() - references.keys())
-        self.problems += [f"{mask}: not named in label_to_img.json" for mask in unnamed]
+        self.problems += [f"{mask}: not named in {json_path.name}" for mask in unnamed]
         if not self.items:
             raise InputError(f"{self.path}: nothing to generate, no mask has its reference; {self.problems[0]}")
 

@@ -2,6 +2,7 @@
 import hashlib
 import json
 import sys
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ MEASURES = {
     "style": ("style correlation", True),
     "lab_mean": ("LAB mean distance", False),
     "lab_std": ("LAB deviation distance", False),
+    "aesthetic": ("aesthetic score", True),  # where a function was given
 }
 
 
@@ -50,13 +52,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Measured:
-    """One folder of pictures: numbers of each picture by name of the measure, figures over all of them, and the values
-    of each figure over the same resamples in every folder, from which differences get their intervals."""
+    """One folder of pictures: numbers of each picture by name of the measure, `Figure`s over all of them and of each
+    class's IoU, and the values of each figure over the same resamples in every folder, from which differences get their
+    intervals."""
 
     name: str
     path: Path
     per_picture: dict
-    class_iou: np.ndarray
+    class_iou: list
     figures: dict
     replicates: dict
     score_terms: tuple
@@ -66,7 +69,8 @@ class Measured:
 class Evaluation:
     """Everything that a report tells: `sets` are `Measured` by their part ("results", "compare", "real").
 
-    `differences` are results minus compare, `shares` the mask accuracy of a part as a share of the real photos'.
+    `differences` and, of each class's IoU, `class_differences` are results minus compare, `shares` the mask accuracy of
+    a part as a share of the real photos'.
     """
 
     stems: list
@@ -77,6 +81,7 @@ class Evaluation:
     protocol: dict
     problems: list
     differences: dict
+    class_differences: list
     shares: dict
     segmenter: object
 
@@ -146,16 +151,25 @@ def statistics_of(files, network, folder):
     if path and path.is_file():
         found = _kept(path, protocol)
         if found:
+            metrics.warn_of_few(found.count, files[0].parent)
             return found
     features = []
     for start in tqdm(range(0, len(files), BATCH), f"{network.name}, photos", unit="batch", mininterval=1):
-        features.append(network.of([read_photo(file) for file in files[start:start + BATCH]]))
+        features.append(network.of([_photo_of_all(file, network) for file in files[start:start + BATCH]]))
     statistics = metrics.feature_statistics(np.concatenate(features), files[0].parent)
     if path:
         output_folder(folder)
         with written_whole(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, mu=statistics.mean, sigma=statistics.covariance, count=statistics.count, protocol=protocol)
     return statistics
+
+
+def _photo_of_all(file, network):
+    try:
+        return read_photo(file)
+    except InputError as error:
+        raise InputError(f"{error}; mend or remove it: the {network.name} is a distance to all photos of the folder") \
+            from error
 
 
 def _kept(path, protocol):
@@ -188,7 +202,6 @@ def evaluate(results, labels, references, real=None, compare=None, segmenter=Non
             pictures[part], found = find_pictures(path, tasks, one_size=part != "real", extra_allowed=part == "real")
             problems += found
     evaluator = load_segmenter(segmenter)
-    classes = evaluator.network.config.num_classes
     tasks = usable(tasks, list(pictures.values()), len(CLASSES), problems, allow_missing)
     if len(tasks) < 2:
         raise InputError(f"{results}: one picture to measure; a Frechet distance and an interval need at least 2")
@@ -200,16 +213,18 @@ def evaluate(results, labels, references, real=None, compare=None, segmenter=Non
     indices = metrics.resamples(len(tasks), protocol.resamples, protocol.seed)
     sets = {part: _figures(part, pictures[part].path, *raw[part], wanted, network.name, indices, protocol)
             for part in pictures}
-    differences = _differences(sets["results"], sets["compare"]) if compare is not None else {}
-    about = _about(protocol, pictures, tasks, photos, evaluator, classes, network, aesthetic)
+    compared = (sets["results"], sets["compare"]) if compare is not None else ()
+    about = _about(protocol, pictures, tasks, photos, evaluator, network, aesthetic)
+    _tell_unseen(evaluator, raw["results"][1].sum((0, 2)), about)
     shares = {part: _share(found, sets["real"]) for part, found in sets.items() if real is not None and part != "real"}
-    return Evaluation([task.stem for task in tasks], tasks, pictures, sets, network.name, about, problems, differences,
+    return Evaluation([task.stem for task in tasks], tasks, pictures, sets, network.name, about, problems,
+                      differences(*compared) if compared else {}, _class_differences(*compared) if compared else [],
                       shares, evaluator)
 
 
 def _pass(part, tasks, pictures, evaluator, network, aesthetic, protocol):
     """Numbers by name of the measure, `confusion` matrices and features of each picture."""
-    numbers = {name: [] for name in (*MEASURES, *(["aesthetic"] if aesthetic else []))}
+    numbers = {name: [] for name in MEASURES if aesthetic or name != "aesthetic"}
     matrices, features = [], []
     for start in tqdm(range(0, len(tasks), BATCH), part, unit="batch", mininterval=1):
         some = tasks[start:start + BATCH]
@@ -226,8 +241,17 @@ def _pass(part, tasks, pictures, evaluator, network, aesthetic, protocol):
             for name, value in zip(("lab_mean", "lab_std"), metrics.lab_distances(picture, reference), strict=True):
                 numbers[name].append(value)
             if aesthetic:
-                numbers["aesthetic"].append(float(aesthetic(picture)))
+                numbers["aesthetic"].append(_checked(aesthetic(picture), pictures.files[task.stem]))
     return {name: np.array(values) for name, values in numbers.items()}, np.stack(matrices), np.concatenate(features)
+
+
+def _checked(aesthetic, file):
+    try:
+        if 0 <= float(aesthetic) <= 1:
+            return float(aesthetic)
+    except (TypeError, ValueError):
+        aesthetic = repr(aesthetic)
+    raise InputError(f"{file}: the aesthetic function gives {aesthetic}; expected a number from 0 to 1")
 
 
 def _figures(part, path, numbers, matrices, features, wanted, distance, indices, protocol):
@@ -253,7 +277,10 @@ def _figures(part, path, numbers, matrices, features, wanted, distance, indices,
         replicates["mask_accuracy"][:shortest],
         **{name: replicates[key][:shortest] for name, key in terms.items()})[0]
     figures = {name: metrics.figure(value, replicates[name]) for name, value in values.items()}
-    return Measured(part, path, numbers, metrics.class_iou(matrices.sum(0)), figures, replicates, used)
+    replicates["class_iou"] = metrics.class_iou(pooled)
+    class_iou = [metrics.figure(*each) for each in zip(metrics.class_iou(matrices.sum(0)), replicates["class_iou"].T,
+                                                       strict=True)]
+    return Measured(part, path, numbers, class_iou, figures, replicates, used)
 
 
 def _resampled_means(each, indices):
@@ -262,15 +289,21 @@ def _resampled_means(each, indices):
     return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
 
-def _differences(first, second):
-    """The `Figure`s of first minus second, from the same resamples of the pictures of both."""
-    found = {}
-    for name, figure in first.figures.items():
-        difference = figure.value - second.figures[name].value
-        shortest = min(len(first.replicates[name]), len(second.replicates[name]))
-        replicates = first.replicates[name][:shortest] - second.replicates[name][:shortest]
-        found[name] = metrics.figure(difference, replicates)
-    return found
+def differences(first, second):
+    """{name: `Figure`} of the `Measured` first minus second, from the same resamples of the pictures of both."""
+    return {name: _apart(figure, second.figures[name], first.replicates[name], second.replicates[name])
+            for name, figure in first.figures.items()}
+
+
+def _class_differences(first, second):
+    """The same of each class's IoU."""
+    return [_apart(*each) for each in zip(first.class_iou, second.class_iou, first.replicates["class_iou"].T,
+                                          second.replicates["class_iou"].T, strict=True)]
+
+
+def _apart(one, other, replicates, others):
+    count = min(len(replicates), len(others))
+    return metrics.figure(one.value - other.value, replicates[:count] - others[:count])
 
 
 def _share(measured, real):
@@ -280,30 +313,51 @@ def _share(measured, real):
     return metrics.figure(values[0] / max(values[1], 1e-9), replicates[0] / np.maximum(replicates[1], 1e-9))
 
 
-def _about(protocol, pictures, tasks, photos, evaluator, classes, network, aesthetic):
+def _tell_unseen(evaluator, pixels, about):
+    """Warns, and says in the protocol, which classes of the label maps, pixels of each, the segmenter never saw."""
+    unseen = [CLASSES[c] for c in np.flatnonzero(pixels) if evaluator.known and c not in evaluator.known.classes]
+    if unseen:
+        about["classes unknown to the segmenter"] = (
+            f"{', '.join(unseen)}: {pixels[[CLASSES.index(c) for c in unseen]].sum() / pixels.sum():.1%} of the label "
+            f"maps' pixels, all of which count as wrong")
+        warnings.warn(f"{evaluator.file}: was trained without the classes {', '.join(unseen)}, whose pixels count as "
+                      f"wrong; give a segmenter that knows them (tools/train.py segmenter)", stacklevel=3)
+
+
+def _about(protocol, pictures, tasks, photos, evaluator, network, aesthetic):
     """The protocol: everything that somebody else needs to get the same numbers, in words."""
     config = evaluator.network.config
     sizes = {read_label_map(task.labels, 256, allow_no_class=True).shape[::-1] for task in tasks}
+    few = f"; {metrics.BIASED}" if min(len(tasks), len(photos)) < metrics.FEW_SAMPLES else ""
     rule = "whole, areas averaged when it shrinks, bicubic when it grows"
     about = {
         "pictures measured": len(tasks),
         "size of the pictures": "; ".join(f"{part} {found.size[0]}x{found.size[1]}" if found.size else
                                           f"{part} as they are" for part, found in pictures.items()),
         "size of the label maps": ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:4]),
-        "segmenter": f"{evaluator.file}, sha256 {evaluator.sha256}, {classes} classes; picture to "
+        "segmenter": f"{evaluator.file}, sha256 {evaluator.sha256}, {_classes_of(evaluator)}; picture to "
                      f"{config.width}x{config.height} ({rule}); logits bilinear to the label map's size, then argmax",
         "mask accuracy": "mean(gt == predicted) of each picture, pixels without class left out; mean over pictures",
         "mIoU": "from the pixels of all pictures together; classes that label maps and predictions both lack left out",
         "style": f"{protocol.histogram.describe()}; both pictures in their own size",
         "LAB": "Euclidean distance of the three channels' means, and of their deviations; OpenCV's float LAB",
         network.name: f"{network.key['network']}, sha256 {network.key['sha256']}; {network.key['input']}; float64; "
-                      f"against {len(photos)} photos of {photos[0].parent}",
+                      f"against {len(photos)} photos of {photos[0].parent}{few}",
         "intervals": f"95 %, percentiles of {protocol.resamples} bootstrap resamples of the pictures, seed "
                      f"{protocol.seed}; {network.name} and scores with it: {protocol.frechet_resamples} resamples, the "
                      f"photos fixed, shifted by the mean bias of the resamples",
     }
     if network.name != "FID":
         about["FID"] = "not measured: no file of Inception weights was given; FD-segmenter is no FID"
-    if aesthetic is None:
-        about["aesthetic score"] = "not measured: no function was given"
+    about["aesthetic score"] = "not measured: no function was given"
+    if aesthetic is not None:
+        name = getattr(aesthetic, "__qualname__", type(aesthetic).__qualname__)
+        about["aesthetic score"] = f"mean of {getattr(aesthetic, '__module__', '')}.{name} over the pictures, each 0..1"
     return about
+
+
+def _classes_of(evaluator):
+    count, known = evaluator.network.config.num_classes, evaluator.known
+    if known is None:
+        return f"{count} classes"
+    return f"{len(known.classes)} of {count} classes ({', '.join(CLASSES[c] for c in known.classes)})"

@@ -14,6 +14,8 @@ from jiidm.files import InputError
 from jiidm.labels import NO_CLASS
 
 FEW_SAMPLES = 2048  # features of the Inception network; below it the covariance has no full rank
+BIASED = (f"a Frechet distance from fewer than {FEW_SAMPLES} is biased upwards: compare it only with one from as many "
+          f"pictures")
 _SPACES = {"rgb": None, "lab": cv2.COLOR_RGB2LAB, "hsv": cv2.COLOR_RGB2HSV}
 _CHANNELS = ("joint", "single")
 _SCALES = ("linear", "root")
@@ -138,10 +140,14 @@ def feature_statistics(features, name="pictures"):
     count = len(features)
     if count < 2:
         raise InputError(f"{name}: {count} picture; a Frechet distance needs 2 at least, thousands to mean something")
-    if count < FEW_SAMPLES:
-        warnings.warn(f"{name}: {count} pictures; a Frechet distance from fewer than {FEW_SAMPLES} is biased upwards: "
-                      f"compare it only with one from as many pictures", stacklevel=2)
+    warn_of_few(count, name)
     return FeatureStatistics(features.mean(0), np.cov(features, rowvar=False).reshape(2 * (features.shape[1],)), count)
+
+
+def warn_of_few(count, name):
+    """Warns where a Frechet distance is from fewer than 2048 pictures."""
+    if count < FEW_SAMPLES:
+        warnings.warn(f"{name}: {count} pictures; {BIASED}", stacklevel=3)
 
 
 def frechet_distance(first, second):
@@ -154,7 +160,8 @@ def frechet_distance(first, second):
     inner = linalg.eigvalsh(root @ first.covariance @ root)
     trace = np.sqrt(np.clip(inner, 0, None)).sum()
     apart = first.mean - second.mean
-    return float(apart @ apart + np.trace(first.covariance) + np.trace(second.covariance) - 2 * trace)
+    distance = apart @ apart + np.trace(first.covariance) + np.trace(second.covariance) - 2 * trace
+    return max(0.0, float(distance))  # rounding can take the distance of a set to itself below 0
 
 
 def symmetric_root(matrix):

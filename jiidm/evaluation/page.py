@@ -80,7 +80,7 @@ def _histograms(evaluation):
     key = " ".join(f'<span class="swatch" style="background:{_COLORS[part]}"></span>{_COLUMNS[part]}'
                    for part in evaluation.sets)
     yield f"<p>{key}</p>"
-    for name, (words, _) in MEASURES.items():
+    for name, (words, _) in _measures(evaluation).items():
         yield histogram_svg(words, {part: found.per_picture[name] for part, found in evaluation.sets.items()})
 
 
@@ -114,7 +114,7 @@ def histogram_svg(title, values, width=320, height=150):
 def _extremes(evaluation):
     """Rows of pictures: the best and the worst results by each measure."""
     rows = {}
-    for name, (words, more_is_better) in MEASURES.items():
+    for name, (words, more_is_better) in _measures(evaluation).items():
         values = evaluation.sets["results"].per_picture[name]
         order = [i for i in np.argsort(-values if more_is_better else values, kind="stable") if np.isfinite(values[i])]
         some = min(_EXTREMES, len(order) // 2)
@@ -149,7 +149,12 @@ def _pictures(evaluation, index, anchor):
 
 def _numbers(evaluation, index):
     values = evaluation.sets["results"].per_picture
-    return ", ".join(f"{words} {values[name][index]:.3f}" for name, (words, _) in MEASURES.items())
+    return ", ".join(f"{words} {values[name][index]:.3f}" for name, (words, _) in _measures(evaluation).items())
+
+
+def _measures(evaluation):
+    """Those of `MEASURES` that the pictures have."""
+    return {name: about for name, about in MEASURES.items() if name in evaluation.sets["results"].per_picture}
 
 
 def inline(picture, kind):
@@ -166,7 +171,7 @@ def inline(picture, kind):
 def _legend(evaluation):
     iou = evaluation.sets["results"].class_iou
     names = (f'<span class="swatch" style="background:rgb{tuple(int(v) for v in PALETTE[c])}"></span>{CLASSES[c]}'
-             for c in range(len(CLASSES)) if np.isfinite(iou[c]))
+             for c in range(len(CLASSES)) if np.isfinite(iou[c].value))
     return f"<p>{''.join(names)}</p>"
 
 
@@ -174,7 +179,7 @@ def _all(evaluation):
     """A table of the numbers of every picture."""
     heads, columns = ["picture"], []
     for part, found in evaluation.sets.items():
-        for name, (words, _) in MEASURES.items():
+        for name, (words, _) in _measures(evaluation).items():
             heads.append(f"{words}, {_COLUMNS[part]}")
             columns.append(found.per_picture[name])
     rows = [_row([html.escape(stem), *(f"{column[i]:.3f}" for column in columns)], "td")

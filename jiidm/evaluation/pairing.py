@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from jiidm.data.folder import PHOTO_SUFFIXES, TestFolder, files_of, read_photo, read_references
+from jiidm.data.folder import PHOTO_SUFFIXES, TestFolder, files_of, read_photo
 from jiidm.files import InputError
-from jiidm.labels import read_label_map
+from jiidm.labels import NO_CLASS, read_label_map
 
 _SHOWN = 10  # faults in the text of an error
 
@@ -37,32 +37,19 @@ def find_tasks(labels, references):
     """
     labels, references = Path(labels), Path(references)
     if references.suffix.lower() == ".json":
-        return _tasks_of_json(labels, references)
-    test = next((folder for folder in (labels, labels.parent) if (folder / "label_to_img.json").is_file()), None)
+        own = labels if any(path.suffix.lower() == ".png" for path in labels.glob("*")) else None
+        folder = TestFolder(labels, references.parent, own, references)
+        return _tasks_of(folder), sorted({item.reference for item in folder.items}), folder.problems
+    test = next((path for path in (labels, labels.parent) if (path / "label_to_img.json").is_file()), None)
     if test is None:
         raise InputError(f"{labels}: no label_to_img.json in it or beside it; give a file of that form as --references")
-    folder = TestFolder(test, references)
-    tasks = [Task(Path(item.name).stem, item.mask, item.reference) for item in folder.items]
+    folder = TestFolder(test, references, None if test == labels else labels)
     photos = references / "imgs" if (references / "imgs").is_dir() else references
-    return tasks, files_of(photos, PHOTO_SUFFIXES, "the reference photos"), folder.problems
+    return _tasks_of(folder), files_of(photos, PHOTO_SUFFIXES, "the reference photos"), folder.problems
 
 
-def _tasks_of_json(labels, path):
-    named = read_references(path)
-    photos = path.parent / "imgs" if (path.parent / "imgs").is_dir() else path.parent
-    masks = {mask.name: mask for mask in files_of(labels, (".png",), "the label maps")}
-    tasks, problems = [], []
-    for mask, reference in named.items():
-        if mask not in masks:
-            problems.append(f"{mask}: named in {path.name}, but no such label map")
-        elif Path(reference).name != reference or not (photos / reference).is_file():
-            problems.append(f"{mask}: its reference {reference} is not in {photos}")
-        else:
-            tasks.append(Task(Path(mask).stem, masks[mask], photos / reference))
-    problems += [f"{mask}: not named in {path.name}" for mask in sorted(masks.keys() - named.keys())]
-    if not tasks:
-        raise InputError(f"{path}: no label map in {labels} has its reference; {problems[0]}")
-    return tasks, sorted({task.reference for task in tasks}), problems
+def _tasks_of(folder):
+    return [Task(Path(item.name).stem, item.mask, item.reference) for item in folder.items]
 
 
 def find_pictures(path, tasks, one_size=True, extra_allowed=False):
@@ -98,16 +85,17 @@ def usable(tasks, sets, num_classes, problems, allow_missing):
     `problems` are sentences on what was found before; more are added to it. Raises InputError that lists them, unless
     `allow_missing`, and where no task is left.
     """
-    left = []
+    left, classes = [], False
     for task in tasks:
         try:
-            read_label_map(task.labels, num_classes, allow_no_class=True)
+            labels = read_label_map(task.labels, num_classes, allow_no_class=True)
             read_photo(task.reference)
         except InputError as error:
             problems.append(str(error))
             continue
         if all(task.stem in pictures.files for pictures in sets):
             left.append(task)
+            classes = classes or (labels != NO_CLASS).any()
     where = sets[0].path
     if problems and not allow_missing:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -115,4 +103,7 @@ def usable(tasks, sets, num_classes, problems, allow_missing):
                          f"--allow-missing to measure the rest")
     if not left:
         raise InputError(f"{where}: no picture can be measured; {problems[0]}")
+    if not classes:
+        raise InputError(f"{left[0].labels.parent}: every pixel of the label maps is {NO_CLASS}, no class; nothing can "
+                         f"be held against them")
     return left

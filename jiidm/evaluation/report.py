@@ -2,8 +2,6 @@
 import json
 import math
 
-import numpy as np
-
 from jiidm.evaluation.measure import MEASURES
 from jiidm.evaluation.metrics import score_formula
 from jiidm.evaluation.page import page_of
@@ -11,7 +9,7 @@ from jiidm.files import output_folder, written_whole
 from jiidm.labels import CLASSES
 
 PART_NAMES = {"results": "results", "compare": "compared with", "real": "real photos (ceiling)"}
-_MORE_IS_BETTER = {**{name: better for name, (_, better) in MEASURES.items()}, "score": True, "aesthetic": True}
+_MORE_IS_BETTER = {**{name: better for name, (_, better) in MEASURES.items()}, "score": True, "IoU": True}
 
 
 def write_report(evaluation, folder):
@@ -37,7 +35,9 @@ def words_of(name, evaluation):
 
 
 def shown(figure, digits=4):
-    """A `Figure` as text: 0.8123 (0.8001 to 0.8245)."""
+    """A `Figure` as text: 0.8123 (0.8001 to 0.8245); "-" where it is not defined."""
+    if not math.isfinite(figure.value):
+        return "-"
     if figure.low is None:
         return f"{figure.value:.{digits}f}"
     return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
@@ -58,36 +58,46 @@ def markdown_of(evaluation):
     for name in evaluation.sets["results"].figures:
         row = [words_of(name, evaluation), *(shown(evaluation.sets[part].figures[name]) for part in parts)]
         if evaluation.differences:
-            row.append(f"{shown(evaluation.differences[name])}{_verdict(name, evaluation.differences[name])}")
+            row.append(_difference(name, evaluation.differences[name]))
         rows.append(row)
     lines += _table(head, rows)
     lines += ["", f"Score: `{score_formula(terms)}`"]
     for part, share in evaluation.shares.items():
         lines += ["", f"Mask accuracy of {evaluation.sets[part].path} as a share of that on the real photos: "
                       f"{shown(share)}"]
-    if "real" not in evaluation.sets:
-        lines += ["", "No real photos of these masks were given (--real): how accurate the segmenter itself is on them "
-                      "is not known, and the mask accuracy has no ceiling to be held against."]
+    lines += _ceiling(evaluation)
     lines += ["", "## IoU of each class", ""]
     iou = {part: evaluation.sets[part].class_iou for part in parts}
-    known = [c for c in range(len(CLASSES)) if any(np.isfinite(iou[part][c]) for part in parts)]
-    lines += _table(["class", *(PART_NAMES[part] for part in parts)],
-                    [[f"{c} {CLASSES[c]}", *(_number(iou[part][c]) for part in parts)] for c in known])
+    known = [c for c in range(len(CLASSES)) if any(math.isfinite(iou[part][c].value) for part in parts)]
+    lines += _table(["class", *head[1:]], [
+        [f"{c} {CLASSES[c]}", *(shown(iou[part][c]) for part in parts),
+         *(_difference("IoU", each[c]) for each in [evaluation.class_differences] if each)] for c in known])
     lines += ["", "## Protocol", "", *(f"- {name}: {text}" for name, text in evaluation.protocol.items())]
     if evaluation.problems:
         lines += ["", f"## Left out ({len(evaluation.problems)})", "", *(f"- {text}" for text in evaluation.problems)]
     return "\n".join(lines) + "\n"
 
 
-def _verdict(name, difference):
-    if difference.low is None or difference.low <= 0 <= difference.high:
-        return ", within the interval"
+def _ceiling(evaluation):
+    """What the mask accuracy is to be held against, where there are no real photos of the masks."""
+    if "real" in evaluation.sets:
+        return []
+    known = evaluation.segmenter.known
+    if known is None or known.mask_accuracy is None:
+        return ["", "No real photos of these masks were given (--real): how accurate the segmenter itself is on them "
+                    "is not known, and the mask accuracy has no ceiling to be held against."]
+    return ["", f"Ceiling: on {known.photos} real photos that it was not trained on the segmenter has a mask accuracy "
+                f"of {known.mask_accuracy:.4f} and an mIoU of {known.mean_iou:.4f}; the photos of these masks (--real) "
+                f"were not given."]
+
+
+def _difference(name, difference):
+    if difference.low is None:
+        return shown(difference)
+    if difference.low <= 0 <= difference.high:
+        return f"{shown(difference)}, within the interval"
     better = (difference.value > 0) == _MORE_IS_BETTER.get(name, False)
-    return ", better" if better else ", worse"
-
-
-def _number(value):
-    return f"{value:.4f}" if np.isfinite(value) else "-"
+    return f"{shown(difference)}, {'better' if better else 'worse'}"
 
 
 def _table(head, rows):
@@ -106,13 +116,15 @@ def json_of(evaluation):
     sets = {part: {
         "path": str(found.path),
         "figures": figures(found.figures),
-        "class_iou": dict(zip(CLASSES, finite(found.class_iou), strict=True)),
+        "class_iou": figures(dict(zip(CLASSES, found.class_iou, strict=True))),
         "per_picture": {name: dict(zip(evaluation.stems, finite(values), strict=True))
                         for name, values in found.per_picture.items()},
     } for part, found in evaluation.sets.items()}
     terms = evaluation.sets["results"].score_terms
     return json.dumps({
         "protocol": evaluation.protocol, "score": {"terms": terms, "formula": score_formula(terms)}, "sets": sets,
-        "differences": figures(evaluation.differences), "share_of_real_mask_accuracy": figures(evaluation.shares),
+        "differences": figures(evaluation.differences),
+        "class_iou_differences": figures(dict(zip(CLASSES, evaluation.class_differences, strict=False))),
+        "share_of_real_mask_accuracy": figures(evaluation.shares),
         "left_out": evaluation.problems,
     }, indent=1, allow_nan=False) + "\n"
