@@ -12,7 +12,7 @@ setup(
     packages=[*find_packages(include=["jiidm", "jiidm.*"]), "jiidm.configs"],
     package_dir={"jiidm.configs": "configs"},
     package_data={
-        "jiidm": ["cuda/*.h", "cuda/cub/*.cuh", "weights/**/*.safetensors", "weights/**/*.md"],
+        "jiidm": ["cuda/*.h", "cuda/cub/*.cuh", "weights/**/*.safetensors", "weights/**/*.json", "weights/**/*.md"],
         "jiidm.configs": ["*.yaml"],
     },
     install_requires=[

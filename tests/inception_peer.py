@@ -2,20 +2,44 @@
 
 PEER is pytorch_fid (its network, with torchvision's blocks) or torch (the network written out with torch's functions).
 WEIGHTS is a state dict, PICTURES N x H x W x 3 uint8 as .npy, OUTPUT receives N x 2048. Exit code 77: not installed.
+
+`store OUTPUT` makes tests/data/inception.npz anew, which stands for pytorch-fid where it is not installed: of the
+made-up weights and the made-up pictures of two sets the features (first, second) and the FID between them, all by
+pytorch-fid 0.3.0. The tests import the made-up numbers from here, without torch.
 """
 import sys
+import zlib
 
 import numpy as np
 
-try:
+SETS, PICTURES = (0, 1), 6
+
+
+def made_up_weight(name, shape):
+    """Numbers for the parameter `name` that neither vanish nor explode on their way through the network."""
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    if name.endswith("conv.weight"):
+        return random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    spread = name.endswith(("running_var", "bn.weight"))
+    return random.uniform(0.5, 1.5, shape) if spread else 0.1 * random.standard_normal(shape)
+
+
+def made_up_pictures(number):
+    """PICTURES x 60 x 84 x 3 uint8 of the set `number`: coloured squares under noise, the second set of less contrast.
+
+    Whole numbers throughout, of numpy's frozen generator: the same on every machine.
+    """
+    random, margin = np.random.RandomState(number), 10 * number
+    squares = random.randint(margin, 256 - margin, (PICTURES, 5, 7, 3)).repeat(12, 1).repeat(12, 2)
+    noise = random.randint(0, 256, squares.shape)
+    share = np.arange(PICTURES).reshape(-1, 1, 1, 1)  # of noise: more in each picture, so that no two are alike
+    return ((squares * (10 - share) + noise * share) // 10).astype(np.uint8)
+
+
+def pytorch_fid_package():
+    """pytorch-fid's module of the network."""
     import torch
-    import torch.nn.functional as F
-except ImportError:
-    sys.exit(77)
 
-
-def pytorch_fid_network(weights):
-    """The 2048 features of pytorch-fid for N x 3 x H x W in 0..1."""
     # torchvision describes its compiled operators to torch at import, and fails where they are for another torch;
     # the Inception network needs none of them
     torch.library.register_fake = lambda *_, **__: lambda function: function
@@ -23,6 +47,12 @@ def pytorch_fid_network(weights):
         from pytorch_fid import inception
     except ImportError:
         sys.exit(77)
+    return inception
+
+
+def pytorch_fid_network(weights):
+    """The 2048 features of pytorch-fid for N x 3 x H x W in 0..1."""
+    inception = pytorch_fid_package()
     inception.load_state_dict_from_url = lambda *_, **__: weights
     network = inception.InceptionV3([3]).eval()
     return lambda x: network(x)[0][:, :, 0, 0]
@@ -30,6 +60,9 @@ def pytorch_fid_network(weights):
 
 def torch_network(weights):
     """The same, from the description of the blocks in Szegedy et al. 2016 and the changes that the FID made."""
+    import torch
+    import torch.nn.functional as F
+
     def unit(x, name, stride=1, padding=0):
         x = F.conv2d(x, weights[f"{name}.conv.weight"], None, stride, padding)
         statistics = (weights[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
@@ -76,9 +109,44 @@ def torch_network(weights):
     return run
 
 
-if __name__ == "__main__":
+def features(run, pictures):
+    """N x 2048 of N x H x W x 3 uint8 by one of the networks."""
+    import torch
+
+    with torch.no_grad():
+        return run(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255).numpy()
+
+
+def store(output):
+    """Writes the features of the made-up pictures and their FID."""
+    pytorch_fid_package()
+    import torch
+    from pytorch_fid.fid_score import calculate_frechet_distance
+    from torchvision.models import inception_v3
+
+    # names and shapes are torchvision's too: what the FID changed of its network has no parameters
+    shapes = inception_v3(num_classes=1008, aux_logits=False, weights=None, init_weights=False).state_dict()
+    weights = {name: torch.from_numpy(made_up_weight(name, tuple(value.shape))).float()
+               for name, value in shapes.items() if not name.startswith("fc.") and value.ndim}
+    weights = {**shapes, **weights}  # with the classifier and the counters of batches, which have no part in features
+    run = pytorch_fid_network(weights)
+    first, second = (features(run, made_up_pictures(number)) for number in SETS)
+    numbers = [part for found in (first, second) for part in (found.mean(0, np.float64), np.cov(found, rowvar=False))]
+    np.savez_compressed(output, first=first, second=second, fid=calculate_frechet_distance(*numbers))
+
+
+def main():
+    try:
+        import torch
+    except ImportError:
+        sys.exit(77)
+    if sys.argv[1] == "store":
+        store(sys.argv[2])
+        return
     peer, path, pictures, output = sys.argv[1:]
     make = {"pytorch_fid": pytorch_fid_network, "torch": torch_network}[peer]
-    run = make(torch.load(path))
-    with torch.no_grad():
-        np.save(output, run(torch.from_numpy(np.load(pictures)).permute(0, 3, 1, 2).float() / 255).numpy())
+    np.save(output, features(make(torch.load(path)), np.load(pictures)))
+
+
+if __name__ == "__main__":
+    main()

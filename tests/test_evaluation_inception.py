@@ -1,30 +1,32 @@
 """The Inception-v3 of the FID, against other programs with the same weights and pictures, and its files."""
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from foreign_files import torch_legacy, torch_zip
 from helpers import refused, relative_error
+from inception_peer import SETS, made_up_pictures, made_up_weight
+from PIL import Image
 
+from jiidm.checkpoint import arrays_of
+from jiidm.data.folder import TrainingFolder, write_test_folder, write_training_folder
+from jiidm.data.synthetic import draw_landscape
 from jiidm.evaluation.inception import Inception, _average, inception_input
-from jiidm.evaluation.weights import load_inception
+from jiidm.evaluation.measure import Protocol, evaluate, inception_features
+from jiidm.evaluation.metrics import feature_statistics, frechet_distance
+from jiidm.evaluation.report import write_report
+from jiidm.evaluation.segformer import Segformer, SegformerConfig
+from jiidm.evaluation.weights import load_inception, save_segmenter
 from jiidm.runtime import jt
+
+STORED = Path(__file__).parent / "data" / "inception.npz"
 
 
 @pytest.fixture(scope="module")
 def arrays():
-    """Weights with which the numbers neither vanish nor explode on their way through the network."""
-    found = {}
-    for name, parameter in Inception().named_parameters():
-        random, shape = np.random.RandomState(zlib.crc32(name.encode())), tuple(parameter.shape)
-        if name.endswith("conv.weight"):
-            found[name] = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
-        else:
-            spread = name.endswith(("running_var", "bn.weight"))
-            found[name] = random.uniform(0.5, 1.5, shape) if spread else 0.1 * random.standard_normal(shape)
+    found = {name: made_up_weight(name, tuple(parameter.shape)) for name, parameter in Inception().named_parameters()}
     assert len(found) == 470 and sum(v.size for v in found.values()) == 21_820_000
     return {**found, "fc.weight": np.zeros((1008, 2048)), "fc.bias": np.zeros(1008)}
 
@@ -59,6 +61,49 @@ def test_features_are_those_of_another_program(peer, weights, pictures, tmp_path
     assert relative_error(features, expected) < 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:.*Frechet")
+def test_features_and_fid_are_those_that_pytorch_fid_gave(weights):
+    """As above, and the distance too, without the other program: its numbers are in a file (see inception_peer.py).
+
+    Six pictures give covariances of rank 5, of which pytorch-fid takes the root of the singular product: it came out
+    within 2e-6 of the singular values of the 6 x 6 matrix that has the same trace, so 1e-3 is no luck.
+    """
+    network = inception_features(load_inception(weights))
+    features = [network.of(made_up_pictures(number)) for number in SETS]
+    with np.load(STORED) as stored:
+        for found, name in zip(features, ("first", "second"), strict=True):
+            assert stored[name].std(0).mean() > 0.1 and relative_error(found, stored[name]) < 1e-4
+        apart = features[0].mean(0) - features[1].mean(0)
+        assert apart @ apart < 0.5 * stored["fid"]  # the covariances have their share in it
+        fid = frechet_distance(*(feature_statistics(found) for found in features))
+        assert fid == pytest.approx(float(stored["fid"]), rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*Frechet")
+def test_the_score_of_an_evaluation_with_the_inception_has_the_fid_in_it(weights, tmp_path):
+    scenes = [(f"{i}", *draw_landscape(i, 64, 48)) for i in range(2)]  # the fewest that an evaluation takes
+    write_training_folder(tmp_path / "train", scenes)
+    write_test_folder(tmp_path / "test", ((name, labels) for name, _, labels in scenes),
+                      TrainingFolder(tmp_path / "train"))
+    (tmp_path / "results").mkdir()
+    for name, photo, _ in scenes:
+        Image.fromarray(photo // 16 * 16).save(tmp_path / "results" / f"{name}.jpg", quality=95)
+    config = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
+    sees_sky = {**arrays_of(Segformer(config)), "decode_head.classifier.bias": 1000 * np.eye(29)[1]}
+    save_segmenter(tmp_path / "segmenter.safetensors", sees_sky, config, 0)
+    found = evaluate(tmp_path / "results", tmp_path / "test", tmp_path / "train", None, None,
+                     tmp_path / "segmenter.safetensors", weights, protocol=Protocol(resamples=60, frechet_resamples=40))
+    measured, sha256 = found.sets["results"], load_inception(weights).sha256
+    accuracy, style, fid, score = (measured.figures[name].value for name in ("mask_accuracy", "style", "FID", "score"))
+    assert measured.score_terms == ("style", "fid") and found.frechet_name == "FID"
+    assert 0 < fid < 100 and accuracy > 0  # each has its share in the score
+    terms = 0.3 * (style / 2 + 0.5) + 0.5 * (100 - fid) / 100
+    assert score == pytest.approx(accuracy * terms / 0.8) and "FD-segmenter" not in measured.figures
+    assert sha256 in found.protocol["FID"] and "bilinear to 299x299" in found.protocol["FID"]
+    text = write_report(found, tmp_path / "report")[0].read_text("utf-8")
+    assert "| FID |" in text and "contest score over style, fid only" in text and "FD-segmenter" not in text
+
+
 def test_averages_leave_the_padding_out():
     x = np.random.default_rng(0).standard_normal((1, 2, 5, 6)).astype(np.float32)
     padded = np.pad(x[0].astype(np.float64), ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
@@ -85,5 +130,6 @@ def test_files_that_are_not_the_inception_of_the_fid(arrays, tmp_path):
     refused(lambda: load(torch_zip({"encoder.conv_in.weight": np.zeros(3)})), "x.pth", "not the Inception-v3")
     classes = {**small, "fc.weight": np.zeros((1000, 2))}
     refused(lambda: load(torch_zip(classes)), "1000 classes", "1008")
+    refused(lambda: load(torch_zip({**small, "fc.weight": np.zeros(())})), "x.pth", "single number", "1008")
     refused(lambda: load(torch_legacy({**small, "fc.weight": np.zeros((1008, 2))})), "mis-shaped", "Conv2d_1a_3x3")
     refused(lambda: load_inception(tmp_path / "none.pth"), "no such file")

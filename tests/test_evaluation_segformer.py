@@ -1,4 +1,6 @@
 """The evaluator's SegFormer: layers against numpy, its size, and files of weights in its own and in public names."""
+import json
+
 import numpy as np
 import pytest
 from foreign_files import safetensors, torch_legacy, torch_zip
@@ -16,7 +18,15 @@ from jiidm.evaluation.segformer import (
     normalised,
     resize_bilinear,
 )
-from jiidm.evaluation.weights import load_segmenter, save_segmenter, segformer_name
+from jiidm.evaluation.weights import (
+    DEFAULT_SEGMENTER,
+    Known,
+    load_segmenter,
+    save_known,
+    save_segmenter,
+    segformer_name,
+)
+from jiidm.labels import CLASSES
 from jiidm.runtime import jt
 
 TINY = SegformerConfig(5, (8, 16), (1, 2), (1, 2), (2, 1), 2, 12, 48, 32)
@@ -242,7 +252,56 @@ def test_files_that_are_no_segmenter(tiny, tmp_path):
     refused(lambda: load(torch_zip(broken)), "NaN")
     negative = {**hugging_face(arrays), "decode_head.batch_norm.running_var": np.full(12, -1.0)}
     refused(lambda: load(torch_zip(negative)), "negative variance", "running_var")
+    for shape in ((), (3,)):
+        joint = {**authors(arrays), "backbone.block1.0.attn.kv.bias": np.zeros(shape)}
+        refused(lambda joint=joint: load(torch_zip(joint)), "x.pth", f"kv.bias of shape {shape}", "even number of rows")
     save_checkpoint(tmp_path / "unet.safetensors", "unet", {"a": np.zeros(3)}, Config(), 1)
     refused(lambda: load_segmenter(tmp_path / "unet.safetensors"), "holds the unet", "expected the segmenter")
     bad = {**arrays, "decode_head.classifier.bias": np.full(5, 1e6)}
     refused(lambda: save_segmenter(tmp_path / "n.safetensors", bad, TINY, 1), "too large", "classifier.bias")
+
+
+# ------------------------------------------------------------------------------------------------- what is known of it
+
+def test_what_is_known_lies_beside_the_weights(tiny, tmp_path, capsys):
+    path, known = tmp_path / "own.safetensors", Known((1, 5, 28), 72, 0.75, 0.5)
+    save_segmenter(path, arrays_of(tiny), TINY, 7)
+    assert load_segmenter(path).known is None
+    save_known(path, known)
+    assert load_segmenter(path).known == known
+    save_known(path, Known((1, 5)))
+    assert load_segmenter(path).known == Known((1, 5), None, None, None)
+    assert capsys.readouterr().err == ""
+    save_segmenter(path, arrays_of(tiny), TINY, 8)
+    assert load_segmenter(path).known is None
+    line, = capsys.readouterr().err.splitlines()
+    assert "own.json" in line and "of other weights" in line
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda data: "{", "Expecting"), (lambda data: "[" * 100_000, "own.json"), (lambda data: "[]", "sha256"),
+    (lambda data: b"\xff\xfe\x00", "decode"), (lambda data: {}, "sha256"), (lambda data: {**data, "odd": 1}, "no more"),
+    (lambda data: {**data, "classes": [29]}, "0..28"), (lambda data: {**data, "classes": "sky"}, "0..28"),
+    (lambda data: {**data, "photos": True}, "photos"), (lambda data: {**data, "mean_iou": 1.5}, "mean_iou"),
+    (lambda data: {**data, "mask_accuracy": float("nan")}, "mask_accuracy"),
+    (lambda data: {**data, "photos": None}, "all three"),
+])
+def test_broken_files_of_what_is_known(tiny, tmp_path, capsys, change, words):
+    path = tmp_path / "own.safetensors"
+    save_segmenter(path, arrays_of(tiny), TINY, 7)
+    save_known(path, Known((1,), 3, 0.5, 0.25))
+    changed = change(json.loads((tmp_path / "own.json").read_text()))
+    changed = json.dumps(changed) if isinstance(changed, dict) else changed
+    (tmp_path / "own.json").write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    assert load_segmenter(path).known is None
+    line, = capsys.readouterr().err.splitlines()
+    assert "own.json: left aside" in line and words in line, line
+
+
+def test_the_packages_evaluator_knows_its_ceiling():
+    found = load_segmenter()
+    assert [CLASSES[c] for c in found.known.classes] == [
+        "mountain", "sky", "water", "tree", "building", "grass", "road", "other"]
+    card = (DEFAULT_SEGMENTER.parent / "README.md").read_text("utf-8")
+    assert found.known.photos == 72
+    assert f"mask accuracy {found.known.mask_accuracy:.3f}, mIoU {found.known.mean_iou:.3f}" in card

@@ -1,12 +1,13 @@
 """Training of the evaluator: the loss falls, a run goes on as if it had not stopped, augmentation moves both alike."""
 import csv
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 from helpers import refused
 
-from jiidm.data.folder import write_training_folder
+from jiidm.data.folder import TrainingFolder, write_training_folder
 from jiidm.data.synthetic import draw_landscape
 from jiidm.evaluation.segformer import SegformerConfig
 from jiidm.evaluation.training import (
@@ -14,11 +15,12 @@ from jiidm.evaluation.training import (
     SegmenterTrainer,
     SegmenterTrainingConfig,
     augmented,
+    describe_segmenter,
     load_segmenter_run,
     train_segmenter,
 )
-from jiidm.evaluation.weights import load_segmenter
-from jiidm.labels import NO_CLASS
+from jiidm.evaluation.weights import Known, load_segmenter
+from jiidm.labels import NO_CLASS, read_label_map
 
 NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
 RUN = SegmenterRun(NETWORK, SegmenterTrainingConfig(
@@ -51,6 +53,27 @@ def test_loss_falls_and_accuracy_rises(finished):
     held_out, = rows(finished / "segmenter-validation.csv")
     assert held_out["step"] == "150" and float(held_out["mask_accuracy"]) > 0.2
     assert load_segmenter(finished / "segmenter.safetensors").network.config == NETWORK
+
+
+def classes_of(data):
+    return {int(c) for path in (data / "labels").iterdir() for c in np.unique(read_label_map(path))}
+
+
+def test_a_training_writes_what_its_network_is_known_to_be_worth(data, finished, capsys):
+    known = load_segmenter(finished / "segmenter.safetensors").known
+    assert known.classes == tuple(sorted(classes_of(data))) and known.photos == 4
+    held_out, = rows(finished / "segmenter-validation.csv")  # of float32: the file's weights have half precision
+    assert known.mask_accuracy == pytest.approx(float(held_out["mask_accuracy"]), abs=0.01)
+    assert known.mean_iou == pytest.approx(float(held_out["mean_iou"]), abs=0.02)
+    assert capsys.readouterr().err == ""
+
+
+def test_without_held_out_photos_the_classes_alone_are_known(data, finished, tmp_path):
+    shutil.copy(finished / "segmenter.safetensors", tmp_path)
+    left_out = min(classes_of(data))
+    known = describe_segmenter(tmp_path / "segmenter.safetensors", TrainingFolder(data), ignore=(left_out,))
+    assert known == Known(tuple(sorted(classes_of(data) - {left_out})))
+    assert load_segmenter(tmp_path / "segmenter.safetensors").known == known
 
 
 def test_a_resumed_run_is_the_same(data, finished, tmp_path):
@@ -120,8 +143,6 @@ def test_augmentation_moves_photo_and_labels_alike(scale):
 
 
 def test_colours_change_and_ignored_classes_are_left_out(data, tmp_path):
-    from jiidm.data.folder import TrainingFolder
-
     config = dataclasses.replace(RUN, train_segmenter=dataclasses.replace(RUN.train_segmenter, ignore=(1,)))
     trainer = SegmenterTrainer(config, TrainingFolder(data), tmp_path)
     first, labels = trainer.batch(3)

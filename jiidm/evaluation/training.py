@@ -10,7 +10,7 @@ from jiidm.config import load_config
 from jiidm.data.folder import TrainingFolder, fit_labels, fit_photo
 from jiidm.evaluation.metrics import confusion, mask_accuracy, mean_iou
 from jiidm.evaluation.segformer import Segformer, SegformerConfig, check_segformer, normalised, resize_bilinear
-from jiidm.evaluation.weights import save_segmenter
+from jiidm.evaluation.weights import Known, load_segmenter_network, save_known, save_segmenter
 from jiidm.files import InputError, output_folder, written_whole
 from jiidm.labels import NO_CLASS, colorize
 from jiidm.pictures import sheet_of
@@ -79,8 +79,9 @@ def train_segmenter(config, data, run, validation=None, resume=None, device="aut
     """Trains the segmenter of a `SegmenterRun` on the folder `data` (imgs/, labels/) in the folder `run`.
 
     `run` receives segmenter.csv, states to go on from, sheets, `segmenter-latest.safetensors` and at the end
-    `segmenter.safetensors`: averaged weights in half precision. With the folder `validation` (imgs/, labels/ of
-    held-out photos) segmenter-validation.csv has their mask accuracy and mIoU. resume: as for `TrainingState.resume`.
+    `segmenter.safetensors`: averaged weights in half precision, with segmenter.json as `describe_segmenter` writes it.
+    With the folder `validation` (imgs/, labels/ of held-out photos) segmenter-validation.csv has their mask accuracy
+    and mIoU. resume: as for `TrainingState.resume`.
     events: a folder for TensorBoard. Raises InputError for folders or numbers that are wrong, and where `run` holds
     such a training without `resume`.
     """
@@ -136,6 +137,45 @@ def recolored(photo, training, random):
     return cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
 
 
+def describe_segmenter(path, folder, validation=None, ignore=()):
+    """Finds out and writes the `Known` of the segmenter in the file `path`, beside it; returns it.
+
+    `folder` is the `TrainingFolder` of its training, `ignore` the classes that its loss left out; `validation` is one
+    of held-out photos, on which it is measured in its own size. Raises InputError for pictures that cannot be read,
+    and where nothing can be written.
+    """
+    network = load_segmenter_network(path)
+    count, classes, matrix = network.config.num_classes, set(), 0
+    for name in folder.names:
+        classes.update(np.unique(folder.labels(name, count)).tolist())
+    known = Known(tuple(sorted(classes - {NO_CLASS, *ignore})))
+    if validation:
+        for _, labels, predicted in predictions(network, validation, validation.names):
+            matrix = matrix + confusion(labels, predicted, count)
+    if np.any(matrix):  # held-out label maps may be without any class
+        known = Known(known.classes, len(validation), float(mask_accuracy(matrix)), float(mean_iou(matrix)))
+    save_known(path, known)
+    return known
+
+
+def predictions(network, folder, names):
+    """Gives (photo, labels, predicted labels) of each of `names` in the `TrainingFolder`, in the network's size.
+
+    H x W x 3 uint8, and H x W uint8 twice; labels are NO_CLASS where there is none.
+    """
+    for name in names:
+        photo, labels = _pair(folder, name, network.config)
+        with jt.no_grad():
+            logits = resize_bilinear(network(jt.array(normalised(photo[None]))), *labels.shape)
+        yield photo, labels, logits.argmax(1)[0].numpy()[0].astype(np.uint8)
+
+
+def _pair(folder, name, config):
+    """A photo and its labels as the network of `config` takes them."""
+    size = config.width, config.height
+    return fit_photo(folder.photo(name), *size), fit_labels(folder.labels(name, config.num_classes), *size)
+
+
 class SegmenterTrainer:
     """Trains `config.segmenter` (a `SegmenterRun`) on a `TrainingFolder`, in the folder `run`.
 
@@ -163,12 +203,13 @@ class SegmenterTrainer:
         self.state.add_optimizer("optimizer", self.optimizer)
 
     def fit(self, resume=None):
-        """Trains to the configured number of steps and writes `segmenter.safetensors`."""
+        """Trains to the configured number of steps and writes `segmenter.safetensors` and what is known of it."""
         train_loop(self, resume)
         if is_first():
             note = f"trained on {len(self.folder)} photos of {self.folder.path.name}"
-            save_segmenter(self.run / "segmenter.safetensors", self.ema.arrays(), self.config.segmenter,
-                           self.training.steps, note)
+            path = self.run / "segmenter.safetensors"
+            save_segmenter(path, self.ema.arrays(), self.config.segmenter, self.training.steps, note)
+            describe_segmenter(path, self.folder, self.validation, self.training.ignore)
 
     def _indices(self, step):
         return batch_indices(self.config.seed, step, self.training.batch, len(self.folder))
@@ -176,17 +217,13 @@ class SegmenterTrainer:
     def names(self, step):
         return [self.folder.names[i] for i in self._indices(step)]
 
-    def _pair(self, folder, name):
-        size = self.config.segmenter.width, self.config.segmenter.height
-        labels = folder.labels(name, self.config.segmenter.num_classes)
-        return fit_photo(folder.photo(name), *size), fit_labels(labels, *size)
-
     def batch(self, step):
         indices = self._indices(step)
         photos, labels = [], []
         for place in range(*own_share(len(indices)).indices(len(indices))):
             random = np.random.Generator(np.random.PCG64([self.config.seed, step, AUGMENTATION, place]))
-            photo, label = augmented(*self._pair(self.folder, self.folder.names[indices[place]]), self.training, random)
+            pair = _pair(self.folder, self.folder.names[indices[place]], self.config.segmenter)
+            photo, label = augmented(*pair, self.training, random)
             photos.append(photo)
             labels.append(label)
         labels = np.stack(labels)
@@ -229,11 +266,7 @@ class SegmenterTrainer:
         self.ema.swap()
         norm = self.network.decode_head.batch_norm
         norm.is_train = False  # `eval()` would also stop the parameters' gradients
-        for i, name in enumerate(names):
-            photo, labels = self._pair(folder, name)
-            with jt.no_grad():
-                logits = resize_bilinear(self.network(jt.array(normalised(photo[None]))), *labels.shape)
-            predicted = logits.argmax(1)[0].numpy()[0].astype(np.uint8)
+        for i, (photo, labels, predicted) in enumerate(predictions(self.network, folder, names)):
             matrix = matrix + confusion(labels, predicted, self.config.segmenter.num_classes)
             if i in shown:
                 rows.append([photo, colorize(labels), colorize(predicted)])

@@ -1,7 +1,8 @@
 """The evaluator networks' files of weights: the project's own, the public SegFormer's, the FID's Inception."""
 import json
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from jiidm.checkpoint import FORMAT, load_into, load_tensors, save_tensors, sour
 from jiidm.config import from_dict, to_dict
 from jiidm.evaluation.inception import Inception
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
-from jiidm.files import InputError
+from jiidm.files import InputError, written_whole
 from jiidm.foreign.archive import open_weights
 from jiidm.labels import CLASSES
 from jiidm.runtime import jt
@@ -65,12 +66,25 @@ _PREFIXES = ("", "state_dict.", "model.", "module.", "state_dict.module.")
 
 
 @dataclass(frozen=True)
+class Known:
+    """What a segmenter is known to be worth: `classes` are the numbers of those that its training photos had, in
+    order; `mask_accuracy` and `mean_iou`, 0..1, are of all pixels of `photos` held-out photos, and None, all three,
+    where nobody measured it on such."""
+
+    classes: tuple[int, ...]
+    photos: int | None = None
+    mask_accuracy: float | None = None
+    mean_iou: float | None = None
+
+
+@dataclass(frozen=True)
 class EvaluatorFile:
-    """A network that is ready to evaluate, and what its file is: name and SHA-256."""
+    """A network that is ready to evaluate, what its file is (name and SHA-256), and a segmenter's `Known` or None."""
 
     network: object
     file: str
     sha256: str
+    known: Known | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------ segmenter
@@ -93,12 +107,23 @@ def load_segmenter(path=None):
     """The `EvaluatorFile` of a `Segformer` in evaluation mode: the package's own, one of `save_segmenter`, or public
     weights in the names of the authors' release or of Hugging Face, as PyTorch or safetensors files.
 
-    Public weights are taken for pictures of 512x384. Raises InputError for another kind of file or network, missing,
-    further or mis-shaped tensors, NaN, and other classes than the label maps'.
+    Its `known` comes from the file of `save_known` beside it; it is None without one, and where that one is broken or
+    of other weights, which is said in a line on stderr. Raises InputError as `load_segmenter_network`.
     """
     if path is None and not DEFAULT_SEGMENTER.is_file():
         raise InputError(f"{DEFAULT_SEGMENTER}: the package has no segmenter here; give a file with --segmenter")
     path = Path(path or DEFAULT_SEGMENTER)
+    network, sha256 = load_segmenter_network(path), source_of(path).sha256
+    return EvaluatorFile(network, path.name, sha256, _known(path, sha256))
+
+
+def load_segmenter_network(path):
+    """The `Segformer` alone of a file that `load_segmenter` takes, in evaluation mode.
+
+    Public weights are taken for pictures of 512x384. Raises InputError for another kind of file or network, missing,
+    further or mis-shaped tensors, NaN, and other classes than the label maps'.
+    """
+    path = Path(path)
     weights = open_weights(path)
     if weights.native:
         config, arrays = _own(path, weights)
@@ -110,7 +135,56 @@ def load_segmenter(path=None):
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     assign(network, arrays, path)
-    return EvaluatorFile(network, path.name, source_of(path).sha256)
+    return network
+
+
+def save_known(path, known):
+    """Writes the `Known` of the segmenter in the file `path` beside it, as JSON with the SHA-256 of that file.
+
+    Of segmenter.safetensors it is segmenter.json. Raises InputError where it cannot be written.
+    """
+    with written_whole(_beside(path)) as temporary:
+        temporary.write_text(json.dumps({"sha256": source_of(path).sha256, **to_dict(known)}, indent=1) + "\n", "utf-8")
+
+
+def _beside(path):
+    return Path(path).with_suffix(".json")
+
+
+def _known(path, sha256):
+    """The `Known` in the file beside the weights `path` of this SHA-256; None without a usable one."""
+    path = _beside(path)
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if not isinstance(data, dict) or not isinstance(data.get("sha256"), str):
+            raise ValueError("no object with a sha256")
+        if data.pop("sha256") != sha256:
+            raise ValueError("it is of other weights, their sha256 differs")
+        return _checked(data)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        print(f"jiidm: {path}: left aside ({reason}); what the segmenter was trained for is not known",
+              file=sys.stderr)
+    return None
+
+
+def _checked(data):
+    """The `Known` of a dictionary; raises ValueError for anything else than `save_known` writes."""
+    names = [field.name for field in fields(Known)]
+    if data.keys() != set(names):
+        raise ValueError(f"expected sha256, {', '.join(names)} and no more")
+    classes, photos, *shares = (data[name] for name in names)
+    if not isinstance(classes, list) or not all(type(c) is int and 0 <= c < len(CLASSES) for c in classes):
+        raise ValueError(f"classes: expected a list of numbers 0..{len(CLASSES) - 1}")
+    if photos is not None and (type(photos) is not int or photos < 1):
+        raise ValueError("photos: expected how many, or null")
+    if any(share is not None and (type(share) not in (int, float) or not 0 <= share <= 1) for share in shares):
+        raise ValueError("mask_accuracy, mean_iou: expected a number 0..1 each, or null")
+    if len({value is None for value in (photos, *shares)}) > 1:
+        raise ValueError("photos, mask_accuracy, mean_iou: expected all three, or null for each")
+    return Known(tuple(sorted(set(classes))), photos, *shares)
 
 
 def assign(network, arrays, source):
@@ -174,8 +248,12 @@ def _renamed(path, weights):
         if _UNUSED.fullmatch(short):
             continue
         ours = segformer_name(short) or short  # an unknown name is told by `load_into`
+        joint = "key+value" in ours
+        if joint and (not tensor.shape or tensor.shape[0] % 2):
+            raise InputError(f"{path}: {name} of shape {tuple(tensor.shape)}; expected keys and values in one tensor, "
+                             f"an even number of rows")
         values = tensor.read().astype(np.float32)
-        if "key+value" in ours:
+        if joint:
             for part, half in zip(("key", "value"), np.split(values, 2), strict=True):
                 arrays[ours.replace("key+value", part)] = half
         else:
@@ -226,8 +304,9 @@ def load_inception(path):
         raise InputError(f"{path}: not the Inception-v3 of the FID (no Conv2d_1a_3x3.conv.weight in it); expected "
                          f"pt_inception-2015-12-05-6726825d.pth")
     classes = weights.tensors.get("fc.weight")
-    if classes is not None and classes.shape[0] != 1008:
-        raise InputError(f"{path}: an Inception-v3 of {classes.shape[0]} classes, that of the FID has 1008; expected "
+    if classes is not None and classes.shape[:1] != (1008,):
+        what = f"of {classes.shape[0]} classes" if classes.shape else "with a single number for fc.weight"
+        raise InputError(f"{path}: an Inception-v3 {what}, that of the FID has 1008 classes; expected "
                          f"pt_inception-2015-12-05-6726825d.pth")
     assign(network, {name: tensor.read().astype(np.float32) for name, tensor in tensors.items()}, path)
     jt.sync(network.parameters())
