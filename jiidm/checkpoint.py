@@ -272,12 +272,21 @@ def open_checkpoint(path, kind=None):
 
 
 def _checkpoint(path, metadata, kind, tensors):
-    found = metadata.get("kind")
-    if metadata.get("format") != FORMAT or found not in KINDS:
-        raise InputError(f"{path}: not a checkpoint of jiidm (its metadata has no format {FORMAT!r}); tools/convert.py "
-                         f"converts weights of other makes")
-    if kind is not None and found != kind:
-        raise InputError(f"{path}: holds the {found}, expected the {kind}")
+    checkpoint = checkpoint_of(path, metadata, tensors, KINDS, Config, "an autoencoder or a UNet")
+    if kind is not None and checkpoint.kind != kind:
+        raise InputError(f"{path}: holds the {checkpoint.kind}, expected the {kind}")
+    return checkpoint
+
+
+def checkpoint_of(path, metadata, tensors, kinds, configuration, expected):
+    """The `Checkpoint` of the tensors and metadata of a file, its config of the dataclass `configuration`; raises
+    InputError for a foreign file, and for a network that is none of the `kinds`, which are `expected`, in words."""
+    found = metadata.get("kind", "")
+    if metadata.get("format") != FORMAT or not found.isidentifier():
+        raise InputError(f"{path}: not a checkpoint of jiidm (its metadata has no format {FORMAT!r} and kind); "
+                         f"tools/convert.py converts weights of other makes")
+    if found not in kinds:
+        raise InputError(f"{path}: holds the {found}, expected {expected}")
     try:
         config, step = json.loads(metadata["config"]), int(metadata["step"])
         sources = json.loads(metadata.get("provenance", "[]"))
@@ -285,7 +294,7 @@ def _checkpoint(path, metadata, kind, tensors):
     except (KeyError, ValueError, TypeError, RecursionError) as error:  # TypeError: a source without its file
         raise InputError(f"{path}: its metadata lacks a readable config, step or provenance ({error}); save it again"
                          ) from error
-    config = from_dict(Config, config, f"{path}, config")
+    config = from_dict(configuration, config, f"{path}, config")
     return Checkpoint(Path(path), found, config, step, tensors, metadata.get("note", ""), provenance)
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jiidm.baselines.config import MODELS
 from jiidm.baselines.inference import BaselineGenerator
-from jiidm.baselines.networks import MODELS
 from jiidm.checkpoint import load_checkpoint, load_into, open_tensors
 from jiidm.config import check_config, with_recipe
 from jiidm.data.folder import fit_photo, read_photo
@@ -79,11 +79,16 @@ class Generator:
         does, twice the whole network a step in Jittor's own operators, for comparison. Raises InputError for what is
         missing, unreadable, of another architecture, or has NaN, and for a recipe that cannot be used.
         """
-        if len(_files(paths)) == 1 and open_tensors(_files(paths)[0])[1].get("kind") in MODELS:
+        files = _files(paths)
+        baselines = [path for path in files if open_tensors(path)[1].get("kind") in MODELS]
+        if baselines and len(files) > 1:
+            raise InputError(f"{paths}: {len(files)} checkpoints, of which {baselines[0].name} is a baseline, a model "
+                             f"of its own; give that file alone, in a folder or a list of one")
+        if baselines:
             if recipe is not None or precision == "bf16" or reference:
                 raise InputError(f"{paths}: a baseline has no recipe and computes in fp32, in one way; leave recipe, "
                                  f"precision and reference out")
-            return BaselineGenerator.from_checkpoint(_files(paths)[0], device)
+            return BaselineGenerator.from_checkpoint(baselines[0], device)
         device = use_device(device)
         precision = _precision(precision)
         if condition_cache_mb is None and device == "cpu":
@@ -91,7 +96,7 @@ class Generator:
         if condition_cache_mb is not None and condition_cache_mb < 0:
             raise InputError(f"condition_cache_mb {condition_cache_mb}: expected at least 0")
         autoencoders, unets = [], []
-        for path in _files(paths):
+        for path in files:
             checkpoint = load_checkpoint(path)
             (autoencoders if checkpoint.kind == "autoencoder" else unets).append(checkpoint)
         if len(autoencoders) != 1 or not unets:

@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 from foreign_files import torch_zip
-from helpers import refused
+from helpers import refused, run_tool
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
+from jiidm.baselines import perceptual
 from jiidm.baselines.config import (
     BaselineRun,
     DiscriminatorConfig,
@@ -26,7 +27,7 @@ from jiidm.checkpoint import load_tensors, save_tensors
 from jiidm.config import ImageConfig, builtin_config
 from jiidm.data.folder import TrainingFolder, write_training_folder
 from jiidm.data.synthetic import draw_landscape
-from jiidm.files import InputError
+from jiidm.generator import Generator
 from jiidm.runtime import jt
 from jiidm.training.saved import read_state
 
@@ -37,6 +38,7 @@ RUNS = {
                                 calibrate=2, save_every=4, sheet_every=0),
     ) for model, norm in (("gaugan", "spade"), ("clade", "clade_icpe"))
 }
+VGG = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28)  # torchvision's layers, of which 0, 5, 10, 19, 28 give features
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +133,80 @@ def test_a_run_is_not_written_over(data, finished):
     refused(lambda: train_baseline(RUNS["clade"], data, finished["clade"]), finished["clade"], "--resume")
 
 
+def test_resuming_with_other_rates(data, finished, tmp_path):
+    """As after a loss that explodes; whatever else a step depends on must be the same."""
+    state = "generator-state-0000004.safetensors"
+    config = RUNS["clade"]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / state).write_bytes((finished["clade"] / state).read_bytes())
+
+    def resumed(**changes):
+        train_baseline(dataclasses.replace(config, train_generator=dataclasses.replace(
+            config.train_generator, **changes)), data, run, resume="auto")
+
+    refused(lambda: resumed(feature_weight=1.0), state, "another configuration")
+    resumed(learning_rate=2e-4, discriminator_learning_rate=3e-4)
+    whole, other = variables(finished["clade"], 6), variables(run, 6)
+    for network in ("network/generator.conv_img.weight", "discriminator/discriminator_0.model0.0.weight"):
+        assert not np.array_equal(whole[network], other[network])
+
+
+def test_sheets_show_the_held_out_photos(data, tmp_path, monkeypatch):
+    held_out = tmp_path / "validation"
+    write_training_folder(held_out, ((f"held{seed}", *draw_landscape(seed, 64, 48)) for seed in range(30, 32)))
+    shown = []
+    read = TrainingFolder.photo
+    monkeypatch.setattr(TrainingFolder, "photo", lambda folder, name, *rest: (
+        shown.append(name) if folder.path == held_out else None, read(folder, name, *rest))[1])
+    config = dataclasses.replace(RUNS["gaugan"], train_generator=dataclasses.replace(
+        RUNS["gaugan"].train_generator, steps=1))
+    train_baseline(config, data, tmp_path / "run", held_out)
+    assert set(shown) == {"held30", "held31"} and (tmp_path / "run" / "generator-0000001.jpg").exists()
+
+
+def test_a_step_without_a_style(data, tmp_path):
+    config = dataclasses.replace(RUNS["gaugan"], generator=dataclasses.replace(
+        RUNS["gaugan"].generator, style_channels=0))
+    trainer = BaselineTrainer(config, TrainingFolder(data), tmp_path)
+    assert trainer.network.encoder is None
+    before = trainer.network.generator.fc.weight.numpy().copy()
+    trainer.begin(0)
+    losses, gradients = trainer.compute(0, trainer.batch(0))
+    assert losses["divergence"] == 0 and losses["feature_matching"] > 0
+    assert trainer.watch.fault(losses, gradients) is None
+    trainer.update(0, 1e-3, gradients)
+    assert np.abs(trainer.network.generator.fc.weight.numpy() - before).max() > 1e-4
+
+
+def test_a_step_with_vgg_19(data, tmp_path, monkeypatch):
+    """With few channels in place of the published ones; what is weighed in moves the generator."""
+    monkeypatch.setattr(perceptual, "_WIDTHS", ((29, 4),))
+    random, tensors, before = np.random.default_rng(0), {}, 3
+    for number in VGG:
+        tensors[f"features.{number}.weight"] = random.standard_normal((4, before, 3, 3)).astype(np.float32) / 4
+        tensors[f"features.{number}.bias"], before = np.zeros(4, np.float32), 4
+    (tmp_path / "vgg.pth").write_bytes(torch_zip(tensors))
+
+    def gradient(weight):
+        config = dataclasses.replace(RUNS["clade"], train_generator=dataclasses.replace(
+            RUNS["clade"].train_generator, perceptual_weight=weight, perceptual_file=str(tmp_path / "vgg.pth")))
+        trainer = BaselineTrainer(config, TrainingFolder(data), tmp_path)
+        trainer.begin(0)
+        losses, (own, _) = trainer.compute(0, trainer.batch(0))
+        return losses["perceptual"], own.values[own.names.index("generator.conv_img.weight")].numpy()
+
+    (without, plain), (once, first), (again, second) = (gradient(weight) for weight in (0.0, 10.0, 20.0))
+    assert without == 0 and once > 0.01 and again == pytest.approx(once, rel=1e-5)
+    assert np.abs(first - plain).max() > 0.01 * np.abs(plain).max()
+    np.testing.assert_allclose(second - plain, 2 * (first - plain), atol=1e-4 * np.abs(second).max())
+
+
 def test_description(data):
     lines = describe_training(RUNS["gaugan"], data, "cpu")
     assert "4 photos" in lines[0] and lines[1].startswith("gaugan: ") and lines[2].startswith("discriminator: ")
     seconds, hours = re.fullmatch(r"time: ([\d.]+) s a step, measured; ([\d.]+) hours", lines[-1]).groups()
-    assert float(seconds) > 0 and float(hours) >= 0
+    assert float(seconds) >= 0 and float(hours) >= 0  # of two decimals
 
 
 @pytest.mark.parametrize("section, change, words", [
@@ -158,6 +229,19 @@ def test_impossible_trainings(data, tmp_path, section, change, words):
 def test_configurations_that_come_with_the_package(model):
     config = load_baseline_run(builtin_config(model))
     assert config.generator.model == model and (config.image.width, config.image.height) == (192, 144)
+
+
+@pytest.mark.parametrize("stage, config, options, words", [
+    ("gaugan", "clade", (), ("generator.norm clade", "expected gaugan")),
+    ("clade", "gaugan", (), ("generator.norm spade makes it gaugan", "expected clade")),
+    ("gaugan", "gaugan", ("--average",), ("--average", "for gaugan")),
+    ("clade", "clade", ("--start-from", "unet.safetensors"), ("--start-from unet.safetensors", "for clade")),
+])
+def test_the_tool_refuses(tmp_path, stage, config, options, words):
+    done = run_tool("train", stage, "--config", config, "--data", tmp_path, "--run", tmp_path / "run", *options)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and all(word in done.stderr for word in words), (
+        done.stderr)
+    assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------------------------------------------- pictures
@@ -218,8 +302,35 @@ def test_wrong_checkpoints(finished, tmp_path):
         save_tensors(tmp_path / "x.safetensors", {**arrays, **change}, metadata)
         refused(lambda: baseline_of(load_baseline(tmp_path / "x.safetensors")), *words)
     save_tensors(tmp_path / "y.safetensors", arrays, {**metadata, "kind": "unet"})
-    with pytest.raises(InputError, match="holds unet"):
-        load_baseline(tmp_path / "y.safetensors")
+    refused(lambda: load_baseline(tmp_path / "y.safetensors"), "holds the unet", "expected one of gaugan, clade")
+
+
+@pytest.mark.parametrize("options", [{"recipe": {"guidance_rescale": 0.7}}, {"precision": "bf16"}, {"reference": True}])
+def test_options_that_are_for_iidm(finished, options):
+    refused(lambda: Generator.from_checkpoint(finished["gaugan"] / "weights", "cpu", **options), "weights",
+            "a baseline has", "leave recipe, precision and reference out")
+
+
+def test_two_baselines_are_no_model(finished, tmp_path):
+    files = [finished[model] / "weights" / f"{model}.safetensors" for model in RUNS]
+    refused(lambda: Generator.from_checkpoint(files, "cpu"), "2 checkpoints", "gaugan.safetensors is a baseline",
+            "give that file alone")
+
+
+def test_the_tool_tells_what_the_file_is(finished):
+    path = finished["clade"] / "weights" / "clade.safetensors"
+    done = run_tool("convert", path, "--inspect")
+    assert done.returncode == 0 and f"{path}: clade, step 6; trained on 4 photos of train" in done.stdout, done.stderr
+    assert done.stdout.endswith("; pictures of 64x48\n") and "conv_img.weight" in done.stdout
+
+
+def test_the_tool_finds_no_weights_while_training_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "clade" / "weights").mkdir(parents=True)
+    places = "--input_path", "test", "--img_path", "train", "--output_path", "out"
+    for model in RUNS:
+        done = run_tool("infer", "--model", model, *places)
+        assert done.returncode == 2 and f"runs/{model}/weights: no weights there; train the model" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------ published weights
@@ -234,6 +345,9 @@ def test_published_weights_give_the_same_pictures(model, finished, tmp_path):
         if not name.endswith("weight_v"):
             parts["E" if name.startswith(("layer", "fc_")) else "G"][f"module.{name}"] = value.astype(np.float32)
     parts["G"]["module.head_0.norm_0.param_free_norm.num_batches_tracked"] = np.ones(1, np.float32)
+    for tensors in parts.values():  # the files that lack it have the normalised weights instead
+        for name in [name for name in tensors if name.endswith("weight_orig")]:
+            tensors[name.removesuffix("_orig")] = tensors[name] / 7
     for part, tensors in parts.items():
         (tmp_path / f"{part}.pth").write_bytes(torch_zip(tensors))
     found = convert_published(tmp_path / "G.pth", tmp_path / "out.safetensors", tmp_path / "E.pth", 64, 48)
@@ -245,15 +359,18 @@ def test_published_weights_give_the_same_pictures(model, finished, tmp_path):
     assert np.abs(first - second).max() <= 1 and first.std() > 0
     refused(lambda: convert_published(tmp_path / "G.pth", tmp_path / "x.safetensors", None, 64, 48), "encoder")
     refused(lambda: convert_published(tmp_path / "E.pth", tmp_path / "x.safetensors"), "up_3.conv_1.weight_orig")
+    empty = {**parts["G"], "module.up_3.conv_1.weight_orig": np.zeros((0, 4, 3, 3), np.float32)}
+    (tmp_path / "empty.pth").write_bytes(torch_zip(empty))
+    refused(lambda: convert_published(tmp_path / "empty.pth", tmp_path / "x.safetensors", tmp_path / "E.pth", 64, 48),
+            "empty.pth", "up_3.conv_1.weight_orig is missing, empty")
     assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_features_of_vgg_19():
     """The distance against a computation in numpy; it teaches the made pictures only."""
     random = np.random.default_rng(0)
-    numbers = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28)  # torchvision's, of which 0, 5, 10, 19, 28 give features
     layers, before = [], 3
-    for number in numbers:
+    for number in VGG:
         weight = random.standard_normal((4, before, 3, 3)) * (2 / (9 * before)) ** 0.5
         layers.append((number, weight.astype(np.float32), 0.1 * random.standard_normal(4).astype(np.float32)))
         before = 4

@@ -160,8 +160,18 @@ def test_foreign_files(tmp_path):
     save_file(WEIGHTS, path)
     assert load_tensors(path)[1] == {}
     refused(lambda: load_checkpoint(path), path, "not a checkpoint of jiidm")
-    for changes in ({"format": "pt"}, {"format": None}, {"kind": "vae"}, {"kind": None}):
+    for changes in ({"format": "pt"}, {"format": None}, {"kind": "a\nb"}, {"kind": None}):
         refused(lambda changes=changes: load_checkpoint(write(path, **changes)), path, "not a checkpoint of jiidm")
+
+
+@pytest.mark.parametrize("kind", ["gaugan", "clade", "segmenter"])
+def test_files_of_other_networks_of_jiidm(tmp_path, kind):
+    """They are not called foreign."""
+    path = write(tmp_path / "weights.safetensors", kind=kind)
+    for load in (load_checkpoint, open_checkpoint):
+        for asked in (None, "unet"):
+            refused(lambda load=load, asked=asked: load(path, asked), path,
+                    f"holds the {kind}, expected an autoencoder or a UNet")
 
 
 def test_foreign_number_format(tmp_path):

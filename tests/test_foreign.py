@@ -300,6 +300,18 @@ def test_tool(tmp_path, config_file, diffusion_file):
     assert {p.name for p in tmp_path.iterdir()} == {"model.ckpt", "unet.safetensors", "config.yaml"}
 
 
+@pytest.mark.parametrize("arguments, words", [
+    (("out.safetensors", "--baseline", "64x48", "--kind", "unet", "--config", "default.yaml", "--ema"),
+     "--kind, --config, --ema: not with --baseline"),
+    (("--inspect", "--baseline", "64x48"), "--inspect: not with --baseline"),
+    (("out.safetensors", "--encoder", "E.pth", "--upsampling", 6), "--encoder, --upsampling: only with --baseline"),
+    (("out.safetensors", "--upsampling", 0), "--upsampling: only with --baseline"),
+])
+def test_options_that_would_mean_nothing(arguments, words):
+    done = run_tool("convert", "G.pth", *arguments)
+    assert done.returncode == 2 and words in done.stderr.splitlines()[-1], done.stderr
+
+
 def test_output_may_not_be_the_input(tmp_path, tiny_config, config_file):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(made.safetensors(numbers("unet", tiny_config)))

@@ -76,6 +76,7 @@ def test_checkpoints_that_cannot_be_averaged(paths, tmp_path, tiny_config):
     unet = dataclasses.replace(tiny_config.unet, norm_groups=4)
     refused(merge(), "1 checkpoint given")
     refused(merge(other(kind="autoencoder")), "other.safetensors: holds the autoencoder", paths[0])
+    refused(merge(other(kind="gaugan")), "other.safetensors: holds the gaugan, expected an autoencoder or a UNet")
     refused(merge(other(shapes={"a.weight": (3, 4, 2), "a.bias": (3,)})), "other.safetensors", "b is missing here")
     refused(merge(other(shapes={**SHAPES, "c": (1,)})), "other.safetensors", "c is (1,) here and missing there")
     refused(merge(other(shapes={**SHAPES, "a.bias": (4,)})), "other.safetensors", "a.bias is (4,) here and (3,) there")

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from helpers import ROOT, run_tool
 
+from jiidm.baselines.networks import load_baseline
 from jiidm.checkpoint import load_checkpoint
+from jiidm.training.saved import read_state
 
 CONFIG = """
 image: {width: 64, height: 48}
@@ -28,6 +30,50 @@ inference:
 RANKS = """
 from jiidm.runtime import jt
 assert jt.world_size == 2 and jt.array([1.0]).mpi_all_reduce("add").item() == 2
+"""
+
+# the batch of all, normalised at once and by shares of 1 and 2 pictures: outputs, gradients, and what is kept of it
+NORM = """
+import numpy as np
+from jiidm.baselines.layers import BatchNorm
+from jiidm.baselines.sharing import SharedMoments
+from jiidm.runtime import jt
+from jiidm.training.processes import own_share
+random, own = np.random.default_rng(0), own_share(3)
+x = (np.arange(3).reshape(3, 1, 1, 1) * 4 + 100 + random.standard_normal((3, 5, 4, 6))).astype(np.float32)
+weighting = random.standard_normal(x.shape).astype(np.float32)
+found = []
+for part, shared in ((slice(None), None), (own, SharedMoments())):
+    norms = [BatchNorm(5) for _ in range(3)]
+    for norm in norms:
+        norm.by_batch, norm.shared = True, shared
+    for _ in range(2):  # a second pass begins anew
+        if shared is not None:
+            shared.begin()
+        share = jt.array(x[part])
+        y = norms[0](share)
+        y = norms[1](y * y) + norms[2](jt.exp(y))  # two that Jittor may compute in any order
+        (gradient,) = jt.grad((y * jt.array(weighting[part])).sum(), [share])
+        found.append([y.numpy(), gradient.numpy(), *(v.numpy() for norm in norms for v in norm.found)])
+for whole, shared in zip(found[:2], found[2:]):
+    expected = [whole[0][own], whole[1][own], *whole[2:]]
+    for a, b in zip(expected, shared):
+        assert a.shape == b.shape and np.abs(a - b).max() <= 2e-5 * np.abs(a).max(), (a, b)
+    assert np.abs(expected[1]).max() > 0.01
+"""
+BASELINES = """
+import sys
+from pathlib import Path
+from jiidm.baselines.config import BaselineRun, DiscriminatorConfig, GeneratorConfig, GeneratorTrainingConfig
+from jiidm.baselines.training import train_baseline
+from jiidm.config import ImageConfig
+data, run = map(Path, sys.argv[1:])
+for model, norm in (("gaugan", "spade"), ("clade", "clade_icpe")):
+    config = BaselineRun(
+        ImageConfig(64, 48), GeneratorConfig(norm, 29, 4, 4, 4, 6, 2, 16), DiscriminatorConfig(4, 2, 2),
+        GeneratorTrainingConfig(steps=4, batch=3, learning_rate=1e-6, discriminator_learning_rate=1e-6, ema=0.5,
+                                calibrate=2, save_every=2, sheet_every=3))
+    train_baseline(config, data, run / model, device="cpu")
 """
 
 
@@ -92,6 +138,36 @@ def test_two_processes_have_the_losses_of_one(runs):
     alone, together = (load_checkpoint(run / "unet-0000020.safetensors").tensors for run in runs)
     for name, value in alone.items():
         assert np.abs(value - together[name]).max() < 2e-3, name  # 20 steps of at most 1e-4 have moved it
+
+
+def test_batch_norms_take_the_whole_batch():
+    done = subprocess.run(ranks(*[["-c", NORM]] * 2), env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_train_the_baselines_of_one(top):
+    """Normalised by batch, a model is the same only where the statistics are those of both processes.
+
+    The rates are low, because Adam makes whole steps of the rounding of gradients that are zero. With its first beta of
+    zero, its first moments are the gradients.
+    """
+    runs = top / "baselines-alone", top / "baselines-together"
+    one = [sys.executable, "-c", BASELINES, str(top / "train"), str(runs[0])]
+    for command in (one, ranks(*[["-c", BASELINES, top / "train", runs[1]]] * 2)):
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert len({tuple(sorted(p.relative_to(run) for p in run.rglob("*"))) for run in runs}) == 1
+    for model in ("gaugan", "clade"):
+        (alone,), (together,) = (list(csv.DictReader((run / model / "generator.csv").open())) for run in runs)
+        for name in alone.keys() - {"samples_per_second"}:
+            assert float(together[name]) == pytest.approx(float(alone[name]), rel=1e-4, abs=1e-4), (model, name)
+        states = [{name: tensor.read() for name, tensor in
+                   read_state(run / model / "generator-state-0000004.safetensors")[0].items()} for run in runs]
+        final = [load_baseline(run / model / "weights" / f"{model}.safetensors").tensors for run in runs]
+        for (a, b), share in ((states, 1e-4), (final, 1e-3)):  # the weights are in half precision
+            assert a.keys() == b.keys()
+            for name, value in a.items():
+                assert np.abs(value - b[name]).max() <= share * max(1, np.abs(value).max()), (model, name)
 
 
 def test_only_the_first_process_writes(runs):

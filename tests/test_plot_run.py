@@ -43,6 +43,20 @@ def test_columns_find_their_panels(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name, columns, panels", [
+    ("generator", ("feature_matching", "generator", "discriminator", "divergence"), [
+        ("losses", ["feature_matching", "divergence"]), ("adversarial losses", ["generator", "discriminator"])]),
+    ("segmenter", ("cross_entropy", "mask_accuracy"), [
+        ("losses", ["cross_entropy"]), ("mask accuracy, mean IoU", ["mask_accuracy"])]),
+    ("segmenter-validation", ("mask_accuracy", "mean_iou"), [
+        ("mask accuracy, mean IoU", ["mask_accuracy", "mean_iou"])]),
+])
+def test_tables_of_the_other_trainings(tmp_path, name, columns, panels):
+    table = plot_run.read_table(write_table(tmp_path / f"{name}.csv", ("step", *columns)))
+    assert name in plot_run.TABLES
+    assert [(title, found) for title, found, *_ in plot_run.panels_of(table)] == panels
+
+
 def test_smoothing():
     assert plot_run.smoothed([3.0, 3.0, 3.0], 10) == pytest.approx([3, 3, 3])  # no bias towards zero at the start
     values = plot_run.smoothed([0.0, 1.0], 2)  # each row weighs half of the one after it
@@ -93,6 +107,10 @@ def test_the_tool(tmp_path):
     assert done.returncode == 0 and "curves of unet" in done.stdout, done.stderr
     picture = np.asarray(Image.open(tmp_path / "new" / "curves.png").convert("RGB"))
     assert picture.shape[1] == 1650 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+    write_table(tmp_path / "generator.csv", ("step", "generator", "discriminator"))
+    done = run_tool("plot_run", tmp_path)
+    assert done.returncode == 0 and "curves of unet, generator" in done.stdout, done.stderr
+    (tmp_path / "generator.csv").unlink()
     one_row = write_table(tmp_path / "unet.csv", UNET, 1)
     assert run_tool("plot_run", one_row.parent).returncode == 0 and (tmp_path / "curves.png").exists()
 
@@ -103,7 +121,7 @@ def test_the_tool_refuses(tmp_path):
     empty.mkdir()
     (modules / "matplotlib" / "__init__.py").write_text("raise ImportError('no such module')\n")
     write_table(tmp_path / "unet.csv", UNET)
-    for arguments, words in (((tmp_path / "none",), "no such folder"), ((empty,), "no autoencoder.csv"),
+    for arguments, words in (((tmp_path / "none",), "no such folder"), ((empty,), "none of autoencoder.csv"),
                              ((tmp_path, "--output", "curves.jpg"), "ends in .png"),
                              ((tmp_path,), "pip install matplotlib")):
         done = run_tool("plot_run", *arguments, modules=modules)

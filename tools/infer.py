@@ -53,9 +53,10 @@ def main():
         checkpoint = args.checkpoint or "default"
         if args.checkpoint is None and args.model in ("gaugan", "clade"):
             checkpoint = Path("runs") / args.model / "weights"
-            if not checkpoint.is_dir():
-                raise InputError(f"{checkpoint}: no such folder; train the model with tools/train.py {args.model} "
-                                 f"--config {args.model} --run runs/{args.model} ..., or give --checkpoint")
+            if not any(checkpoint.glob("*.safetensors")):  # a training makes the folder at its start
+                raise InputError(f"{checkpoint}: no weights there; train the model to its end with "
+                                 f"tools/train.py {args.model} --config {args.model} --run runs/{args.model} ..., "
+                                 f"or give --checkpoint")
         job = ContestJob(
             args.input_path, args.img_path, args.output_path, args.width, args.height, args.quality, args.batch,
             args.resume, args.save_steps, args.overview,

@@ -14,7 +14,7 @@ import numpy as np
 
 from jiidm.files import InputError, output_folder, run_tool, written_whole
 
-TABLES = ("autoencoder", "autoencoder-quality", "unet")  # their names without .csv
+TABLES = ("autoencoder", "autoencoder-quality", "unet", "generator", "segmenter", "segmenter-validation")  # .csv
 # title of a panel, columns that belong there, whether its curves are smoothed, whether its axis may be logarithmic;
 # what matches none of them is a loss
 PANELS = (
@@ -23,6 +23,7 @@ PANELS = (
     ("adversarial losses", r"^(generator|discriminator)$", True, False),
     ("PSNR, dB", r"psnr", False, False),
     ("SSIM", r"ssim", False, False),
+    ("mask accuracy, mean IoU", r"^(mask_accuracy|mean_iou)$", True, False),
     ("share of the codes in use", r"^codes|^codebook_use", False, False),
     ("learning rate", r"^learning_rate$", False, True),
     ("samples a second", r"^samples_per_second$", True, False),
@@ -141,8 +142,8 @@ def main():
     found = {name: arguments.run / f"{name}.csv" for name in TABLES}
     tables = {name: read_table(path) for name, path in found.items() if path.exists()}
     if not tables:
-        raise InputError(f"{arguments.run}: holds no autoencoder.csv and no unet.csv; the folder of a training run was "
-                         f"expected")
+        raise InputError(f"{arguments.run}: holds none of {', '.join(path.name for path in found.values())}; the "
+                         f"folder of a training run was expected")
     figure = draw(tables, arguments.run.resolve().name)
     output_folder(output.parent)
     with written_whole(output) as path:

@@ -1,11 +1,13 @@
 """What a baseline and its training are made of: GauGAN (Park et al. 2019) and CLADE (Tan et al. 2021)."""
 from dataclasses import dataclass, field
 
+from jiidm.checkpoint import checkpoint_of
 from jiidm.config import ImageConfig, load_config
 from jiidm.files import InputError
 from jiidm.labels import CLASSES
 
 NORMS = {"spade": "gaugan", "clade": "clade", "clade_icpe": "clade"}  # of the generator, and the model that has it
+MODELS = tuple(dict.fromkeys(NORMS.values()))  # the kinds of their files
 _FEWEST, _MOST = 4, 7  # doublings of the size in the generator
 
 
@@ -97,6 +99,13 @@ class BaselineRun:
 def load_baseline_run(path):
     """Reads a `BaselineRun` from the YAML file `path`; raises InputError that names the file and the key."""
     return load_config(path, BaselineRun)
+
+
+def baseline_checkpoint(path, tensors, metadata):
+    """The `Checkpoint` of a file of GauGAN or CLADE, its config a `BaselineRun`; raises InputError for another kind."""
+    checkpoint = checkpoint_of(path, metadata, tensors, MODELS, BaselineRun, f"one of {', '.join(MODELS)}")
+    check_generator(checkpoint.config.generator, checkpoint.config.image)
+    return checkpoint
 
 
 def check_generator(generator, image):

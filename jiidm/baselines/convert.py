@@ -42,15 +42,18 @@ def _tensors(path):
     weights = open_weights(path)
     if weights.native:
         raise InputError(f"{path}: is a checkpoint of jiidm already")
+    # PyTorch up to 0.4.1 stores, beside the weight that it was made from, the normalised one too
     return {name.removeprefix(_PREFIX): np.asarray(tensor.read(), np.float32)
-            for name, tensor in weights.tensors.items() if not name.endswith(_UNUSED)}
+            for name, tensor in weights.tensors.items()
+            if not name.endswith(_UNUSED) and f"{name}_orig" not in weights.tensors}
 
 
 def _found(path, tensors, area, upsampling, encoder):
     """The `GeneratorConfig` that has these tensors."""
     def shape(name, axes):
-        if name not in tensors or tensors[name].ndim < axes:
-            raise InputError(f"{path}: no generator of GauGAN or CLADE: {name} is missing, or no array of {axes} axes")
+        if name not in tensors or tensors[name].ndim < axes or not tensors[name].size:
+            raise InputError(f"{path}: no generator of GauGAN or CLADE: {name} is missing, empty, or not of "
+                             f"{axes} axes")
         return tensors[name].shape
 
     ngf = shape("up_3.conv_1.weight_orig", 4)[0]

@@ -13,7 +13,8 @@ def multiplications(network, run):
     """Multiplications of the convolutions and linear layers of `network` when `run()` executes it.
 
     This is what the papers' tables call FLOPs: a multiplication with its addition counts once; what is looked up,
-    normalised or added costs nothing. `run` need only build the result: nothing is computed.
+    normalised or added costs nothing. CLADE's gamma and beta count as looked up, although `ClassAffine` computes them
+    by a 1x1 convolution of the one-hot mask. `run` need only build the result: nothing is computed.
     """
     total = 0
 

@@ -137,11 +137,12 @@ class BatchNorm(nn.Module):
     """Batch normalisation of N, C, H, W without factors and summands of its own.
 
     With `by_batch` set it takes mean and variance of the batch, and keeps them for `take_statistics`; else the running
-    ones. Executing it changes nothing that is saved. Several processes each normalise their own share of a batch.
+    ones. Executing it changes nothing that is saved. Where several processes have a share of the batch each, `shared`,
+    which has the `moments` of `SharedMoments`, makes them those of the whole batch.
     """
 
     def __init__(self, channels):
-        self.by_batch = False
+        self.by_batch, self.shared = False, None
         self.running_mean = jt.zeros((channels,)).stop_grad()
         self.running_var = jt.ones((channels,)).stop_grad()
         self.found = None
@@ -154,7 +155,11 @@ class BatchNorm(nn.Module):
         centred = x - mean
         var = (centred * centred).mean((0, 2, 3), keepdims=True)  # E[x^2] - E[x]^2 would cancel
         count = x.numel() // x.shape[1]
-        self.found = mean.detach().reshape(-1), var.detach().reshape(-1) * (count / max(1, count - 1))
+        unbiased = count / max(1, count - 1)
+        if self.shared is not None:
+            mean, var, unbiased = self.shared.moments(mean, var, count)
+            centred = x - mean
+        self.found = mean.detach().reshape(-1), var.detach().reshape(-1) * unbiased
         return centred / jt.sqrt(var + EPS)
 
 
@@ -163,10 +168,11 @@ def batch_norms(network):
     return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
-def normalise_by_batch(network, by_batch):
-    """Whether the batch norms of a network take the statistics of the batch, or the running ones."""
+def normalise_by_batch(network, by_batch, shared=None):
+    """Whether the batch norms of a network take the statistics of the batch, or the running ones; `shared`: those of a
+    batch of which each process has a share (see `BatchNorm`), None where this process has all of it."""
     for norm in batch_norms(network):
-        norm.by_batch = by_batch
+        norm.by_batch, norm.shared = by_batch, shared
 
 
 def take_statistics(network, share=_MOMENTUM):

@@ -1,21 +1,15 @@
 """A baseline as one: its generator and the encoder of its style, in one file of weights."""
-import json
-from pathlib import Path
-
 import numpy as np
 
-from jiidm.baselines.config import NORMS, BaselineRun, check_generator
+from jiidm.baselines.config import baseline_checkpoint
 from jiidm.baselines.encoder import StyleEncoder, drawn_style
 from jiidm.baselines.generator import LayoutGenerator
 from jiidm.baselines.layers import Layout
 from jiidm.baselines.positions import region_positions
-from jiidm.checkpoint import FORMAT, Checkpoint, load_into, load_tensors, save_checkpoint
-from jiidm.config import from_dict
+from jiidm.checkpoint import load_into, load_tensors, save_checkpoint
 from jiidm.data.latents import one_hot_batch
 from jiidm.files import InputError
 from jiidm.runtime import jt, nn
-
-MODELS = tuple(dict.fromkeys(NORMS.values()))  # the kinds of their files
 
 
 class Baseline(nn.Module):
@@ -65,17 +59,7 @@ def save_baseline(path, arrays, config, step, note="", dtype="float16"):
 
 def load_baseline(path):
     """The `Checkpoint` in the file `path`, its config a `BaselineRun`; raises InputError for another kind of file."""
-    tensors, metadata = load_tensors(path)
-    kind = metadata.get("kind")
-    if metadata.get("format") != FORMAT or kind not in MODELS:
-        raise InputError(f"{path}: holds {kind or 'no network of jiidm'}, expected one of {', '.join(MODELS)}")
-    try:
-        config, step = json.loads(metadata["config"]), int(metadata["step"])
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: its metadata lacks a readable config or step ({error}); save it again") from error
-    config = from_dict(BaselineRun, config, f"{path}, config")
-    check_generator(config.generator, config.image)
-    return Checkpoint(Path(path), kind, config, step, tensors, metadata.get("note", ""))
+    return baseline_checkpoint(path, *load_tensors(path))
 
 
 def baseline_of(checkpoint):

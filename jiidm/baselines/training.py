@@ -13,6 +13,7 @@ from jiidm.baselines.layers import batch_norms, normalise_by_batch, power_iterat
 from jiidm.baselines.losses import discriminator_loss, feature_matching, generator_loss, style_divergence
 from jiidm.baselines.networks import Baseline, layout_arrays, layout_of, save_baseline
 from jiidm.baselines.perceptual import SMALLEST, VGGLoss
+from jiidm.baselines.sharing import SharedMoments
 from jiidm.checkpoint import load_into
 from jiidm.data.folder import TrainingFolder
 from jiidm.data.views import draw_views, load_pairs, whole_view
@@ -71,7 +72,7 @@ def describe_training(config, data, device="auto"):
              f"{training.batch}"]
     for name, module, run in costs:
         lines.append(f"{name}: {parameter_count(module):,} parameters, {multiplications(module, run) / 1e9:.2f} G "
-                     f"multiplications a picture forward")
+                     f"multiplications a picture forward (the papers' count: lookups are free)")
     seconds, memory = measured(BaselineTrainer(config, folder, Path("/")), training.steps - 1)  # writes nothing
     return [*lines, f"memory: {memory / 1e9:.2f} GB, measured",
             f"time: {seconds:.2f} s a step, measured; {seconds * training.steps / 3600:.2f} hours"]
@@ -113,7 +114,8 @@ class BaselineTrainer:
         jt.set_global_seed(config.seed, False)
         self.network = Baseline(config)
         self.discriminator = MultiscaleDiscriminator(config.discriminator, config.generator.num_classes)
-        normalise_by_batch(self.network, True)
+        self.shared = SharedMoments() if count() > 1 else None
+        normalise_by_batch(self.network, True, self.shared)
         self.ema = EMA(self.network, self.training.ema)
         own, others = _trained("", self.network), _trained("discriminator.", self.discriminator)
         self._names = list(own), list(others)
@@ -146,13 +148,16 @@ class BaselineTrainer:
         return [self.folder.names[i] for i in self._indices(step)]
 
     def batch(self, step):
+        return self._batch(step, own_share(self.training.batch))
+
+    def _batch(self, step, own):
+        """The slice `own` of the batch of a step."""
         image, indices = self.config.image, self._indices(step)
         # drawn for the whole batch: what a sample gets does not depend on the number of processes
         views = draw_views(step_generator(self.config.seed, step, VIEWS), len(indices), image.width, image.height,
                            image.height, image.width, self.training.scale)
         noise = step_generator(self.config.seed, step, STYLES).standard_normal(
             (len(indices), self.config.generator.style_channels), np.float32)
-        own = own_share(len(indices))
         return *self._arrays(self.folder, [self.folder.names[i] for i in indices[own]], views[own]), noise[own]
 
     def _arrays(self, folder, names, views):
@@ -168,6 +173,8 @@ class BaselineTrainer:
     def compute(self, step, batch):
         photos, labels, positions, styles, noise = batch
         training, share = self.training, len(photos) / self.training.batch
+        if self.shared is not None:
+            self.shared.begin()
         layout = layout_of(labels, positions, self.config.generator)
         pictures, mean, log_variance = self.network(layout, jt.array(styles), jt.array(noise))
         photos = jt.array(photos)
@@ -205,13 +212,16 @@ class BaselineTrainer:
 
     def _averaged(self, step):
         """A `Baseline` with the averaged weights: singular values and statistics, which are not the averages of those
-        that the weights had, are found anew, the latter on the batches before `step`."""
+        that the weights had, are found anew, the latter on the batches before `step`.
+
+        The first process is alone in this: it takes whole batches, and waits for no other.
+        """
         network = Baseline(self.config)
         load_into(network, self.ema.arrays(), "averaged weights")
         power_iteration(network, _CONVERGED)
         normalise_by_batch(network, True)
         for number in range(self.training.calibrate):
-            _, labels, positions, styles, noise = self.batch(max(0, step - 1 - number))
+            _, labels, positions, styles, noise = self._batch(max(0, step - 1 - number), slice(None))
             layout = layout_of(labels, positions, self.config.generator)
             with jt.no_grad():
                 network(layout, jt.array(styles), jt.array(noise))[0].sync()

@@ -12,8 +12,8 @@ from jiidm.training.processes import copy_of_first, is_first, numbers_of_first, 
 from jiidm.training.saved import prune, read_state, saved_states, state_path, write_state
 
 # what may differ between a run and its continuation: none of it changes what a step computes but for rounding
-_FREE = ("learning_rate", "save_every", "sheet_every", "keep_last", "keep_every", "loss_limit", "skip_bad_steps",
-         "micro_batch", "checkpoint_blocks", "precision")
+_FREE = ("learning_rate", "discriminator_learning_rate", "save_every", "sheet_every", "keep_last", "keep_every",
+         "loss_limit", "skip_bad_steps", "micro_batch", "checkpoint_blocks", "precision")
 
 
 class TrainingState:
@@ -22,7 +22,7 @@ class TrainingState:
 
     Batches, crops and noise are drawn from (seed, step), see `step_generator`; the step number is the random state.
     `sections` are the parts of the configuration that the stage depends on: a state resumes only with the same ones,
-    learning rate, intervals and what saves memory apart. `origin` is the `Source` of the first weights where they are
+    learning rates, intervals and what saves memory apart. `origin` is the `Source` of the first weights where they are
     another run's, None where they are random; after a resumption it is the one that the state was saved with.
     """
 
