@@ -76,6 +76,18 @@ for model, norm in (("gaugan", "spade"), ("clade", "clade_icpe")):
     train_baseline(config, data, run / model, device="cpu")
 """
 
+# an input that is not finite, in the second process alone: neither waits for the other
+BAD_INPUT = """
+from types import SimpleNamespace
+import numpy as np
+from jiidm.training import loop
+from jiidm.training.processes import rank, wait_for_all
+batch = np.ones(3, np.float32) / (np.zeros(3, np.float32) if rank() else 1)
+trainer = SimpleNamespace(state=SimpleNamespace(variables={}))
+assert ("in another process" in loop._first_bad_tensor(trainer, 0, batch)) == (rank() == 0)
+wait_for_all()
+"""
+
 
 def ranks(*commands):
     """The mpirun command line of one process for each of the commands, run by this Python."""
@@ -138,6 +150,12 @@ def test_two_processes_have_the_losses_of_one(runs):
     alone, together = (load_checkpoint(run / "unet-0000020.safetensors").tensors for run in runs)
     for name, value in alone.items():
         assert np.abs(value - together[name]).max() < 2e-3, name  # 20 steps of at most 1e-4 have moved it
+
+
+def test_the_search_for_a_bad_input_ends_in_all_processes():
+    done = subprocess.run(ranks(*[["-c", BAD_INPUT]] * 2), env=environment(), capture_output=True, text=True,
+                          timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_batch_norms_take_the_whole_batch():

@@ -110,9 +110,10 @@ def _skip_or_stop(trainer, step, batch, fault):
 
 def _first_bad_tensor(trainer, step, batch):
     """Where the first NaN or Inf of a step lies: in the batch, the weights, or a layer's output."""
-    for i, array in enumerate(batch if isinstance(batch, tuple) else (batch,)):
-        if not np.isfinite(array).all():
-            return f"input {i} of the batch"
+    arrays = batch if isinstance(batch, tuple) else (batch,)
+    own = next((f"input {i} of the batch" for i, array in enumerate(arrays) if not np.isfinite(array).all()), "")
+    if added(np.array([bool(own)])).any():  # in any process: what follows is done by all together
+        return own or "an input of the batch, in another process"
     for name, variable in trainer.state.variables.items():
         if not np.isfinite(variable.numpy()).all():
             return name
