@@ -182,7 +182,7 @@ def _verdict(key, difference):
     """"better", "worse", or "" where the interval of a difference holds 0."""
     if difference.low is None or difference.low <= 0 <= difference.high:
         return ""
-    more = MEASURES[key][1] if key in MEASURES else key in ("score", "aesthetic", *_QUALITY)
+    more = MEASURES[key][1] if key in MEASURES else key in ("score", *_QUALITY)
     return "better" if (difference.value > 0) == more else "worse"
 
 

@@ -17,8 +17,9 @@ OPTIONS = (
     ("guidance from timestep 200 on alone", {"guidance_from": 200}),
     ("class noise 0.25", {"class_noise": 0.25}), ("class noise 0.5", {"class_noise": 0.5}),
 )
-# in 50 steps a chain, as the default recipe
+# the paper's guidance and starts, in chains of 50 steps as the default recipe has them
 PAPER_ROUNDS = [RoundConfig(3.5, "ddim50", 30), RoundConfig(3.7, "ddim50", 32), RoundConfig(3.7, "ddim50", 20)]
+PAPER_OPTIONS = {"guidance_rescale": 0.0, "guidance_from": 0, "guidance_to": 0, "class_noise": 0.0}
 ONE_ROUND = {"rounds": 1, "color_transfer": False, "ensemble": False}
 
 
@@ -62,9 +63,10 @@ def _modules(recipe, several):
         found += _ends("all together", together)
         found += [Setting(f"all together, {method} between", {**together, "color_transfer": method})
                   for method in COLOR_TRANSFERS if method != recipe.color_transfer]
-    paper = {"rounds": PAPER_ROUNDS, "color_transfer": "reinhard", "ensemble": several}
-    return [*found, Setting("the paper's three rounds, reinhard between", paper),
-            Setting("the paper's three rounds, reinhard between and at the end", paper, final="reinhard")]
+    paper = {"rounds": PAPER_ROUNDS, "color_transfer": "reinhard", "ensemble": several, "sampler": "ddim"}
+    name = "the paper's three rounds in chains of 50 steps, reinhard between"
+    return [*found, Setting(name, paper, PAPER_OPTIONS),
+            Setting(f"{name} and at the end", paper, PAPER_OPTIONS, final="reinhard")]
 
 
 def _ends(name, arguments):

@@ -329,9 +329,9 @@ def check_training(config):
             f"train_autoencoder.quantize_from {first.quantize_from}: expected less than the {first.steps} steps"
         )
     layers, channels = first.discriminator_layers, first.discriminator_channels
-    if layers < 1 or channels < 4 or channels % 4:
+    if not 1 <= layers <= 16 or channels < 4 or channels % 4:
         raise InputError(
-            f"train_autoencoder.discriminator_layers {layers}, discriminator_channels {channels}: expected at least 1, "
+            f"train_autoencoder.discriminator_layers {layers}, discriminator_channels {channels}: expected 1 to 16, "
             f"and a multiple of 4"
         )
     if first.discriminator_start < first.steps and first.crop < 3 * 2**layers:

@@ -80,8 +80,8 @@ def test_modules_are_measured_as_infer_makes_them(tool, place, tmp_path):
         "all together", "all together, reinhard at the end", "all together, histogram at the end",
         "all together, transport at the end", "all together, 0.4 of transport at the end",
         "all together, 0.6 of transport at the end", "all together, histogram between",
-        "all together, transport between", "the paper's three rounds, reinhard between",
-        "the paper's three rounds, reinhard between and at the end",
+        "all together, transport between", "the paper's three rounds in chains of 50 steps, reinhard between",
+        "the paper's three rounds in chains of 50 steps, reinhard between and at the end",
     ]
     rows = {row["name"]: row for row in kept["sections"]["modules"]["rows"]}
     generator = Generator.from_checkpoint(place / "weights", recipe={"final_color_share": 0.6})

@@ -201,7 +201,7 @@ def test_test_folders_that_are_refused(tmp_path):
         mask.unlink()
     refused(lambda: folder.TestFolder(path, train), "found none")
     make_test_folder(path, {"m1.png": "z.jpg"})
-    refused(lambda: folder.TestFolder(path, train), "nothing to generate", "z.jpg")
+    refused(lambda: folder.TestFolder(path, train), "no label map has its reference", "z.jpg")
     (path / "label_to_img.json").unlink()
     refused(lambda: folder.TestFolder(path, train), "label_to_img.json", "cannot be read")
 

@@ -10,7 +10,7 @@ from helpers import refused, relative_error
 from inception_peer import SETS, made_up_pictures, made_up_weight
 from PIL import Image
 
-from jiidm.checkpoint import arrays_of
+from jiidm.checkpoint import arrays_of, source_of
 from jiidm.data.folder import TrainingFolder, write_test_folder, write_training_folder
 from jiidm.data.synthetic import draw_landscape
 from jiidm.evaluation.inception import Inception, _average, inception_input
@@ -93,7 +93,7 @@ def test_the_score_of_an_evaluation_with_the_inception_has_the_fid_in_it(weights
     save_segmenter(tmp_path / "segmenter.safetensors", sees_sky, config, 0)
     found = evaluate(tmp_path / "results", tmp_path / "test", tmp_path / "train", None, None,
                      tmp_path / "segmenter.safetensors", weights, protocol=Protocol(resamples=60, frechet_resamples=40))
-    measured, sha256 = found.sets["results"], load_inception(weights).sha256
+    measured, sha256 = found.sets["results"], source_of(weights).sha256
     accuracy, style, fid, score = (measured.figures[name].value for name in ("mask_accuracy", "style", "FID", "score"))
     assert measured.score_terms == ("style", "fid") and found.frechet_name == "FID"
     assert 0 < fid < 100 and accuracy > 0  # each has its share in the score

@@ -117,7 +117,7 @@ def test_an_aesthetic_function_is_named_and_held_to_its_range(place, tmp_path):
     assert found.protocol["aesthetic score"].startswith(f"mean of {__name__}.brightness")
     page = write_report(found, tmp_path)[2].read_text("utf-8")
     assert "best by aesthetic score" in page and page.count("<svg") == 6
-    for answer in (5.0, float("nan"), None, "good"):
+    for answer in (5.0, float("nan"), None, "good", np.zeros((3, 3)), 10**400):
         refused(lambda answer=answer: measured(place, aesthetic=lambda _: answer), "mask0.jpg", "aesthetic",
                 "from 0 to 1")
 
@@ -128,7 +128,7 @@ def test_what_the_segmenter_knows_stands_in_the_report(copy, tmp_path):
     save_known(path, Known(everything, 72, 0.787, 0.564))
     found = measured(copy)
     text = write_report(found, tmp_path / "all")[0].read_text("utf-8")
-    assert "on 72 real photos" in text and "0.7870" in text and "0.5640" in text and "29 of 29 classes" in text
+    assert "on 72 others" in text and "0.7870" in text and "0.5640" in text and "29 of 29 classes" in text
     assert "classes unknown to the segmenter" not in found.protocol
     labels = read_label_map(copy / "test" / "labels" / "mask0.png")
     lacking = int(labels[0, 0])

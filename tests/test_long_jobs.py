@@ -120,7 +120,13 @@ TWO_SIGNALS = f"""
 import os, signal, subprocess, sys, time
 process = subprocess.Popen([sys.executable, "-c", {HOLDS_THE_LOCK!r}], stdout=subprocess.PIPE)
 process.stdout.readline()
-time.sleep(1)  # on a busy machine, too, the call has begun
+
+def computed():  # ticks of processor time
+    return int(open(f"/proc/{{process.pid}}/stat").read().rsplit(")")[1].split()[11])
+
+start = computed()
+while computed() < start + 10:  # till the call has begun, on a busy machine, too
+    time.sleep(0.01)
 os.kill(process.pid, signal.SIGINT)
 time.sleep(0.3)
 print(process.poll())

@@ -69,11 +69,14 @@ def main():
 def _described(path):
     """What a checkpoint of jiidm is; for one of a baseline also the size of its pictures."""
     from jiidm.baselines.config import MODELS, baseline_checkpoint
-    from jiidm.checkpoint import open_checkpoint, open_tensors
+    from jiidm.checkpoint import KINDS, open_checkpoint, open_tensors
 
     tensors, metadata = open_tensors(path)
-    if metadata.get("kind") not in MODELS:
+    kind = metadata.get("kind")
+    if kind in KINDS:
         return open_checkpoint(path).describe()
+    if kind not in MODELS:
+        return f"{path}: {kind}, step {metadata.get('step', 'unknown')}"
     checkpoint = baseline_checkpoint(path, tensors, metadata)
     return f"{checkpoint.describe()}; pictures of {checkpoint.config.image.width}x{checkpoint.config.image.height}"
 

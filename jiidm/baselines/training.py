@@ -193,6 +193,8 @@ class BaselineTrainer:
         others.add(share * judging)  # by the discriminator's parameters alone: the generator's do not take part
         for each in (own, others):
             each.complete()
+        if self.shared is not None:
+            self.shared.begin()  # lets go of the pass
         sums = added(np.array([each.item() for each in losses]))
         return dict(zip(self.columns, sums.tolist(), strict=True)), [own, others]
 

@@ -211,7 +211,7 @@ class TestFolder:
         unnamed = sorted(masks.keys() - references.keys())
         self.problems += [f"{mask}: not named in {json_path.name}" for mask in unnamed]
         if not self.items:
-            raise InputError(f"{self.path}: nothing to generate, no mask has its reference; {self.problems[0]}")
+            raise InputError(f"{self.path}: no label map has its reference; {self.problems[0]}")
 
     def __len__(self):
         return len(self.items)

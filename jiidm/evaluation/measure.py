@@ -249,8 +249,8 @@ def _checked(aesthetic, file):
     try:
         if 0 <= float(aesthetic) <= 1:
             return float(aesthetic)
-    except (TypeError, ValueError):
-        aesthetic = repr(aesthetic)
+    except Exception:  # noqa: BLE001 - whatever somebody's array or tensor raises: it is no number
+        aesthetic = type(aesthetic).__name__
     raise InputError(f"{file}: the aesthetic function gives {aesthetic}; expected a number from 0 to 1")
 
 
@@ -349,6 +349,10 @@ def _about(protocol, pictures, tasks, photos, evaluator, network, aesthetic):
     }
     if network.name != "FID":
         about["FID"] = "not measured: no file of Inception weights was given; FD-segmenter is no FID"
+    if evaluator.known and evaluator.known.mask_accuracy is not None:
+        about["segmenter on held-out photos"] = (
+            f"mask accuracy {evaluator.known.mask_accuracy:.4f}, mIoU {evaluator.known.mean_iou:.4f}, "
+            f"{evaluator.known.photos} photos")
     about["aesthetic score"] = "not measured: no function was given"
     if aesthetic is not None:
         name = getattr(aesthetic, "__qualname__", type(aesthetic).__qualname__)

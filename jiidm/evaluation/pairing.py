@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from jiidm.data.folder import PHOTO_SUFFIXES, TestFolder, files_of, read_photo
+from jiidm.data.folder import PHOTO_SUFFIXES, TestFolder, files_of, read_photo, read_references
 from jiidm.files import InputError
 from jiidm.labels import NO_CLASS, read_label_map
 
@@ -37,7 +37,7 @@ def find_tasks(labels, references):
     """
     labels, references = Path(labels), Path(references)
     if references.suffix.lower() == ".json":
-        own = labels if any(path.suffix.lower() == ".png" for path in labels.glob("*")) else None
+        own = labels if any((labels / name).is_file() for name in read_references(references)) else None
         folder = TestFolder(labels, references.parent, own, references)
         return _tasks_of(folder), sorted({item.reference for item in folder.items}), folder.problems
     test = next((path for path in (labels, labels.parent) if (path / "label_to_img.json").is_file()), None)

@@ -86,9 +86,9 @@ def _ceiling(evaluation):
     if known is None or known.mask_accuracy is None:
         return ["", "No real photos of these masks were given (--real): how accurate the segmenter itself is on them "
                     "is not known, and the mask accuracy has no ceiling to be held against."]
-    return ["", f"Ceiling: on {known.photos} real photos that it was not trained on the segmenter has a mask accuracy "
-                f"of {known.mask_accuracy:.4f} and an mIoU of {known.mean_iou:.4f}; the photos of these masks (--real) "
-                f"were not given."]
+    return ["", f"The real photos of these masks (--real) were not given; on {known.photos} others that it was not "
+                f"trained on the segmenter has a mask accuracy of {known.mask_accuracy:.4f} and an mIoU of "
+                f"{known.mean_iou:.4f}: the ceiling, if these masks are like theirs."]
 
 
 def _difference(name, difference):

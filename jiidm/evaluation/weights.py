@@ -143,8 +143,9 @@ def save_known(path, known):
 
     Of segmenter.safetensors it is segmenter.json. Raises InputError where it cannot be written.
     """
+    text = json.dumps({"sha256": source_of(path).sha256, **to_dict(known)}, indent=1)
     with written_whole(_beside(path)) as temporary:
-        temporary.write_text(json.dumps({"sha256": source_of(path).sha256, **to_dict(known)}, indent=1) + "\n", "utf-8")
+        temporary.write_text(text + "\n", "utf-8")
 
 
 def _beside(path):

@@ -11,7 +11,8 @@ from jiidm.runtime import jt
 from jiidm.training.processes import copy_of_first, is_first, numbers_of_first, text_of_first
 from jiidm.training.saved import prune, read_state, saved_states, state_path, write_state
 
-# what may differ between a run and its continuation: none of it changes what a step computes but for rounding
+# what may differ between a run and its continuation: but for the learning rates none of it changes, beyond rounding,
+# what a step computes
 _FREE = ("learning_rate", "discriminator_learning_rate", "save_every", "sheet_every", "keep_last", "keep_every",
          "loss_limit", "skip_bad_steps", "micro_batch", "checkpoint_blocks", "precision")
 
