@@ -1,5 +1,5 @@
-"""How near autoencoders come to held-out photos: that of the weights, and others of other widths and with the
-discriminator, trained equally long.
+"""How near autoencoders come to held-out photos: that of the weights, and others of other widths, with other losses and
+with the discriminator, trained equally long.
 
   python benchmarks/autoencoder_options.py --run RUN --data TRAIN --labels TEST --references TRAIN --real VAL
 
@@ -29,7 +29,7 @@ from benchmarks.gallery import (  # noqa: E402
     row_of,
 )
 from benchmarks.training_options import Option, check_trained, with_keys  # noqa: E402
-from jiidm.checkpoint import load_checkpoint, load_into  # noqa: E402
+from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint  # noqa: E402
 from jiidm.config import builtin_config, load_config  # noqa: E402
 from jiidm.data.folder import read_photo  # noqa: E402
 from jiidm.evaluation import metrics  # noqa: E402
@@ -47,6 +47,9 @@ QUANTIZED, ADVERSARIAL = 6 / 7, 1 / 2  # shares of a training after which there 
 # the first is what the others are compared with
 OPTIONS = {
     "plain": Option("{ch} channels"),
+    "no-anchors": Option("{ch} channels, no anchors", {"train_autoencoder": {"anchors": []}}),
+    "light": Option("{ch} channels, anchors and coarse loss of a third and a quarter of the weight",
+                    {"train_autoencoder": {"anchor_weight": 0.1, "coarse_weight": 0.5}}),
     "discriminator": Option("{ch} channels, discriminator in the second half", {}, 0.93),
     "narrow": Option("24 channels", {"autoencoder": {"ch": 24}}, 1.27),
     "wide": Option("48 channels", {"autoencoder": {"ch": 48}}, 0.57),
@@ -128,9 +131,11 @@ def main():
     parser.add_argument("--run", required=True, type=Path, help="folder for the trainings")
     parser.add_argument("--data", required=True, type=Path, help="training folder")
     parser.add_argument("--config", default="default", help="YAML file, or the name of one in configs/")
-    parser.add_argument("--steps", type=int, default=700, help="of each training (default 700)")
+    parser.add_argument("--steps", type=int, default=500, help="of each training (default 500)")
     parser.add_argument("--only", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="OPTION",
                         help=f"some of {', '.join(OPTIONS)} (default: all)")
+    parser.add_argument("--also", nargs="+", type=Path, default=[], metavar="FILE",
+                        help="further autoencoders to measure, named after their folders")
     parser.add_argument("--train-only", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
     path = arguments.config if arguments.config.endswith((".yaml", ".yml")) else builtin_config(arguments.config)
@@ -140,11 +145,14 @@ def main():
     with stoppable():
         if not arguments.train_only:  # told now, not after the trainings
             kept_figures(arguments)
+            for file in arguments.also:
+                open_checkpoint(file, "autoencoder")
             if Gallery(arguments, None).real is None:
                 raise InputError("--real: is missing; expected the folder of the photos that are to be reconstructed")
         files = {OPTIONS[name].words: train(arguments, config, name) for name in OPTIONS if name in arguments.only}
         if not arguments.train_only:
             default, = DEFAULT_WEIGHTS.glob("autoencoder*.safetensors")
+            files |= {f"{file.resolve().parent.name}, {{ch}} channels": file for file in arguments.also}
             measure(arguments, {**files, "of the default weights, {ch} channels": default})
     return 0
 

@@ -225,9 +225,11 @@ def test_autoencoders(place, tmp_path, monkeypatch):
     refused(lambda: run_tool(autoencoder_options, place, tmp_path, monkeypatch, *options), "--real")
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(autoencoder_options, "DEFAULT_WEIGHTS", place / "iidm")
-    kept, text = run_tool(autoencoder_options, place, tmp_path, monkeypatch, *options, "--real", tmp_path / "real")
+    kept, text = run_tool(autoencoder_options, place, tmp_path, monkeypatch, *options, "--real", tmp_path / "real",
+                          "--also", place / "iidm" / "autoencoder-0.safetensors")
     rows = {row["name"]: row for row in kept["sections"]["autoencoder"]["rows"]}
-    plain, adversarial, default = rows
+    plain, adversarial, also, default = rows
+    assert also.startswith("iidm, 16 channels, ") and rows[also]["figures"] == rows[default]["figures"]
     assert plain.startswith("16 channels, ") and plain.endswith(" 8 steps") and "7 steps" in adversarial
     assert default.startswith("of the default weights, 16 channels") and not rows[plain]["differences"]
     for name, file in ((plain, tmp_path / "run" / "autoencoders" / "plain" / "autoencoder.safetensors"),
