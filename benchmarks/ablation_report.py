@@ -94,7 +94,8 @@ def markdown_of(kept):
              "LAB distances and the Frechet distance, more for all others. A Frechet distance over so few pictures is "
              "biased upwards: it compares rows of one table, no more."]
     for section, found in sections.items():
-        lines += ["", f"## {_TITLES[section]}", "", _TEXTS[section], "", *_section(section, found), "",
+        text = " ".join(filter(None, (_TEXTS[section], found.get("note"))))
+        lines += ["", f"## {_TITLES[section]}", "", text, "", *_section(section, found), "",
                   f"Made by `{found['command']}` on {found['machine']['processor']}, {found['machine']['cores']} "
                   f"cores, with weights (sha256) {_digests(found['weights'])}."]
     return "\n".join([*lines, "", "## Protocol", "", *_protocol(sections)]) + "\n"

@@ -33,6 +33,7 @@ def add_arguments(parser):
     parser.add_argument("--segmenter", type=Path, metavar="FILE", help="evaluator (default: the package's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
+    parser.add_argument("--note", help="a sentence to stand beside the table")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of ablation.json")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of results.md and the curves")
 
@@ -150,7 +151,7 @@ def keep_section(arguments, section, found=None):
     the files written."""
     kept, path = kept_figures(arguments), arguments.output / "ablation.json"
     if found is not None:
-        kept["sections"][section] = found
+        kept["sections"][section] = {**found, "note": arguments.note} if arguments.note else found
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     return [path, *write_results(kept, arguments.docs)]

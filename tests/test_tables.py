@@ -199,9 +199,11 @@ def test_options_of_the_training(place, tmp_path, monkeypatch):
     assert [g.config.unet.model_channels for g in weights] == [16, 16, 24]
     assert [g.checkpoints[0].step for g in weights] == [2, 2, 3]
     assert "## Options of the training" in text and "Differences to noise, the paper's, 2 steps:" in text
-    kept, text = run_tool(training_options, place, tmp_path, monkeypatch, *options, "v", "--longer", 4)
+    kept, text = run_tool(training_options, place, tmp_path, monkeypatch, *options, "v", "--longer", 4, "--note",
+                          "After lunch.")
     assert [row["name"] for row in kept["sections"]["longer"]["rows"]] == ["v, 4 steps"]
     assert kept["sections"]["training"]["rows"] == rows and "## Options of the training, longer" in text
+    assert "longer trainings. After lunch.\n" in text
     assert (run / "longer" / "v" / "unet-0000004.safetensors").exists() and made.stat().st_mtime_ns == stamp
     monkeypatch.setitem(training_options.OPTIONS, "wide", wider._replace(keys={"unet": {"model_channels": 32}}))
     refused(lambda: run_tool(training_options, place, tmp_path, monkeypatch, *options, "wide"), "unet-0000003",
