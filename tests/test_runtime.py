@@ -45,10 +45,11 @@ def test_stray_nvcc_and_mpicc_do_no_harm_and_the_environment_stays(tmp_path):
 
 
 def test_interrupt_is_an_exception(tmp_path):
-    """Jittor's own handler of Ctrl-C would end the process; jittor is a stand-in that installs such a handler."""
+    """Jittor's own handler of Ctrl-C would end the process; jittor is a stand-in that installs such a handler. Python's
+    own is set first: there is none where the signal is ignored, as in a script's background job."""
     stand_in(tmp_path, "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)")
     done = run("-c", "import os, signal\n"
-                     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a script's background job
+                     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
                      "import jiidm.runtime\n"
                      "try: os.kill(os.getpid(), signal.SIGINT)\n"
                      "except KeyboardInterrupt: print('caught')", modules=tmp_path)
