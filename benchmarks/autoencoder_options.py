@@ -28,9 +28,14 @@ from benchmarks.gallery import (  # noqa: E402
     kept_figures,
     row_of,
 )
-from benchmarks.training_options import Option, check_trained, with_keys  # noqa: E402
+from benchmarks.training_options import (  # noqa: E402
+    Option,
+    add_training_arguments,
+    check_trained,
+    with_keys,
+)
 from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint  # noqa: E402
-from jiidm.config import builtin_config, load_config  # noqa: E402
+from jiidm.config import config_path, load_config  # noqa: E402
 from jiidm.data.folder import read_photo  # noqa: E402
 from jiidm.evaluation import metrics  # noqa: E402
 from jiidm.evaluation.measure import resized  # noqa: E402
@@ -128,18 +133,11 @@ def main():
     """Trains what is not trained yet, and measures it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--run", required=True, type=Path, help="folder for the trainings")
-    parser.add_argument("--data", required=True, type=Path, help="training folder")
-    parser.add_argument("--config", default="default", help="YAML file, or the name of one in configs/")
-    parser.add_argument("--steps", type=int, default=500, help="of each training (default 500)")
-    parser.add_argument("--only", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="OPTION",
-                        help=f"some of {', '.join(OPTIONS)} (default: all)")
+    add_training_arguments(parser, OPTIONS, 500)
     parser.add_argument("--also", nargs="+", type=Path, default=[], metavar="FILE",
                         help="further autoencoders to measure, named after their folders")
-    parser.add_argument("--train-only", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
-    path = arguments.config if arguments.config.endswith((".yaml", ".yml")) else builtin_config(arguments.config)
-    config = load_config(path)
+    config = load_config(config_path(arguments.config))
     if arguments.steps < 7:
         raise InputError(f"--steps {arguments.steps}: expected at least 7")
     with stoppable():

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import machine, row, write_report  # noqa: E402
-from jiidm.config import builtin_config, load_config  # noqa: E402
+from jiidm.config import config_path, load_config  # noqa: E402
 from jiidm.data.folder import TrainingFolder, write_training_folder  # noqa: E402
 from jiidm.data.latents import LatentStore  # noqa: E402
 from jiidm.data.loader import WORKERS, Loader  # noqa: E402
@@ -112,7 +112,7 @@ def main():
     for name in ("training", "seconds", "workers"):
         if not getattr(args, name) > 0:
             raise InputError(f"--{name} {getattr(args, name)}: expected more than 0")
-    config = load_config(args.config if args.config.endswith((".yaml", ".yml")) else builtin_config(args.config))
+    config = load_config(config_path(args.config))
     with tempfile.TemporaryDirectory() as made_up:
         made_up = Path(made_up)
         if args.data is None:

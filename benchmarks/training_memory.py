@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jiidm.config import PRECISIONS, builtin_config, load_config
+from jiidm.config import PRECISIONS, config_path, load_config
 
 
 def child(config, batch, micro, blocks):
@@ -53,7 +53,7 @@ def main():
                         help="compute what GPUs of these sizes hold (12 24 48 80) in place of measuring")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    config = load_config(args.config if args.config.endswith((".yaml", ".yml")) else builtin_config(args.config))
+    config = load_config(config_path(args.config))
     if args.child:
         batch, micro, blocks = map(int, args.child.split(","))
         return child(config, batch, micro, bool(blocks))

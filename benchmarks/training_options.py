@@ -23,7 +23,7 @@ from benchmarks.ablation_settings import ONE_ROUND, Setting  # noqa: E402
 from benchmarks.gallery import Gallery, about_weights, add_arguments, keep_section, kept_figures, row_of  # noqa: E402
 from jiidm import Generator  # noqa: E402
 from jiidm.checkpoint import open_checkpoint, source_of  # noqa: E402
-from jiidm.config import builtin_config, from_dict, load_config, to_dict  # noqa: E402
+from jiidm.config import config_path, from_dict, load_config, to_dict  # noqa: E402
 from jiidm.files import InputError, output_folder, run_tool, written_whole  # noqa: E402
 from jiidm.stages import Stages  # noqa: E402
 from jiidm.stopping import stoppable  # noqa: E402
@@ -55,6 +55,17 @@ OPTIONS = {
     "narrow": Option("noise, 32 channels", {"unet": {"model_channels": 32, "norm_groups": 8}}, 1.6),
     "wide": Option("noise, 56 channels", {"unet": {"model_channels": 56, "norm_groups": 14}}, 0.8),
 }
+
+
+def add_training_arguments(parser, options, steps):
+    """Adds what a table of trainings takes: the run, its data and configuration, and which of the `options`."""
+    parser.add_argument("--run", required=True, type=Path, help="folder of the run that the trainings belong to")
+    parser.add_argument("--data", required=True, type=Path, help="the training folder of that run")
+    parser.add_argument("--config", default="default", help="YAML file, or the name of one in configs/")
+    parser.add_argument("--steps", type=int, default=steps, help=f"of each training (default {steps})")
+    parser.add_argument("--only", nargs="+", choices=options, default=list(options), metavar="OPTION",
+                        help=f"some of {', '.join(options)} (default: all)")
+    parser.add_argument("--train-only", action="store_true", help="measure nothing")
 
 
 def with_keys(config, *changes):
@@ -128,18 +139,11 @@ def main():
     """Trains what is not trained yet, and measures it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--run", required=True, type=Path, help="run with an autoencoder and latents")
-    parser.add_argument("--data", required=True, type=Path, help="the training folder of that run")
-    parser.add_argument("--config", default="default", help="YAML file, or the name of one in configs/")
-    parser.add_argument("--steps", type=int, default=600, help="of each training (default 600)")
+    add_training_arguments(parser, OPTIONS, 600)
     parser.add_argument("--longer", type=int, metavar="STEPS",
                         help="trainings of so many steps, which have a table of their own")
-    parser.add_argument("--only", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="OPTION",
-                        help=f"some of {', '.join(OPTIONS)} (default: all)")
-    parser.add_argument("--train-only", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
-    path = arguments.config if arguments.config.endswith((".yaml", ".yml")) else builtin_config(arguments.config)
-    config = load_config(path)
+    config = load_config(config_path(arguments.config))
     for name, value in (("steps", arguments.steps), ("longer", arguments.longer)):
         if value is not None and value < 2:
             raise InputError(f"--{name} {value}: expected at least 2")

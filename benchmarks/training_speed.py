@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.loader import made_up_store  # noqa: E402
 from benchmarks.measuring import machine, peak_gb, row, with_random_weights, write_report  # noqa: E402
 from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
-from jiidm.config import builtin_config, load_config  # noqa: E402
+from jiidm.config import config_path, load_config  # noqa: E402
 from jiidm.data.latents import one_hot_batch  # noqa: E402
 from jiidm.files import InputError, run_tool  # noqa: E402
 from jiidm.kernels import plain_operators  # noqa: E402
@@ -79,7 +79,7 @@ def main():
     args = parser.parse_args()
     if args.steps < 1 or args.warmup < 1:
         raise InputError(f"--steps {args.steps} --warmup {args.warmup}: expected at least 1; the first one compiles")
-    config = load_config(args.config if args.config.endswith((".yaml", ".yml")) else builtin_config(args.config))
+    config = load_config(config_path(args.config))
     about = {**machine(), "device": device_name(), "batch": config.train_unet.batch}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

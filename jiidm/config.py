@@ -369,6 +369,11 @@ def builtin_config(name):
     return path if path.exists() else Path(__file__).parent.parent / "configs" / f"{name}.yaml"
 
 
+def config_path(text):
+    """Path of what a --config names: a YAML file, or one of the `builtin_config`s."""
+    return text if text.endswith((".yaml", ".yml")) else builtin_config(text)
+
+
 def to_dict(config):
     """The dataclass `config` as nested dicts and lists that YAML and JSON can hold."""
     if dataclasses.is_dataclass(config):

@@ -51,11 +51,11 @@ def main():
     from jiidm.stopping import stoppable
 
     with stoppable():
-        from jiidm.config import builtin_config, load_config
+        from jiidm.config import config_path, load_config
         from jiidm.stages import Stages, plan_of
         from jiidm.training.processes import is_first
 
-        path = args.config if args.config.endswith((".yaml", ".yml")) else builtin_config(args.config)
+        path = config_path(args.config)
         if args.stage == "segmenter":
             from jiidm.evaluation.training import load_segmenter_run, train_segmenter
 
