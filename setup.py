@@ -12,7 +12,8 @@ setup(
     packages=[*find_packages(include=["jiidm", "jiidm.*"]), "jiidm.configs"],
     package_dir={"jiidm.configs": "configs"},
     package_data={
-        "jiidm": ["cuda/*.h", "cuda/cub/*.cuh", "weights/**/*.safetensors", "weights/**/*.json", "weights/**/*.md"],
+        "jiidm": ["system/cuda/*.h", "system/cuda/cub/*.cuh",
+                  "weights/**/*.safetensors", "weights/**/*.json", "weights/**/*.md"],
         "jiidm.configs": ["*.yaml"],
     },
     install_requires=[

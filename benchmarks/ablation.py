@@ -35,9 +35,11 @@ from benchmarks.gallery import (  # noqa: E402
     write_sheet,
 )
 from jiidm import Generator  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.config import COLOR_TRANSFERS, to_dict  # noqa: E402
-from jiidm.files import InputError, output_folder, run_tool  # noqa: E402
 from jiidm.inference.color_transfer import transfer_color  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.files import output_folder  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------- making and measuring
 

@@ -2,7 +2,8 @@
 from jiidm.evaluation.measure import MEASURES
 from jiidm.evaluation.metrics import Figure, score_formula
 from jiidm.evaluation.report import shown
-from jiidm.files import InputError, output_folder, written_whole
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
 
 _TITLES = {
     "comparison": "GauGAN, CLADE and IIDM",

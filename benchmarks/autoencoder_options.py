@@ -35,18 +35,23 @@ from benchmarks.training_options import (  # noqa: E402
     with_keys,
 )
 from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.config import config_path, load_config  # noqa: E402
-from jiidm.data.folder import read_photo  # noqa: E402
+from jiidm.data.pictures import (  # noqa: E402
+    from_pixels,
+    read_photo,  # noqa: E402
+    to_pixels,
+)
 from jiidm.evaluation import metrics  # noqa: E402
 from jiidm.evaluation.measure import resized  # noqa: E402
-from jiidm.files import InputError, output_folder, run_tool  # noqa: E402
 from jiidm.generator import DEFAULT_WEIGHTS  # noqa: E402
 from jiidm.models.autoencoder import Autoencoder  # noqa: E402
-from jiidm.pictures import from_pixels, to_pixels  # noqa: E402
-from jiidm.runtime import jt  # noqa: E402
-from jiidm.stages import Stages  # noqa: E402
-from jiidm.stopping import stoppable  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.files import output_folder  # noqa: E402
+from jiidm.system.runtime import jt  # noqa: E402
+from jiidm.system.stopping import stoppable  # noqa: E402
 from jiidm.training.quality import psnr_ssim  # noqa: E402
+from jiidm.training.stages import Stages  # noqa: E402
 
 QUANTIZED, ADVERSARIAL = 6 / 7, 1 / 2  # shares of a training after which there is a codebook, and a discriminator
 # the first is what the others are compared with

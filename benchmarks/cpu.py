@@ -30,12 +30,12 @@ from jiidm.baselines.cost import parameter_count  # noqa: E402
 from jiidm.baselines.inference import BaselineGenerator  # noqa: E402
 from jiidm.baselines.networks import Baseline, save_baseline  # noqa: E402
 from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig, builtin_config  # noqa: E402
 from jiidm.data.latents import one_hot_batch  # noqa: E402
 from jiidm.diffusion.guidance import GuidedDenoiser, ReferenceDenoiser  # noqa: E402
 from jiidm.diffusion.samplers import ddim  # noqa: E402
 from jiidm.diffusion.schedule import Schedule  # noqa: E402
-from jiidm.files import InputError, run_tool  # noqa: E402
 from jiidm.kernels.attention import attention, attention_plain  # noqa: E402
 from jiidm.kernels.convolution import PackedConvolution, blocked  # noqa: E402
 from jiidm.kernels.group_norm import group_norm, group_norm_plain  # noqa: E402
@@ -43,7 +43,8 @@ from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain  # noqa:
 from jiidm.models.autoencoder import Autoencoder  # noqa: E402
 from jiidm.models.blocks import prepare, upsample_nearest  # noqa: E402
 from jiidm.models.unet import UNet  # noqa: E402
-from jiidm.runtime import jt, nn  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.runtime import jt, nn  # noqa: E402
 
 HEIGHT, WIDTH, SCALE, TIMESTEP = 96, 128, 3.5, 500
 STEP_FLOP = 799e9  # that remain of a guided step at full size, see docs/performance.md

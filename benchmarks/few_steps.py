@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import machine, row, write_report  # noqa: E402
 from jiidm import Generator  # noqa: E402
-from jiidm.data.folder import TestFolder, fit_photo, read_photo  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
+from jiidm.data.folders import TestFolder  # noqa: E402
+from jiidm.data.pictures import fit_photo, read_photo  # noqa: E402
 from jiidm.evaluation.metrics import HistogramProtocol, style_correlation  # noqa: E402
-from jiidm.files import InputError, run_tool  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
 
 ROUND = {"guidance": 3.5, "respacing": "ddim500", "start": 300}  # the paper's first
 SAMPLERS = (

@@ -12,15 +12,15 @@ from PIL import Image
 from benchmarks.ablation_report import AXES, check_drawing, markdown_of, write_results
 from benchmarks.measuring import machine
 from jiidm.checkpoint import source_of
-from jiidm.data.folder import fit_photo, read_photo
+from jiidm.data.labels import colorize, read_label_map, resize_labels
+from jiidm.data.pictures import fit_photo, read_photo, sheet_of
 from jiidm.evaluation.measure import FRECHET_RESAMPLES, Protocol, differences, evaluate, resized
 from jiidm.evaluation.pairing import find_pictures, find_tasks
 from jiidm.evaluation.weights import load_segmenter
-from jiidm.files import InputError, output_folder, written_whole
 from jiidm.generator import DEFAULT_WEIGHTS
 from jiidm.inference.color_transfer import transfer_color
-from jiidm.labels import colorize, read_label_map, resize_labels
-from jiidm.pictures import sheet_of
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
 
 
 def add_arguments(parser):

@@ -37,13 +37,13 @@ from benchmarks.gpu_timing import (  # noqa: E402
 )
 from benchmarks.measuring import machine, with_random_weights  # noqa: E402
 from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.config import AutoencoderConfig, Config, DiffusionConfig, ImageConfig, UNetConfig  # noqa: E402
 from jiidm.data.latents import one_hot_batch  # noqa: E402
 from jiidm.diffusion.guidance import GuidedDenoiser  # noqa: E402
 from jiidm.diffusion.loss import hybrid_loss  # noqa: E402
 from jiidm.diffusion.samplers import ddim  # noqa: E402
 from jiidm.diffusion.schedule import Schedule  # noqa: E402
-from jiidm.files import InputError, output_folder, run_tool, written_whole  # noqa: E402
 from jiidm.kernels import attention_cuda, group_norm_cuda, nearest_code_cuda, plain_operators  # noqa: E402
 from jiidm.kernels.attention import attention, attention_plain  # noqa: E402
 from jiidm.kernels.convolution import inference_convolution  # noqa: E402
@@ -52,7 +52,9 @@ from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain  # noqa:
 from jiidm.models.autoencoder import Autoencoder  # noqa: E402
 from jiidm.models.blocks import prepare, round_operands  # noqa: E402
 from jiidm.models.unet import UNet  # noqa: E402
-from jiidm.runtime import cuda_reason, jt, nn, use_device  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.files import output_folder, written_whole  # noqa: E402
+from jiidm.system.runtime import cuda_reason, jt, nn, use_device  # noqa: E402
 from jiidm.training.plan import gpu_memory, made_up_store  # noqa: E402
 from jiidm.training.plan import measured as measured_step  # noqa: E402
 from jiidm.training.unet import UNetTrainer  # noqa: E402

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 REPEATS = 7
 COLUMNS = ("what", "dtype", "error", "tolerance", "GPU ms", "call ms", "plain ms", "of ceiling", "")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from jiidm.checkpoint import load_tensors
-from jiidm.files import InputError
+from jiidm.system.errors import InputError
 from jiidm.training.saved import read_state, saved_states, state_path
 
 ROOT = Path(__file__).resolve().parent.parent

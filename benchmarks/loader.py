@@ -17,14 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import machine, row, write_report  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.config import config_path, load_config  # noqa: E402
-from jiidm.data.folder import TrainingFolder, write_training_folder  # noqa: E402
+from jiidm.data.drawn.scenes import draw_landscape  # noqa: E402
+from jiidm.data.folders import TrainingFolder, write_training_folder  # noqa: E402
 from jiidm.data.latents import LatentStore  # noqa: E402
 from jiidm.data.loader import WORKERS, Loader  # noqa: E402
-from jiidm.data.synthetic import draw_landscape  # noqa: E402
+from jiidm.data.pictures import from_pixels  # noqa: E402
 from jiidm.data.views import draw_views, load_pairs, load_photos  # noqa: E402
-from jiidm.files import InputError, run_tool, written_whole  # noqa: E402
-from jiidm.pictures import from_pixels  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.files import written_whole  # noqa: E402
 from jiidm.training.state import batch_indices, step_generator  # noqa: E402
 
 GOAL = 5  # times what a training takes

@@ -13,15 +13,17 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import machine, resident_gb  # noqa: E402
 from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.config import AutoencoderConfig, Config, ImageConfig, InferenceConfig, RoundConfig, UNetConfig  # noqa: E402
-from jiidm.contest import ContestJob, make_pictures  # noqa: E402
-from jiidm.data.folder import TrainingFolder, write_test_folder, write_training_folder  # noqa: E402
-from jiidm.data.synthetic import draw_landscape  # noqa: E402
-from jiidm.files import InputError, output_folder, run_tool, written_whole  # noqa: E402
+from jiidm.contest.job import ContestJob, make_pictures  # noqa: E402
+from jiidm.data.drawn.scenes import draw_landscape  # noqa: E402
+from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder  # noqa: E402
 from jiidm.generator import Generator  # noqa: E402
 from jiidm.models.autoencoder import Autoencoder  # noqa: E402
 from jiidm.models.unet import UNet  # noqa: E402
-from jiidm.runtime import device_name, jt  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.files import output_folder, written_whole  # noqa: E402
+from jiidm.system.runtime import device_name, jt  # noqa: E402
 
 WIDTH, HEIGHT = 96, 64
 CONFIG = Config(

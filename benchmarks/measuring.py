@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jiidm.files import output_folder, written_whole
-from jiidm.runtime import jt
+from jiidm.system.files import output_folder, written_whole
+from jiidm.system.runtime import jt
 
 
 def seconds(call, repeats=5, warmup=2):

@@ -37,12 +37,14 @@ from benchmarks.measuring import peak_gb  # noqa: E402
 from jiidm import Generator  # noqa: E402
 from jiidm.baselines.cost import parameter_count  # noqa: E402
 from jiidm.baselines.training import BaselineTrainer  # noqa: E402
-from jiidm.data.folder import TrainingFolder, read_photo  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
+from jiidm.data.folders import TrainingFolder  # noqa: E402
+from jiidm.data.pictures import read_photo  # noqa: E402
 from jiidm.evaluation.measure import resized  # noqa: E402
 from jiidm.evaluation.pairing import find_tasks  # noqa: E402
-from jiidm.files import InputError, run_tool  # noqa: E402
 from jiidm.inference.color_transfer import transfer_color  # noqa: E402
-from jiidm.stopping import stoppable  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.stopping import stoppable  # noqa: E402
 from jiidm.training.autoencoder import AutoencoderTrainer  # noqa: E402
 from jiidm.training.plan import measured, samples_of  # noqa: E402
 from jiidm.training.unet import UNetTrainer  # noqa: E402

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.torch_unet import VARIANTS, load_network, torch  # noqa: E402
-from jiidm.files import InputError, run_tool  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
 
 _EMA = 0.999
 

@@ -36,7 +36,9 @@ try:
 except ImportError:  # not installed, and run from elsewhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from jiidm.config import Config, from_dict
-from jiidm.files import InputError, run_tool, written_whole
+from jiidm.commands.entry import run_tool
+from jiidm.system.errors import InputError
+from jiidm.system.files import written_whole
 
 _EPS = 1e-5
 # name: memory format of the weights, the latents and the mask; whether autocast computes in bfloat16

@@ -23,10 +23,12 @@ from benchmarks.ablation_settings import ONE_ROUND, Setting  # noqa: E402
 from benchmarks.gallery import Gallery, about_weights, add_arguments, keep_section, kept_figures, row_of  # noqa: E402
 from jiidm import Generator  # noqa: E402
 from jiidm.checkpoint import open_checkpoint, source_of  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.config import config_path, from_dict, load_config, to_dict  # noqa: E402
-from jiidm.files import InputError, output_folder, run_tool, written_whole  # noqa: E402
-from jiidm.stages import Stages  # noqa: E402
-from jiidm.stopping import stoppable  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.files import output_folder, written_whole  # noqa: E402
+from jiidm.system.stopping import stoppable  # noqa: E402
+from jiidm.training.stages import Stages  # noqa: E402
 
 # what every option but for its own keys has in common, whatever the configuration says
 COMMON = {"diffusion": {"prediction": "epsilon", "zero_terminal_snr": False, "loss_weight": "uniform"},

@@ -23,11 +23,12 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.loader import made_up_store  # noqa: E402
 from benchmarks.measuring import machine, peak_gb, row, with_random_weights, write_report  # noqa: E402
 from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.config import config_path, load_config  # noqa: E402
 from jiidm.data.latents import one_hot_batch  # noqa: E402
-from jiidm.files import InputError, run_tool  # noqa: E402
 from jiidm.kernels import plain_operators  # noqa: E402
-from jiidm.runtime import device_name, jt  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.runtime import device_name, jt  # noqa: E402
 from jiidm.training.unet import UNetTrainer  # noqa: E402
 
 

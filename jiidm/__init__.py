@@ -11,7 +11,7 @@ def __getattr__(name):
 
         return Generator
     if name == "InputError":
-        from jiidm.files import InputError
+        from jiidm.system.errors import InputError
 
         return InputError
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

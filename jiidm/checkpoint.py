@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from jiidm.config import Config, from_dict, to_dict
-from jiidm.files import InputError, written_whole
+from jiidm.system.errors import InputError
+from jiidm.system.files import written_whole
 
 FORMAT = "jiidm-1"
 KINDS = ("autoencoder", "unet")
@@ -301,7 +302,7 @@ def checkpoint_of(path, metadata, tensors, kinds, configuration, expected):
 def load_into(module, tensors, source):
     """Sets the parameters of `module` from arrays by name; raises InputError that lists what is missing, extra or
     mis-shaped, and changes nothing then."""
-    from jiidm.runtime import jt  # not above: tools that only copy weights do without its seconds of start
+    from jiidm.system.runtime import jt
 
     parameters = dict(module.named_parameters())
     faults = {

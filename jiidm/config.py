@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from jiidm.files import InputError
+from jiidm.system.errors import InputError
 
 COLOR_AXES = ("brightness", "red_green", "yellow_blue")
 SAMPLERS = ("ddim", "dpmpp")

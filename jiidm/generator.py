@@ -8,20 +8,20 @@ from jiidm.baselines.config import MODELS
 from jiidm.baselines.inference import BaselineGenerator
 from jiidm.checkpoint import load_checkpoint, load_into, open_tensors
 from jiidm.config import check_config, with_recipe
-from jiidm.data.folder import fit_photo, read_photo
+from jiidm.data.labels import read_label_map, resize_labels
 from jiidm.data.latents import one_hot_batch
+from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.diffusion.guidance import Guidance, GuidedDenoiser, ReferenceDenoiser
 from jiidm.diffusion.schedule import Schedule
-from jiidm.files import InputError
 from jiidm.inference.color_transfer import METHODS
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.refinement import chosen_rounds, chosen_solver_steps, noise_of_batch, refine
 from jiidm.kernels.convolution import bfloat16_available, inference_convolution
-from jiidm.labels import read_label_map, resize_labels
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare
 from jiidm.models.unet import UNet
-from jiidm.runtime import announce_compilation, device_name, jt, use_device
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import announce_compilation, device_name, jt, use_device
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
 

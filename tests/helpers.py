@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jiidm.files import InputError
+from jiidm.system.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "data" / "reference"
@@ -29,7 +29,7 @@ def reference_shapes(kind):
 
 def made_up(module, salt):
     """Sets the parameters of a network to the reference's made-up weights, in evaluation mode; returns the network."""
-    from jiidm.runtime import jt
+    from jiidm.system.runtime import jt
 
     for name, parameter in module.named_parameters():
         random = np.random.RandomState((zlib.crc32(name.encode()) + salt) % 2**32)

@@ -10,13 +10,13 @@ from PIL import Image
 from jiidm import Generator
 from jiidm.checkpoint import arrays_of
 from jiidm.config import InferenceConfig, RoundConfig
-from jiidm.data.folder import TestFolder as Masks
-from jiidm.data.folder import TrainingFolder, write_test_folder, write_training_folder
-from jiidm.data.synthetic import draw_landscape
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import TestFolder as Masks
+from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
 from jiidm.evaluation.measure import Protocol, evaluate
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import save_segmenter
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 sys.path.insert(0, str(ROOT))
 

@@ -24,9 +24,9 @@ from jiidm.baselines.layers import (
 from jiidm.baselines.losses import discriminator_loss, feature_matching, generator_loss, style_divergence
 from jiidm.baselines.positions import region_positions
 from jiidm.config import ImageConfig
+from jiidm.data.labels import NO_CLASS
 from jiidm.data.latents import one_hot_batch
-from jiidm.labels import NO_CLASS
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 IMAGE = ImageConfig(64, 48)
 SMALL = GeneratorConfig(num_classes=5, ngf=2, upsampling=4, spade_channels=8, style_channels=6, encoder_channels=2,

@@ -25,10 +25,10 @@ from jiidm.baselines.perceptual import VGGLoss
 from jiidm.baselines.training import BaselineTrainer, describe_training, train_baseline
 from jiidm.checkpoint import load_tensors, save_tensors
 from jiidm.config import ImageConfig, builtin_config
-from jiidm.data.folder import TrainingFolder, write_training_folder
-from jiidm.data.synthetic import draw_landscape
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import TrainingFolder, write_training_folder
 from jiidm.generator import Generator
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 from jiidm.training.saved import read_state
 
 RUNS = {

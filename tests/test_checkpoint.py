@@ -24,7 +24,7 @@ from jiidm.checkpoint import (
 )
 from jiidm.config import Config, DiffusionConfig, RoundConfig, from_dict, load_config, to_dict
 from jiidm.models.blocks import GroupNorm
-from jiidm.runtime import nn
+from jiidm.system.runtime import nn
 
 WEIGHTS = {"a.weight": np.linspace(-3, 3, 24, dtype="float32").reshape(2, 3, 4), "a.bias": np.float32([0.1, 1e-3])}
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jiidm.data.folder import fit_photo, read_photo
+from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.evaluation.metrics import HistogramProtocol, style_correlation
 from jiidm.inference.color_transfer import METHODS, reinhard, transfer_color, transport
 

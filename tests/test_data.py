@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from jiidm.data import folder, stanford, synthetic
-from jiidm.files import InputError
-from jiidm.labels import NO_CLASS, read_label_map
+from jiidm.data import folders, pictures
+from jiidm.data.drawn import scenes
+from jiidm.data.labels import NO_CLASS, fit_labels, read_label_map
+from jiidm.data.sets import stanford
+from jiidm.system.errors import InputError
 
 PHOTOS = arrays(np.uint8, st.tuples(st.integers(1, 24), st.integers(1, 24), st.just(3)))
 
@@ -47,7 +49,7 @@ def make_test_folder(path, references, masks=("m1.png", "m2.png")):
 def test_photo_from_file_image_and_array_is_one(tmp_path_factory, photo):
     path = save(tmp_path_factory.mktemp("photo") / "photo.png", photo)
     for source in (path, str(path), Image.fromarray(photo), photo):
-        read = folder.read_photo(source)
+        read = pictures.read_photo(source)
         assert np.array_equal(read, photo) and read.dtype == np.uint8 and not np.shares_memory(read, photo)
 
 
@@ -57,20 +59,20 @@ def test_photo_modes_become_rgb(tmp_path):
     image = Image.fromarray(grey)
     for mode, name in (("L", "l.png"), ("P", "p.png"), ("LA", "la.png"), ("RGBA", "rgba.png")):
         image.convert(mode).save(tmp_path / name)
-        assert np.array_equal(folder.read_photo(tmp_path / name), triple), mode
+        assert np.array_equal(pictures.read_photo(tmp_path / name), triple), mode
     save(tmp_path / "deep.png", grey.astype(np.uint16) * 257)
-    assert np.array_equal(folder.read_photo(tmp_path / "deep.png"), triple)
-    assert np.array_equal(folder.read_photo(grey.astype(np.uint16) * 257), triple)
+    assert np.array_equal(pictures.read_photo(tmp_path / "deep.png"), triple)
+    assert np.array_equal(pictures.read_photo(grey.astype(np.uint16) * 257), triple)
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=95)
-    red = folder.read_photo(tmp_path / "cmyk.jpg").astype(int)
+    red = pictures.read_photo(tmp_path / "cmyk.jpg").astype(int)
     assert (red[..., 0] > 240).all() and (red[..., 1:] < 15).all()
 
 
 def test_transparency_is_laid_on_white():
     array = np.zeros((1, 3, 4), np.uint8)
     array[0, :, 3] = 0, 255, 127
-    assert folder.read_photo(array)[0, :, 0].tolist() == [255, 0, 128]
-    assert folder.read_photo(Image.fromarray(array))[0, :, 0].tolist() == [255, 0, 128]
+    assert pictures.read_photo(array)[0, :, 0].tolist() == [255, 0, 128]
+    assert pictures.read_photo(Image.fromarray(array))[0, :, 0].tolist() == [255, 0, 128]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -84,9 +86,9 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "photo.jpg", np.ascontiguousarray(stored), quality=95, exif=exif)
-    read = folder.read_photo(path).astype(int)
+    read = pictures.read_photo(path).astype(int)
     assert read.shape == upright.shape and np.abs(read - upright).mean() < 3
-    assert folder.photo_size(path) == (32, 16)
+    assert pictures.photo_size(path) == (32, 16)
 
 
 def test_photos_that_cannot_be_read(tmp_path):
@@ -94,23 +96,23 @@ def test_photos_that_cannot_be_read(tmp_path):
     whole = save(tmp_path / "whole.jpg", rng.integers(0, 256, (64, 64, 3), np.uint8)).read_bytes()
     for length in (10, 200, len(whole) // 2, len(whole) - 300):
         (tmp_path / "cut.jpg").write_bytes(whole[:length])
-        refused(lambda: folder.read_photo(tmp_path / "cut.jpg"), "cut.jpg")
-    refused(lambda: folder.read_photo(tmp_path / "absent.jpg"), "absent.jpg", "no such file")
-    refused(lambda: folder.read_photo(tmp_path), "a folder")
-    refused(lambda: folder.read_photo(np.zeros((4, 4, 3))), "float64")
-    refused(lambda: folder.read_photo(np.zeros((4, 4, 2), np.uint8), name="mine"), "mine", "(4, 4, 2)")
-    refused(lambda: folder.read_photo(np.zeros((0, 4, 3), np.uint8)), "(0, 4, 3)")
-    refused(lambda: folder.read_photo(Image.new("F", (2, 2))), "floats")
-    refused(lambda: folder.read_photo(Image.new("I", (2, 2), 70000)), "70000")
+        refused(lambda: pictures.read_photo(tmp_path / "cut.jpg"), "cut.jpg")
+    refused(lambda: pictures.read_photo(tmp_path / "absent.jpg"), "absent.jpg", "no such file")
+    refused(lambda: pictures.read_photo(tmp_path), "a folder")
+    refused(lambda: pictures.read_photo(np.zeros((4, 4, 3))), "float64")
+    refused(lambda: pictures.read_photo(np.zeros((4, 4, 2), np.uint8), name="mine"), "mine", "(4, 4, 2)")
+    refused(lambda: pictures.read_photo(np.zeros((0, 4, 3), np.uint8)), "(0, 4, 3)")
+    refused(lambda: pictures.read_photo(Image.new("F", (2, 2))), "floats")
+    refused(lambda: pictures.read_photo(Image.new("I", (2, 2), 70000)), "70000")
 
 
 @given(PHOTOS, st.integers(1, 40), st.integers(1, 40))
 def test_fitting_gives_the_size_and_keeps_a_flat_colour(photo, width, height):
-    assert folder.fit_photo(photo, width, height).shape == (height, width, 3)
+    assert pictures.fit_photo(photo, width, height).shape == (height, width, 3)
     flat = np.broadcast_to(photo[:1, :1], photo.shape).copy()
-    assert (folder.fit_photo(flat, width, height) == photo[0, 0]).all()
+    assert (pictures.fit_photo(flat, width, height) == photo[0, 0]).all()
     labels = photo[..., 0]
-    fitted = folder.fit_labels(labels, width, height)
+    fitted = fit_labels(labels, width, height)
     assert fitted.shape == (height, width) and set(np.unique(fitted)) <= set(np.unique(labels))
 
 
@@ -118,41 +120,41 @@ def test_photo_and_labels_are_cropped_alike():
     labels = np.zeros((90, 60), np.uint8)
     labels[40:55, 20:50] = 1
     photo = np.repeat(labels[..., None] * 255, 3, 2)
-    small, small_labels = folder.fit_photo(photo, 32, 24), folder.fit_labels(labels, 32, 24)
+    small, small_labels = pictures.fit_photo(photo, 32, 24), fit_labels(labels, 32, 24)
     assert ((small[..., 0] > 127) == (small_labels == 1)).mean() > .97
-    assert folder.fit_photo(photo, 60, 45).tolist() == photo[22:67].tolist()
+    assert pictures.fit_photo(photo, 60, 45).tolist() == photo[22:67].tolist()
 
 
 # ----------------------------------------------------------------------------------------------------------- folders
 
 def test_training_folder(tmp_path):
-    training = folder.TrainingFolder(make_training_folder(tmp_path, ("b", "a", "c.d")))
+    training = folders.TrainingFolder(make_training_folder(tmp_path, ("b", "a", "c.d")))
     (tmp_path / "imgs" / ".hidden.jpg").touch()
     (tmp_path / "imgs" / "notes.txt").touch()
     assert training.names == ["a", "b", "c.d"] and len(training) == 3
     assert training.photo("a").shape == (24, 32, 3) and (training.labels("a") == 1).all()
-    assert folder.TrainingFolder(tmp_path).names == training.names
+    assert folders.TrainingFolder(tmp_path).names == training.names
     save(tmp_path / "labels" / "a.png", np.full((24, 32), NO_CLASS, np.uint8))
     assert (training.labels("a") == NO_CLASS).all()
 
 
 def test_training_folders_that_are_refused(tmp_path):
-    refused(lambda: folder.TrainingFolder(tmp_path / "absent"), "absent", "no such folder")
+    refused(lambda: folders.TrainingFolder(tmp_path / "absent"), "absent", "no such folder")
     (tmp_path / "empty" / "imgs").mkdir(parents=True)
-    refused(lambda: folder.TrainingFolder(tmp_path / "empty"), "imgs", "no .jpg file")
+    refused(lambda: folders.TrainingFolder(tmp_path / "empty"), "imgs", "no .jpg file")
     path = make_training_folder(tmp_path / "train")
     save(path / "labels" / "b.png", np.zeros((24, 30), np.uint8))
-    refused(lambda: folder.TrainingFolder(path).labels("b"), "b.png: 30x24", "b.jpg is 32x24")
+    refused(lambda: folders.TrainingFolder(path).labels("b"), "b.png: 30x24", "b.jpg is 32x24")
     save(path / "labels" / "b.png", np.full((24, 32), 30, np.uint8))
-    refused(lambda: folder.TrainingFolder(path).labels("b"), "b.png: label 30")
+    refused(lambda: folders.TrainingFolder(path).labels("b"), "b.png: label 30")
     (path / "labels" / "b.png").unlink()
-    refused(lambda: folder.TrainingFolder(path), "b.jpg", "labels/b.png is missing")
+    refused(lambda: folders.TrainingFolder(path), "b.jpg", "labels/b.png is missing")
     (path / "imgs" / "b.jpg").unlink()
     (path / "imgs" / "a.jpg").unlink()
-    refused(lambda: folder.TrainingFolder(path), "a.png", "imgs/a.jpg is missing")
+    refused(lambda: folders.TrainingFolder(path), "a.png", "imgs/a.jpg is missing")
     save(path / "imgs" / "a.jpg", np.zeros((24, 32, 3), np.uint8))
     save(path / "imgs" / "a.png", np.zeros((24, 32, 3), np.uint8))
-    refused(lambda: folder.TrainingFolder(path), "a.png", "a.jpg")
+    refused(lambda: folders.TrainingFolder(path), "a.png", "a.jpg")
 
 
 def test_test_folder_lists_items_and_problems(tmp_path):
@@ -160,14 +162,14 @@ def test_test_folder_lists_items_and_problems(tmp_path):
     path = make_test_folder(tmp_path / "test", {"m2.png": "b.jpg", "m1.png": "a.jpg"})
     (path / ".ipynb_checkpoints").mkdir()
     for photos in (train, train / "imgs"):
-        found = folder.TestFolder(path, photos)
+        found = folders.TestFolder(path, photos)
         assert [tuple(item) for item in found.items] == [
             ("m2.png", path / "any_name" / "m2.png", train / "imgs" / "b.jpg"),
             ("m1.png", path / "any_name" / "m1.png", train / "imgs" / "a.jpg")]
         assert found.problems == [] and len(found) == 2
     make_test_folder(path, {"m1.png": "a.jpg", "m2.png": "z.jpg", "m9.png": "a.jpg", "m4.png": "../imgs/a.jpg"},
                 ("m1.png", "m2.png", "m3.png", "m4.png"))
-    found = folder.TestFolder(path, train)
+    found = folders.TestFolder(path, train)
     assert [item.name for item in found.items] == ["m1.png"]
     assert [problem.split(":")[0] for problem in found.problems] == ["m2.png", "m9.png", "m4.png", "m3.png"]
     assert "z.jpg" in found.problems[0] and "no such label map" in found.problems[1]
@@ -176,7 +178,7 @@ def test_test_folder_lists_items_and_problems(tmp_path):
 def test_test_folder_may_hold_the_photos_too(tmp_path):
     path = make_test_folder(tmp_path, {"m1.png": "a.png"})
     save(path / "imgs" / "a.png", np.zeros((24, 32, 3), np.uint8))
-    assert folder.TestFolder(path, path).items[0].reference == path / "imgs" / "a.png"
+    assert folders.TestFolder(path, path).items[0].reference == path / "imgs" / "a.png"
 
 
 @pytest.mark.parametrize("text, words", [
@@ -187,23 +189,23 @@ def test_test_folder_may_hold_the_photos_too(tmp_path):
 def test_json_that_is_refused(tmp_path, text, words):
     path = make_test_folder(tmp_path / "test", {"m1.png": "a.jpg"})
     (path / "label_to_img.json").write_bytes(text.encode("latin-1"))
-    refused(lambda: folder.TestFolder(path, make_training_folder(tmp_path / "train")), "label_to_img.json", words)
+    refused(lambda: folders.TestFolder(path, make_training_folder(tmp_path / "train")), "label_to_img.json", words)
 
 
 def test_test_folders_that_are_refused(tmp_path):
     train = make_training_folder(tmp_path / "train")
     path = make_test_folder(tmp_path / "test", {"m1.png": "a.jpg"})
-    refused(lambda: folder.TestFolder(tmp_path / "absent", train), "absent", "no such folder")
-    refused(lambda: folder.TestFolder(path, tmp_path / "nowhere"), "nowhere", "no such folder")
+    refused(lambda: folders.TestFolder(tmp_path / "absent", train), "absent", "no such folder")
+    refused(lambda: folders.TestFolder(path, tmp_path / "nowhere"), "nowhere", "no such folder")
     save(path / "second" / "m.png", np.zeros((2, 2), np.uint8))
-    refused(lambda: folder.TestFolder(path, train), "exactly one folder", "any_name, second")
+    refused(lambda: folders.TestFolder(path, train), "exactly one folder", "any_name, second")
     for mask in path.glob("*/*.png"):
         mask.unlink()
-    refused(lambda: folder.TestFolder(path, train), "found none")
+    refused(lambda: folders.TestFolder(path, train), "found none")
     make_test_folder(path, {"m1.png": "z.jpg"})
-    refused(lambda: folder.TestFolder(path, train), "no label map has its reference", "z.jpg")
+    refused(lambda: folders.TestFolder(path, train), "no label map has its reference", "z.jpg")
     (path / "label_to_img.json").unlink()
-    refused(lambda: folder.TestFolder(path, train), "label_to_img.json", "cannot be read")
+    refused(lambda: folders.TestFolder(path, train), "label_to_img.json", "cannot be read")
 
 
 def test_written_folders_are_whole_or_absent(tmp_path):
@@ -213,22 +215,22 @@ def test_written_folders_are_whole_or_absent(tmp_path):
         yield "a", photo, labels
         raise InputError("the second is broken")
 
-    refused(lambda: folder.write_training_folder(tmp_path / "out", broken()), "the second is broken")
+    refused(lambda: folders.write_training_folder(tmp_path / "out", broken()), "the second is broken")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
-    assert folder.write_training_folder(tmp_path / "out", [("a", photo, labels)]) == 1
-    assert folder.TrainingFolder(tmp_path / "out").names == ["a"]
-    refused(lambda: folder.write_training_folder(tmp_path / "out", []), "out", "not an empty folder")
+    assert folders.write_training_folder(tmp_path / "out", [("a", photo, labels)]) == 1
+    assert folders.TrainingFolder(tmp_path / "out").names == ["a"]
+    refused(lambda: folders.write_training_folder(tmp_path / "out", []), "out", "not an empty folder")
 
 
 def test_references_are_shuffled_by_the_seed_and_used_evenly(tmp_path):
-    training = folder.TrainingFolder(make_training_folder(tmp_path / "train", [f"p{index}" for index in range(10)]))
+    training = folders.TrainingFolder(make_training_folder(tmp_path / "train", [f"p{index}" for index in range(10)]))
     masks = [(f"m{index:02d}", np.zeros((24, 32), np.uint8)) for index in range(20)]
     chosen = []
     for name, seed in (("x", 0), ("y", 0), ("z", 1)):
-        folder.write_test_folder(tmp_path / name, masks, training, seed)
-        chosen.append(folder.read_references(tmp_path / name / "label_to_img.json"))
-        assert folder.TestFolder(tmp_path / name, tmp_path / "train").problems == []
+        folders.write_test_folder(tmp_path / name, masks, training, seed)
+        chosen.append(folders.read_references(tmp_path / name / "label_to_img.json"))
+        assert folders.TestFolder(tmp_path / name, tmp_path / "train").problems == []
     assert chosen[0] == chosen[1] != chosen[2]
     assert sorted(list(chosen[0].values())[:10]) == sorted(path.name for path in (tmp_path / "train/imgs").iterdir())
 
@@ -295,7 +297,7 @@ def test_filling_keeps_labels_and_takes_near_ones(labels):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2 ** 63), st.integers(16, 90), st.integers(16, 90))
 def test_landscapes_have_size_type_and_labels_in_range(seed, width, height):
-    photo, labels = synthetic.draw_landscape(seed, width, height)
+    photo, labels = scenes.draw_landscape(seed, width, height)
     assert photo.shape == (height, width, 3) and labels.shape == (height, width)
     assert photo.dtype == labels.dtype == np.uint8 and labels.max() < 29
     assert len(np.unique(labels)) > 1 and photo.std() > 2
@@ -307,7 +309,7 @@ def test_landscapes_come_from_the_seed_alone():
     before = np.random.get_state()[1].copy()
     digest = hashlib.sha256()
     for index in range(30):
-        for array in synthetic.draw_landscape((5, index), 64, 48):
+        for array in scenes.draw_landscape((5, index), 64, 48):
             digest.update(array.tobytes())
     assert np.array_equal(before, np.random.get_state()[1])
     assert digest.hexdigest() == "f2a89d9c7aaa83712bfb91de492a88e5f308d9a081ac5027f0ca46e7b7e1fab3"
@@ -316,14 +318,14 @@ def test_landscapes_come_from_the_seed_alone():
 def test_landscapes_use_every_class_and_differ():
     used, photos = set(), set()
     for index in range(160):
-        photo, labels = synthetic.draw_landscape((0, index), 96, 72)
+        photo, labels = scenes.draw_landscape((0, index), 96, 72)
         used |= set(np.unique(labels).tolist())
         photos.add(photo.tobytes())
     assert used == set(range(29)) and len(photos) == 160
 
 
 def test_a_landscape_too_small_is_refused():
-    refused(lambda: synthetic.draw_landscape(0, 15, 40), "15x40", "16x16")
+    refused(lambda: scenes.draw_landscape(0, 15, 40), "15x40", "16x16")
 
 
 # -------------------------------------------------------------------------------------------------------------- tool
@@ -337,13 +339,13 @@ def prepare(*arguments):
 
 def test_prepare_stanford(stanford_folder, tmp_path):
     assert prepare("stanford", stanford_folder, tmp_path / "train")[0] == 0
-    training = folder.TrainingFolder(tmp_path / "train")
+    training = folders.TrainingFolder(tmp_path / "train")
     assert training.names == ["1", "2"] and training.photo("2").shape == (144, 192, 3)
     assert NO_CLASS in training.labels("1")
     code, out, _ = prepare("stanford", stanford_folder, tmp_path / "test", "--split", "val", "--width", 40,
                            "--height", 30, "--test", "--references", tmp_path / "train")
     assert code == 0 and "1 masks" in out
-    item, = folder.TestFolder(tmp_path / "test", tmp_path / "train").items
+    item, = folders.TestFolder(tmp_path / "test", tmp_path / "train").items
     assert read_label_map(item.mask).shape == (30, 40)
 
 
@@ -351,13 +353,13 @@ def test_prepare_synthetic(tmp_path):
     small = ("--width", 32, "--height", 24)
     assert prepare("synthetic", tmp_path / "train", "--count", 3, *small)[0] == 0
     assert prepare("synthetic", tmp_path / "again", "--count", 3, *small)[0] == 0
-    training = folder.TrainingFolder(tmp_path / "train")
+    training = folders.TrainingFolder(tmp_path / "train")
     assert len(training) == 3
     for file in sorted((tmp_path / "train").rglob("*.*")):
         assert file.read_bytes() == (tmp_path / "again" / file.relative_to(tmp_path / "train")).read_bytes()
     assert prepare("synthetic", tmp_path / "test", "--count", 4, "--seed", 1, "--test", "--references",
                    tmp_path / "train", *small)[0] == 0
-    assert len(folder.TestFolder(tmp_path / "test", tmp_path / "train")) == 4
+    assert len(folders.TestFolder(tmp_path / "test", tmp_path / "train")) == 4
 
 
 def test_prepare_refuses_bad_input_and_leaves_nothing(stanford_folder, tmp_path):
@@ -383,11 +385,11 @@ def test_prepare_refuses_bad_input_and_leaves_nothing(stanford_folder, tmp_path)
 # ---------------------------------------------------------------------------------------------------------- examples
 
 def test_examples_are_a_test_folder():
-    found = folder.TestFolder(ROOT / "examples" / "test", ROOT / "examples" / "train")
+    found = folders.TestFolder(ROOT / "examples" / "test", ROOT / "examples" / "train")
     assert found.problems == [] and len(found) == 6
     readme = (ROOT / "examples" / "README.md").read_text("utf-8")
     for item in found.items:
         labels = read_label_map(item.mask)
         assert labels.shape == (384, 512) and set(np.unique(labels)) <= {0, 1, 2, 5, 11, 12, 23, 28}
-        assert folder.read_photo(item.reference).shape == (384, 512, 3)
+        assert pictures.read_photo(item.reference).shape == (384, 512, 3)
         assert f"`{item.reference.name}`" in readme

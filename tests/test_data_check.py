@@ -7,8 +7,9 @@ from helpers import refused, run_tool
 from PIL import Image
 
 from jiidm.data.check import FAULTS, REMARKS, check_folder, report_text
-from jiidm.data.folder import TrainingFolder, read_photo
-from jiidm.files import InputError
+from jiidm.data.folders import TrainingFolder
+from jiidm.data.pictures import read_photo
+from jiidm.system.errors import InputError
 
 SIZE = (24, 32)
 

@@ -13,7 +13,7 @@ from jiidm.diffusion.guidance import Guidance, GuidedDenoiser
 from jiidm.diffusion.loss import hybrid_loss, weighted
 from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Chain, Schedule
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 from jiidm.training.unet import UNetTrainer
 
 SCHEDULE = Schedule(DiffusionConfig())

@@ -11,15 +11,15 @@ from inception_peer import SETS, made_up_pictures, made_up_weight
 from PIL import Image
 
 from jiidm.checkpoint import arrays_of, source_of
-from jiidm.data.folder import TrainingFolder, write_test_folder, write_training_folder
-from jiidm.data.synthetic import draw_landscape
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
 from jiidm.evaluation.inception import Inception, _average, inception_input
 from jiidm.evaluation.measure import Protocol, evaluate, inception_features
 from jiidm.evaluation.metrics import feature_statistics, frechet_distance
 from jiidm.evaluation.report import write_report
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import load_inception, save_segmenter
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 STORED = Path(__file__).parent / "data" / "inception.npz"
 

@@ -7,6 +7,7 @@ import pytest
 from helpers import refused
 from scipy import linalg
 
+from jiidm.data.labels import NO_CLASS
 from jiidm.evaluation.metrics import (
     Figure,
     FrechetTo,
@@ -24,7 +25,6 @@ from jiidm.evaluation.metrics import (
     score_formula,
     style_correlation,
 )
-from jiidm.labels import NO_CLASS
 
 
 @pytest.fixture

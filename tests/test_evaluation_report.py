@@ -10,15 +10,16 @@ from helpers import refused, run_tool
 from PIL import Image
 
 from jiidm.checkpoint import arrays_of
-from jiidm.data.folder import TrainingFolder, read_photo, write_test_folder, write_training_folder
-from jiidm.data.synthetic import draw_landscape
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
+from jiidm.data.labels import CLASSES, read_label_map
+from jiidm.data.pictures import read_photo
 from jiidm.evaluation.measure import Protocol, evaluate, inception_features, predict, statistics_of
 from jiidm.evaluation.metrics import HistogramProtocol, mean_iou, style_correlation
 from jiidm.evaluation.report import write_report
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import EvaluatorFile, Known, load_segmenter, save_known, save_segmenter
-from jiidm.labels import CLASSES, read_label_map
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
 FEW = Protocol(resamples=60, frechet_resamples=40)

@@ -8,6 +8,7 @@ from helpers import made_up, numbers, refused, relative_error
 
 from jiidm.checkpoint import arrays_of, save_checkpoint
 from jiidm.config import Config
+from jiidm.data.labels import CLASSES
 from jiidm.evaluation.segformer import (
     Attention,
     DepthwiseConvolution,
@@ -26,8 +27,7 @@ from jiidm.evaluation.weights import (
     save_segmenter,
     segformer_name,
 )
-from jiidm.labels import CLASSES
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 TINY = SegformerConfig(5, (8, 16), (1, 2), (1, 2), (2, 1), 2, 12, 48, 32)
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from helpers import refused
 
-from jiidm.data.folder import TrainingFolder, write_training_folder
-from jiidm.data.synthetic import draw_landscape
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import TrainingFolder, write_training_folder
+from jiidm.data.labels import NO_CLASS, read_label_map
 from jiidm.evaluation.segformer import SegformerConfig
-from jiidm.evaluation.training import (
+from jiidm.evaluation.weights import Known, load_segmenter
+from jiidm.training.segmenter import (
     SegmenterRun,
     SegmenterTrainer,
     SegmenterTrainingConfig,
@@ -19,8 +21,6 @@ from jiidm.evaluation.training import (
     load_segmenter_run,
     train_segmenter,
 )
-from jiidm.evaluation.weights import Known, load_segmenter
-from jiidm.labels import NO_CLASS, read_label_map
 
 NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
 RUN = SegmenterRun(NETWORK, SegmenterTrainingConfig(

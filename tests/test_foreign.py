@@ -121,7 +121,7 @@ def test_parameters_and_what_trainers_keep(convert, tiny_config):
 
 
 def test_jittors_own_writer(convert, tiny_config, tmp_path):
-    from jiidm.runtime import jt
+    from jiidm.system.runtime import jt
 
     arrays = numbers("autoencoder", tiny_config)
     for values in (arrays, {name: jt.array(a) for name, a in arrays.items()}):

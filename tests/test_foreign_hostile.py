@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jiidm.config import Config, to_dict
-from jiidm.files import InputError
 from jiidm.foreign.archive import open_weights
 from jiidm.foreign.convert import list_tensors, plan_conversion, write_checkpoint
+from jiidm.system.errors import InputError
 
 CONFIG = Config(autoencoder=SECTION)
 RUNNER = """

@@ -17,9 +17,9 @@ from jiidm.config import (
     UNetConfig,
     to_dict,
 )
-from jiidm.contest import ContestJob, make_pictures
-from jiidm.data.folder import fit_photo
-from jiidm.data.synthetic import draw_landscape
+from jiidm.contest.job import ContestJob, make_pictures
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.pictures import fit_photo
 from jiidm.inference.color_transfer import METHODS, transfer_color
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet

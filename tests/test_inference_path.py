@@ -18,7 +18,7 @@ from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare
 from jiidm.models.unet import UNet
-from jiidm.runtime import jt, nn
+from jiidm.system.runtime import jt, nn
 
 CLOSE = 1e-5
 

@@ -8,7 +8,7 @@ from jiidm.kernels.attention import attention, attention_plain
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
 from jiidm.kernels.winograd import pays, winograd
-from jiidm.runtime import jt, nn
+from jiidm.system.runtime import jt, nn
 
 # fp32 sums in another order
 CLOSE = 1e-5

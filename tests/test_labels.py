@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from jiidm.files import InputError
-from jiidm.labels import CLASSES, NO_CLASS, PALETTE, colorize, read_label_map, resize_labels
+from jiidm.data.labels import CLASSES, NO_CLASS, PALETTE, colorize, read_label_map, resize_labels
+from jiidm.system.errors import InputError
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 LABELS = arrays(np.uint8, SIZES, elements=st.integers(0, 28))

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jiidm.data.folder import TrainingFolder, fit_labels, fit_photo
+from jiidm.data.folders import TrainingFolder
+from jiidm.data.labels import fit_labels
 from jiidm.data.loader import Loader
+from jiidm.data.pictures import fit_photo
 from jiidm.data.views import View, draw_views, load_pairs, load_photos, whole_view
-from jiidm.files import InputError
+from jiidm.system.errors import InputError
 
 PALETTE = np.arange(0, 250, 25)[:, None].repeat(3, 1).astype(np.uint8)
 
@@ -170,7 +172,7 @@ class _Encoder:
     """In the place of an autoencoder: the mean of each square of 4 x 4 pixels, in two channels."""
 
     def __init__(self):
-        from jiidm.runtime import jt
+        from jiidm.system.runtime import jt
 
         self.quantize = SimpleNamespace(embedding=SimpleNamespace(weight=jt.zeros((4, 2))))
 

@@ -11,16 +11,16 @@ import pytest
 from helpers import ROOT, made_up, refused
 from PIL import Image
 
-from jiidm import contest
 from jiidm.checkpoint import arrays_of, save_checkpoint
 from jiidm.config import AutoencoderConfig, Config, ImageConfig, InferenceConfig, RoundConfig, UNetConfig
-from jiidm.contest import ContestJob, make_pictures
-from jiidm.data import folder
-from jiidm.data.synthetic import draw_landscape
-from jiidm.files import Stopped
+from jiidm.contest import job as contest
+from jiidm.contest.job import ContestJob, make_pictures
+from jiidm.data import folders as data_folders
+from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.generator import Generator
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
+from jiidm.system.errors import Stopped
 
 CONFIG = Config(
     image=ImageConfig(64, 48),
@@ -39,9 +39,9 @@ def folders(tmp_path_factory):
     """A folder with train/, test/ and weights/ of tiny networks. The drawings are not of the networks' size."""
     top = tmp_path_factory.mktemp("long")
     drawn = [draw_landscape(seed, 96, 64) for seed in range(COUNT)]
-    folder.write_training_folder(top / "train", ((f"photo{i}", *pair) for i, pair in enumerate(drawn)))
+    data_folders.write_training_folder(top / "train", ((f"photo{i}", *pair) for i, pair in enumerate(drawn)))
     masks = ((f"mask{i}", labels) for i, (_, labels) in enumerate(drawn))
-    folder.write_test_folder(top / "test", masks, folder.TrainingFolder(top / "train"))
+    data_folders.write_test_folder(top / "test", masks, data_folders.TrainingFolder(top / "train"))
     (top / "weights").mkdir()
     for kind, network in (("autoencoder", Autoencoder(CONFIG.autoencoder)), ("unet", UNet(CONFIG.unet))):
         save_checkpoint(top / "weights" / f"{kind}.safetensors", kind, arrays_of(made_up(network, 5)), CONFIG, 1)
@@ -72,11 +72,11 @@ def wait_for(condition, process):
 
 def pictures_in(folder):
     """The names of the pictures in a folder; checks that each is whole and that nothing else is there."""
-    for path in folder.iterdir():
+    for path in data_folders.iterdir():
         assert path.suffix == ".jpg" and not path.name.startswith("."), path
         with Image.open(path) as image:
             image.load()
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in data_folders.iterdir())
 
 
 # ---- signals
@@ -111,7 +111,7 @@ def test_a_signal_before_the_first_step(folders, tmp_path):
 
 
 HOLDS_THE_LOCK = """
-from jiidm.stopping import interruptible, stoppable
+from jiidm.system.stopping import interruptible, stoppable
 with stoppable(), interruptible():
     print("begins", flush=True)
     sum(range(10 ** 12))  # one call in C, as a step in Jittor: no handler in Python runs before its end
@@ -142,8 +142,8 @@ def test_a_second_signal_ends_the_process_even_within_a_step():
 
 AROUND = """
 import os, signal
-from jiidm.files import run_tool
-from jiidm.stopping import interruptible, stoppable
+from jiidm.system.files import run_tool
+from jiidm.system.stopping import interruptible, stoppable
 
 def main():
     with stoppable():
@@ -167,8 +167,8 @@ def test_a_signal_outside_of_an_interruptible_block_waits_for_the_next():
 
 IMPORT = """
 import os, sys, threading, time
-from jiidm.files import run_tool
-from jiidm.stopping import interruptible, stoppable
+from jiidm.system.files import run_tool
+from jiidm.system.stopping import interruptible, stoppable
 
 def send():
     while "jit_utils_core" not in sys.modules:  # with it Jittor sets signal handlers of its own
@@ -178,7 +178,7 @@ def send():
 def main():
     with stoppable(), interruptible():
         threading.Thread(target=send).start()
-        import jiidm.runtime
+        import jiidm.system.runtime
         print("imported")
 
 run_tool(main)
@@ -197,7 +197,7 @@ def test_pictures_are_those_of_the_generator_called_directly(folders, tmp_path):
     job = ContestJob(folders / "test", folders / "train", tmp_path / "out", 80, 60, batch=4, save_steps=True)
     assert make_pictures(job, folders / "weights", rounds=2, seed=4) == []
     generator = Generator.from_checkpoint(folders / "weights")
-    for item in folder.TestFolder(folders / "test", folders / "train").items:
+    for item in data_folders.TestFolder(folders / "test", folders / "train").items:
         steps = []
         picture = generator.infer(item.mask, item.reference, rounds=2, seed=4,
                                   on_step=lambda *step, steps=steps: steps.append(step))

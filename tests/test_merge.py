@@ -9,8 +9,7 @@ import pytest
 from helpers import ROOT, refused, run_tool
 
 from jiidm.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
-from jiidm.inference.ensemble import average
-from jiidm.merge import merge_checkpoints
+from jiidm.inference.ensemble import average, merge_checkpoints
 
 SHAPES = {"a.weight": (3, 4, 2), "a.bias": (3,), "b": ()}
 
@@ -116,7 +115,7 @@ def test_memory_is_that_of_a_few_tensors(tmp_path, tiny_config):
     """Peak of the process that merges two files of 64 MB, of tensors of 4 MB."""
     shapes = {str(i): (1024, 1024) for i in range(16)}
     paths = [save(tmp_path / f"{step}.safetensors", tiny_config, step, shapes=shapes) for step in (1, 2)]
-    script = ("import sys\nfrom jiidm.merge import merge_checkpoints\n"
+    script = ("import sys\nfrom jiidm.inference.ensemble import merge_checkpoints\n"
               "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\nbefore = peak()\n"
               "merge_checkpoints(sys.argv[1:3], sys.argv[3])\nprint(peak() - before, 'jittor' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", script, *paths, tmp_path / "mean.safetensors"], cwd=ROOT, text=True,

@@ -28,7 +28,7 @@ inference:
   rounds: [{guidance: 2.0, respacing: ddim20, start: 3}]
 """
 RANKS = """
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 assert jt.world_size == 2 and jt.array([1.0]).mpi_all_reduce("add").item() == 2
 """
 
@@ -37,8 +37,8 @@ NORM = """
 import numpy as np
 from jiidm.baselines.layers import BatchNorm
 from jiidm.baselines.sharing import SharedMoments
-from jiidm.runtime import jt
-from jiidm.training.processes import own_share
+from jiidm.system.runtime import jt
+from jiidm.system.distributed import own_share
 random, own = np.random.default_rng(0), own_share(3)
 x = (np.arange(3).reshape(3, 1, 1, 1) * 4 + 100 + random.standard_normal((3, 5, 4, 6))).astype(np.float32)
 weighting = random.standard_normal(x.shape).astype(np.float32)
@@ -81,7 +81,7 @@ BAD_INPUT = """
 from types import SimpleNamespace
 import numpy as np
 from jiidm.training import loop
-from jiidm.training.processes import rank, wait_for_all
+from jiidm.system.distributed import rank, wait_for_all
 batch = np.ones(3, np.float32) / (np.zeros(3, np.float32) if rank() else 1)
 trainer = SimpleNamespace(state=SimpleNamespace(variables={}))
 assert ("in another process" in loop._first_bad_tensor(trainer, 0, batch)) == (rank() == 0)

@@ -14,7 +14,7 @@ from jiidm.config import AutoencoderConfig, UNetConfig
 from jiidm.data.latents import one_hot_batch
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet, timestep_embedding
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 # fp32 sums in another order than the reference's
 PARITY = 1e-4

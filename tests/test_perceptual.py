@@ -5,7 +5,7 @@ from helpers import refused, relative_error
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import save_file
 
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 from jiidm.training.perceptual import STAGES, WIDTHS, Perceptual
 from jiidm.training.quality import psnr_ssim
 

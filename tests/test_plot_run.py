@@ -1,15 +1,12 @@
 """tools/plot_run.py: which columns are drawn where, and the PNG."""
-import importlib.util
 import math
 
 import numpy as np
 import pytest
-from helpers import ROOT, refused, run_tool
+from helpers import refused, run_tool
 from PIL import Image
 
-SPEC = importlib.util.spec_from_file_location("plot_run", ROOT / "tools" / "plot_run.py")
-plot_run = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(plot_run)
+from jiidm.commands import plot as plot_run
 
 UNET = ("step", "mse", "bound", "mse_quarter_1", "mse_quarter_2", "mse_quarter_3", "mse_quarter_4", "gradient_norm",
         "learning_rate", "samples_per_second")

@@ -22,7 +22,7 @@ from helpers import run_tool as finished_tool
 from jiidm import InputError
 from jiidm.checkpoint import load_checkpoint, load_tensors
 from jiidm.config import Config, UNetTrainingConfig
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 from jiidm.training import saved
 from jiidm.training.claim import claimed
 from jiidm.training.gradients import Gradients, first_bad_output, parts

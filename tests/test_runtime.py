@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jiidm import cuda_home, runtime
-from jiidm.files import InputError
+from jiidm.system import cuda_home, runtime
+from jiidm.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def fake_numpy(folder):
 def test_stray_nvcc_and_mpicc_do_no_harm_and_the_environment_stays(tmp_path):
     script(tmp_path / "nvcc", "echo 'Cuda compilation tools, release 12.2, V12.2.140'")
     script(tmp_path / "mpicc", "exit 1")
-    done = run("-c", "import os; before = dict(os.environ); from jiidm.runtime import jt, nn, device_name\n"
+    done = run("-c", "import os; before = dict(os.environ); from jiidm.system.runtime import jt, nn, device_name\n"
                      "assert dict(os.environ) == before\n"
                      "print(device_name(), float(jt.ones(3).sum().item()))", path=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -59,7 +59,8 @@ def test_interrupt_is_an_exception(tmp_path):
 def test_jittor_asking_to_be_run_again_is_run_again(tmp_path):
     stand_in(tmp_path, f"import os, sys\nif not os.path.exists({str(tmp_path / 'second')!r}):\n"
                        f"    open({str(tmp_path / 'second')!r}, 'w'); sys.exit(0)\n")
-    done = run("-c", "import jiidm.runtime, os; print('whole', 'JIIDM_RESTARTED' in os.environ)", modules=tmp_path)
+    done = run("-c", "import jiidm.system.runtime, os; print('whole', 'JIIDM_RESTARTED' in os.environ)",
+               modules=tmp_path)
     assert done.stdout == "whole False\n", done.stderr
 
 
@@ -73,13 +74,13 @@ def stand_in(folder, text):
 
 
 def test_missing_jittor_offline_names_its_cure():
-    done = run("-c", "import sys; sys.modules['jittor_offline'] = None; import jiidm.runtime")
+    done = run("-c", "import sys; sys.modules['jittor_offline'] = None; import jiidm.system.runtime")
     assert done.returncode == 1
     assert "cure: pip install jittor_offline==0.0.7" in done.stderr
 
 
 def test_numpy_2_names_its_cure(tmp_path):
-    done = run("-c", "import jiidm.runtime", modules=fake_numpy(tmp_path))
+    done = run("-c", "import jiidm.system.runtime", modules=fake_numpy(tmp_path))
     assert done.returncode == 1
     assert "numpy 2.1.0" in done.stderr
     assert "cure: pip install 'numpy<2'" in done.stderr

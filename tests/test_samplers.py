@@ -16,7 +16,7 @@ from jiidm.generator import DEFAULT_WEIGHTS
 from jiidm.inference.refinement import chosen_solver_steps
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 SCHEDULE = Schedule(DiffusionConfig())
 NO_LAST_SIGNAL = Schedule(DiffusionConfig(prediction="v", zero_terminal_snr=True))
@@ -200,11 +200,17 @@ def test_second_order_step_by_hand():
     assert relative_error(result, z0[2]) < 1e-5
 
 
-def test_each_image_is_its_own():
-    z = latents(3, 3, 4, 6)
-    together = numbers(last(dpmpp(uneven, SCHEDULE, z, 640, 6)))
+@pytest.mark.parametrize("shape", [(3, 4, 6), (3, 5, 7), (1, 1, 1)])
+def test_each_image_is_its_own(shape):
+    """At any size: a sampler computes with +, - and * alone, which g++ rounds alike in and after vectorised loops. A
+    tanh here would not do: glibc's vectorised one differs from its scalar one in the last bit."""
+    def denoise(z, t):
+        return jt.clamp(z * (1 + 0.001 * t), -1, 1) + 0.3 * z
+
+    z = latents(3, *shape)
+    together = numbers(last(dpmpp(denoise, SCHEDULE, z, 640, 6)))
     for i in range(3):
-        assert np.array_equal(numbers(last(dpmpp(uneven, SCHEDULE, z[i : i + 1], 640, 6)))[0], together[i])
+        assert np.array_equal(numbers(last(dpmpp(denoise, SCHEDULE, z[i : i + 1], 640, 6)))[0], together[i])
 
 
 def test_yields_each_step_can_be_stopped_and_leaves_gradients_on():

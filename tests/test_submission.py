@@ -9,7 +9,7 @@ import pytest
 from helpers import refused, run_tool
 from PIL import Image
 
-from jiidm.inference.submission import check_submission, write_submission
+from jiidm.contest.submission import check_submission, write_submission
 
 SIZE = 32, 24
 

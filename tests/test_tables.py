@@ -15,17 +15,17 @@ from jiidm.baselines.config import BaselineRun, DiscriminatorConfig, GeneratorCo
 from jiidm.baselines.networks import Baseline, save_baseline
 from jiidm.checkpoint import Source, arrays_of, load_checkpoint, load_into, save_checkpoint
 from jiidm.config import ImageConfig, InferenceConfig, RoundConfig, to_dict
-from jiidm.contest import ContestJob, make_pictures
-from jiidm.data.folder import TestFolder as Masks
-from jiidm.data.folder import TrainingFolder, read_photo, write_test_folder, write_training_folder
-from jiidm.data.synthetic import draw_landscape
+from jiidm.contest.job import ContestJob, make_pictures
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import TestFolder as Masks
+from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
+from jiidm.data.pictures import from_pixels, read_photo, to_pixels
 from jiidm.evaluation.measure import Protocol, evaluate
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import save_segmenter
 from jiidm.models.autoencoder import Autoencoder
-from jiidm.pictures import from_pixels, to_pixels
-from jiidm.runtime import jt
-from jiidm.stages import Stages
+from jiidm.system.runtime import jt
+from jiidm.training.stages import Stages
 
 sys.path.insert(0, str(ROOT))
 

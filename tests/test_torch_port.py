@@ -17,7 +17,7 @@ from jiidm.config import AutoencoderConfig, Config, UNetConfig
 from jiidm.data.latents import one_hot_batch
 from jiidm.diffusion.guidance import GuidedDenoiser
 from jiidm.models.unet import UNet
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,

@@ -17,13 +17,12 @@ from jiidm.config import (
     UNetConfig,
     UNetTrainingConfig,
 )
-from jiidm.data.folder import TrainingFolder, write_training_folder
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import TrainingFolder, write_training_folder
 from jiidm.data.latents import LatentStore, one_hot_batch
-from jiidm.data.synthetic import draw_landscape
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
-from jiidm.runtime import jt
-from jiidm.stages import Stages
+from jiidm.system.runtime import jt
 from jiidm.training.autoencoder import (
     AutoencoderTrainer,
     adaptive_weight,
@@ -36,6 +35,7 @@ from jiidm.training.autoencoder import (
     transformed,
 )
 from jiidm.training.ema import EMA
+from jiidm.training.stages import Stages
 from jiidm.training.state import batch_indices, learning_rate
 from jiidm.training.unet import UNetTrainer
 
@@ -99,7 +99,7 @@ def interrupted(trainer, last):
 
 
 def test_resumed_training_ends_with_the_very_same_weights(run, data, tmp_path, monkeypatch):
-    import jiidm.stages as stages_module
+    import jiidm.training.stages as stages_module
 
     for stage, name, stop in (("autoencoder", "AutoencoderTrainer", 5), ("unet", "UNetTrainer", 4)):
         trainer = getattr(stages_module, name)

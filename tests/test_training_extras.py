@@ -8,10 +8,10 @@ from helpers import refused
 from test_perceptual import full_size_files
 from test_training import CONFIG
 
-from jiidm.data.folder import write_training_folder
-from jiidm.data.synthetic import draw_landscape
-from jiidm.stages import Stages
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import write_training_folder
 from jiidm.training.plan import made_up_store
+from jiidm.training.stages import Stages
 from jiidm.training.unet import UNetTrainer
 
 

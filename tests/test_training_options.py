@@ -11,16 +11,18 @@ from test_training import CONFIG, interrupted
 
 from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, save_checkpoint, source_of
 from jiidm.config import ImageConfig, to_dict
-from jiidm.data.folder import TrainingFolder, fit_labels, fit_photo, write_training_folder
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import TrainingFolder, write_training_folder
+from jiidm.data.labels import fit_labels
 from jiidm.data.latents import LatentStore, PhotoLatents, encoded
-from jiidm.data.synthetic import draw_landscape
+from jiidm.data.pictures import fit_photo
 from jiidm.data.views import draw_views
 from jiidm.kernels.convolution import rounded_convolution
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
-from jiidm.runtime import jt
-from jiidm.stages import Stages, plan_of
+from jiidm.system.runtime import jt
 from jiidm.training.plan import gpu_memory
+from jiidm.training.stages import Stages, plan_of
 from jiidm.training.unet import UNetTrainer
 
 
@@ -60,7 +62,7 @@ def test_a_unet_starts_from_a_checkpoints_weights_and_says_so(run, data, tmp_pat
     whole = fine_tuned(run, data, tmp_path / "whole")
     whole.unet(), whole.export()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("jiidm.stages.UNetTrainer", lambda *a: interrupted(UNetTrainer(*a), 4))
+        patch.setattr("jiidm.training.stages.UNetTrainer", lambda *a: interrupted(UNetTrainer(*a), 4))
         fine_tuned(run, data, tmp_path / "parts").unet()
     state, = (tmp_path / "parts").glob("unet-state-*")
     assert state.name == "unet-state-0000003.safetensors"
@@ -157,7 +159,7 @@ def test_training_without_a_store_resumes_with_the_very_same_weights(run, data, 
     whole.latents(), whole.unet()
     assert not (tmp_path / "whole/latents").exists() and (tmp_path / "whole/unet-0000006.jpg").exists()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("jiidm.stages.UNetTrainer", lambda *a: interrupted(UNetTrainer(*a), 4))
+        patch.setattr("jiidm.training.stages.UNetTrainer", lambda *a: interrupted(UNetTrainer(*a), 4))
         on_the_fly(run, data, tmp_path / "parts", config).unet()
     on_the_fly(run, data, tmp_path / "parts", config, resume=True).unet()
     one, other = (load_checkpoint(tmp_path / f / "unet-0000006.safetensors").tensors for f in ("whole", "parts"))

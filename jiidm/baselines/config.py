@@ -3,8 +3,8 @@ from dataclasses import dataclass, field
 
 from jiidm.checkpoint import checkpoint_of
 from jiidm.config import ImageConfig, load_config
-from jiidm.files import InputError
-from jiidm.labels import CLASSES
+from jiidm.data.labels import CLASSES
+from jiidm.system.errors import InputError
 
 NORMS = {"spade": "gaugan", "clade": "clade", "clade_icpe": "clade"}  # of the generator, and the model that has it
 MODELS = tuple(dict.fromkeys(NORMS.values()))  # the kinds of their files

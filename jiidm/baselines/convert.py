@@ -8,8 +8,8 @@ from jiidm.baselines.config import BaselineRun, GeneratorConfig, check_generator
 from jiidm.baselines.networks import baseline_of
 from jiidm.checkpoint import Checkpoint, save_checkpoint, source_of
 from jiidm.config import ImageConfig
-from jiidm.files import InputError
 from jiidm.foreign.archive import open_weights
+from jiidm.system.errors import InputError
 
 _PREFIX = "module."
 _UNUSED = ".num_batches_tracked"

@@ -1,6 +1,6 @@
 """GauGAN's discriminator: PatchGANs that look at mask and picture at several sizes (Park et al. 2019, appendix A)."""
 from jiidm.baselines.layers import Convolution, SpectralConvolution, instance_norm, leaky
-from jiidm.runtime import jt, nn
+from jiidm.system.runtime import jt, nn
 
 _WIDEST = 512
 

@@ -3,8 +3,8 @@ import cv2
 import numpy as np
 
 from jiidm.baselines.layers import Linear, SpectralConvolution, instance_norm, leaky
-from jiidm.pictures import from_pixels
-from jiidm.runtime import jt, nn
+from jiidm.data.pictures import from_pixels
+from jiidm.system.runtime import jt, nn
 
 _LEAST = 4  # pixels a side before the linear layers
 _WIDEST = 8

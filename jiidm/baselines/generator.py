@@ -1,7 +1,7 @@
 """The generator of GauGAN (Park et al. 2019, appendix A) and, with another normalisation, of CLADE."""
 from jiidm.baselines.layers import Clade, Convolution, Layout, Linear, Spade, SpectralConvolution, leaky
 from jiidm.models.blocks import upsample_nearest
-from jiidm.runtime import jt, nn
+from jiidm.system.runtime import jt, nn
 
 
 class ResBlock(nn.Module):

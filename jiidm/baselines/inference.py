@@ -8,11 +8,10 @@ from PIL import Image
 from jiidm.baselines.encoder import style_input
 from jiidm.baselines.layers import spectral_layers
 from jiidm.baselines.networks import baseline_of, layout_arrays, layout_of, load_baseline
-from jiidm.data.folder import fit_photo, read_photo
-from jiidm.files import InputError
-from jiidm.labels import read_label_map, resize_labels
-from jiidm.pictures import to_pixels
-from jiidm.runtime import announce_compilation, jt, use_device
+from jiidm.data.labels import read_label_map, resize_labels
+from jiidm.data.pictures import fit_photo, read_photo, to_pixels
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import announce_compilation, jt, use_device
 
 # what a recipe of IIDM may ask for by default, and what a baseline does whatever the recipe: one pass of one network
 _ALLOWED = {"rounds": (None, 1), "color_transfer": (True, False), "ensemble": (True, False), "sampler": (None,),

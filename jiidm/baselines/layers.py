@@ -9,7 +9,7 @@ import numpy as np
 
 from jiidm.kernels.group_norm import group_norm
 from jiidm.models.blocks import resize_nearest
-from jiidm.runtime import jt, nn
+from jiidm.system.runtime import jt, nn
 
 EPS = 1e-5  # of batch and instance normalisation
 _MOMENTUM = 0.1

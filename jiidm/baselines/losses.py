@@ -2,7 +2,7 @@
 
 Scores and features come from `MultiscaleDiscriminator`: for each scale a list, the scores last.
 """
-from jiidm.runtime import jt, nn
+from jiidm.system.runtime import jt, nn
 
 
 def discriminator_loss(real, made):

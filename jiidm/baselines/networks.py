@@ -8,8 +8,8 @@ from jiidm.baselines.layers import Layout
 from jiidm.baselines.positions import region_positions
 from jiidm.checkpoint import load_into, load_tensors, save_checkpoint
 from jiidm.data.latents import one_hot_batch
-from jiidm.files import InputError
-from jiidm.runtime import jt, nn
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt, nn
 
 
 class Baseline(nn.Module):

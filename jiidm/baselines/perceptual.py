@@ -1,9 +1,9 @@
 """The perceptual loss of GauGAN: L1 between features of VGG-19 (Johnson et al. 2016; Wang et al. 2018)."""
 import numpy as np
 
-from jiidm.files import InputError
 from jiidm.foreign.archive import open_weights
-from jiidm.runtime import jt, nn
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt, nn
 
 # VGG-19 (Simonyan & Zisserman 2015) up to the first layer of its last stage, by the numbers that torchvision gives its
 # convolutions. The features are those after the first ReLU of each stage; between stages the size is halved.

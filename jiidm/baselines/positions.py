@@ -2,7 +2,7 @@
 import cv2
 import numpy as np
 
-from jiidm.labels import NO_CLASS
+from jiidm.data.labels import NO_CLASS
 
 
 def region_positions(labels):

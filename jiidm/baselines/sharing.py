@@ -1,8 +1,8 @@
 """Batch normalisation over the shares that several processes have of a batch (mpirun)."""
 import numpy as np
 
-from jiidm.runtime import jt
-from jiidm.training.processes import count, rank
+from jiidm.system.distributed import rank, world_size
+from jiidm.system.runtime import jt
 
 
 class SharedMoments:
@@ -15,7 +15,7 @@ class SharedMoments:
     """
 
     def __init__(self):
-        own = np.zeros((count(), 1), np.float32)
+        own = np.zeros((world_size(), 1), np.float32)
         own[rank()] = 1
         self.own = jt.array(own).stop_grad()
         self.begin()

@@ -15,18 +15,19 @@ from jiidm.baselines.networks import Baseline, layout_arrays, layout_of, save_ba
 from jiidm.baselines.perceptual import SMALLEST, VGGLoss
 from jiidm.baselines.sharing import SharedMoments
 from jiidm.checkpoint import load_into
-from jiidm.data.folder import TrainingFolder
+from jiidm.data.folders import TrainingFolder
+from jiidm.data.labels import colorize
+from jiidm.data.pictures import from_pixels, sheet_of, to_pixels
 from jiidm.data.views import draw_views, load_pairs, whole_view
-from jiidm.files import InputError, output_folder, written_whole
-from jiidm.labels import colorize
-from jiidm.pictures import from_pixels, sheet_of, to_pixels
-from jiidm.runtime import announce_compilation, jt, use_device
+from jiidm.system.distributed import all_reduce, barrier, is_main_process, shard, world_size
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
+from jiidm.system.runtime import announce_compilation, jt, use_device
 from jiidm.training.claim import claimed
 from jiidm.training.ema import EMA
 from jiidm.training.gradients import Gradients
 from jiidm.training.loop import train_loop
 from jiidm.training.plan import measured
-from jiidm.training.processes import added, count, is_first, own_share, wait_for_all
 from jiidm.training.saved import saved_states
 from jiidm.training.state import TrainingState, batch_indices, step_generator
 from jiidm.training.watch import Watch
@@ -49,10 +50,10 @@ def train_baseline(config, data, run, validation=None, resume=None, device="auto
     if not resume and output_folder(run) and (saved_states(run, _STAGE) or _final(run, config).exists()):
         raise InputError(f"{run}: holds a training of a generator; add --resume to go on, or choose another folder")
     output_folder(_final(run, config).parent)
-    claim = claimed(run) if is_first() else contextlib.nullcontext()
+    claim = claimed(run) if is_main_process() else contextlib.nullcontext()
     with claim, announce_compilation(f"the training of {config.generator.model}"):
         BaselineTrainer(config, folder, run, shown, events).fit(resume)
-        wait_for_all()  # an end of any process ends the first one's writing
+        barrier()  # an end of any process ends the first one's writing
 
 
 def describe_training(config, data, device="auto"):
@@ -80,9 +81,9 @@ def describe_training(config, data, device="auto"):
 
 def _checked(config, data, validation, device):
     check_run(config)
-    if config.train_generator.batch < count():
+    if config.train_generator.batch < world_size():
         raise InputError(f"train_generator.batch {config.train_generator.batch}: expected a sample for each of the "
-                         f"{count()} processes")
+                         f"{world_size()} processes")
     if config.train_generator.perceptual_weight and min(config.image.width, config.image.height) < SMALLEST:
         raise InputError(f"image {config.image.width}x{config.image.height}: VGG-19 needs {SMALLEST} pixels a side")
     use_device(device)
@@ -114,7 +115,7 @@ class BaselineTrainer:
         jt.set_global_seed(config.seed, False)
         self.network = Baseline(config)
         self.discriminator = MultiscaleDiscriminator(config.discriminator, config.generator.num_classes)
-        self.shared = SharedMoments() if count() > 1 else None
+        self.shared = SharedMoments() if world_size() > 1 else None
         normalise_by_batch(self.network, True, self.shared)
         self.ema = EMA(self.network, self.training.ema)
         own, others = _trained("", self.network), _trained("discriminator.", self.discriminator)
@@ -136,7 +137,7 @@ class BaselineTrainer:
         for module in (self.network, self.discriminator):  # a resumed state replaces what this finds
             power_iteration(module, _CONVERGED)
         train_loop(self, resume)
-        if is_first():
+        if is_main_process():
             note = f"trained on {len(self.folder)} photos of {self.folder.path.name}"
             save_baseline(_final(self.run, self.config), self._averaged_arrays(self.training.steps), self.config,
                           self.training.steps, note)
@@ -148,7 +149,7 @@ class BaselineTrainer:
         return [self.folder.names[i] for i in self._indices(step)]
 
     def batch(self, step):
-        return self._batch(step, own_share(self.training.batch))
+        return self._batch(step, shard(self.training.batch))
 
     def _batch(self, step, own):
         """The slice `own` of the batch of a step."""
@@ -195,7 +196,7 @@ class BaselineTrainer:
             each.complete()
         if self.shared is not None:
             self.shared.begin()  # lets go of the pass
-        sums = added(np.array([each.item() for each in losses]))
+        sums = all_reduce(np.array([each.item() for each in losses]))
         return dict(zip(self.columns, sums.tolist(), strict=True)), [own, others]
 
     def update(self, step, rate, gradients):

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jiidm.data.folder import PHOTO_SUFFIXES, files_of, read_photo
-from jiidm.files import InputError
-from jiidm.labels import CLASSES, NO_CLASS, open_image, read_label_map
+from jiidm.data.folders import files_of
+from jiidm.data.labels import CLASSES, NO_CLASS, read_label_map
+from jiidm.data.pictures import PHOTO_SUFFIXES, open_image, read_photo
+from jiidm.system.errors import InputError
 
 # Training stops at a fault; at a remark it does not, but somebody should look.
 FAULTS = {

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from jiidm.data.labels import NO_CLASS
 from jiidm.data.loader import Loader
+from jiidm.data.pictures import from_pixels
 from jiidm.data.views import draw_views, load_pairs, whole_view
-from jiidm.files import InputError, output_folder, written_whole
-from jiidm.labels import NO_CLASS
-from jiidm.pictures import from_pixels
-from jiidm.runtime import jt
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
+from jiidm.system.runtime import jt
 
 _BATCH = 8
 _VIEWS = 6  # purpose of random numbers, beside those of the trainings

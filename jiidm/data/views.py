@@ -3,8 +3,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jiidm.data.folder import fit_labels, fit_photo
-from jiidm.files import InputError
+from jiidm.data.labels import fit_labels
+from jiidm.data.pictures import fit_photo
+from jiidm.system.errors import InputError
 
 
 class View(NamedTuple):

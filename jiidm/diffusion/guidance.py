@@ -2,7 +2,7 @@
 import numpy as np
 
 from jiidm.kernels import plain_operators
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 _TINY = 1e-5  # keeps the ratio of two deviations of flat predictions at 1
 

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 _BIN = 1 / 255  # half a grey level of 8-bit pixels in [-1, 1], which the likelihood at t = 0 takes latents for
 

@@ -4,7 +4,7 @@ A denoiser is a function (z, t) -> the network's prediction, which is what the c
 """
 import numpy as np
 
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 
 def ddim(denoise, chain, z, start):

@@ -3,8 +3,8 @@ import re
 
 import numpy as np
 
-from jiidm.files import InputError
-from jiidm.runtime import jt
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt
 
 _LEAST_SIGNAL = 4e-5  # alpha_cumprod at which the paper's own schedule ends
 

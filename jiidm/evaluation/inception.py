@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jiidm.evaluation.segformer import bilinear_matrix
-from jiidm.runtime import jt, nn
+from jiidm.system.runtime import jt, nn
 
 SIDE, FEATURES = 299, 2048
 _EPS = 1e-3

@@ -11,16 +11,17 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from jiidm.data.folder import read_photo
+from jiidm.data.labels import CLASSES, read_label_map
+from jiidm.data.pictures import read_photo
 from jiidm.evaluation import metrics
 from jiidm.evaluation.inception import inception_input
 from jiidm.evaluation.metrics import FeatureStatistics, FrechetTo, HistogramProtocol
 from jiidm.evaluation.pairing import find_pictures, find_tasks, usable
 from jiidm.evaluation.segformer import bilinear_matrix, normalised
 from jiidm.evaluation.weights import load_inception, load_segmenter
-from jiidm.files import InputError, output_folder, written_whole
-from jiidm.labels import CLASSES, read_label_map
-from jiidm.runtime import announce_compilation, jt
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
+from jiidm.system.runtime import announce_compilation, jt
 
 BATCH = 8
 RESAMPLES, FRECHET_RESAMPLES = 1000, 200

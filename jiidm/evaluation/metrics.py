@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from scipy import linalg
 
-from jiidm.files import InputError
-from jiidm.labels import NO_CLASS
+from jiidm.data.labels import NO_CLASS
+from jiidm.system.errors import InputError
 
 FEW_SAMPLES = 2048  # features of the Inception network; below it the covariance has no full rank
 BIASED = (f"a Frechet distance from fewer than {FEW_SAMPLES} is biased upwards: compare it only with one from as many "

@@ -7,9 +7,9 @@ import re
 import numpy as np
 from PIL import Image
 
-from jiidm.data.folder import fit_photo, read_photo
+from jiidm.data.labels import CLASSES, PALETTE, colorize, read_label_map, resize_labels
+from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.evaluation.measure import MEASURES, predict
-from jiidm.labels import CLASSES, PALETTE, colorize, read_label_map, resize_labels
 
 _WIDTH, _QUALITY = 224, 80  # of the pictures
 _EXTREMES = 4  # best and worst pictures of each measure

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from jiidm.data.folder import PHOTO_SUFFIXES, TestFolder, files_of, read_photo, read_references
-from jiidm.files import InputError
-from jiidm.labels import NO_CLASS, read_label_map
+from jiidm.data.folders import TestFolder, files_of, read_references
+from jiidm.data.labels import NO_CLASS, read_label_map
+from jiidm.data.pictures import PHOTO_SUFFIXES, read_photo
+from jiidm.system.errors import InputError
 
 _SHOWN = 10  # faults in the text of an error
 

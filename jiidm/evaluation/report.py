@@ -2,11 +2,11 @@
 import json
 import math
 
+from jiidm.data.labels import CLASSES
 from jiidm.evaluation.measure import MEASURES
 from jiidm.evaluation.metrics import score_formula
 from jiidm.evaluation.page import page_of
-from jiidm.files import output_folder, written_whole
-from jiidm.labels import CLASSES
+from jiidm.system.files import output_folder, written_whole
 
 PART_NAMES = {"results": "results", "compare": "compared with", "real": "real photos (ceiling)"}
 _MORE_IS_BETTER = {**{name: better for name, (_, better) in MEASURES.items()}, "score": True, "IoU": True}

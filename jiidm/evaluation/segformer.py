@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jiidm.files import InputError
-from jiidm.labels import CLASSES
-from jiidm.runtime import jt, nn
+from jiidm.data.labels import CLASSES
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt, nn
 
 _EPS = 1e-6  # of the blocks' norms and a stage's last one
 _EMBEDDING_EPS = 1e-5  # of the norms after the strided convolutions

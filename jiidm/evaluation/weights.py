@@ -9,12 +9,13 @@ import numpy as np
 
 from jiidm.checkpoint import FORMAT, load_into, load_tensors, save_tensors, source_of
 from jiidm.config import from_dict, to_dict
+from jiidm.data.labels import CLASSES
 from jiidm.evaluation.inception import Inception
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
-from jiidm.files import InputError, written_whole
 from jiidm.foreign.archive import open_weights
-from jiidm.labels import CLASSES
-from jiidm.runtime import jt
+from jiidm.system.errors import InputError
+from jiidm.system.files import written_whole
+from jiidm.system.runtime import jt
 
 KIND = "segmenter"
 DEFAULT_SEGMENTER = Path(__file__).parent.parent / "weights" / "evaluator" / "segmenter.safetensors"

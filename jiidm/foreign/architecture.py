@@ -5,7 +5,7 @@ the network of 500 million numbers that it claims to hold; the tests hold the tw
 """
 import dataclasses
 
-from jiidm.files import InputError
+from jiidm.system.errors import InputError
 
 # what the shapes do not tell; the rest of both sections they do
 ASSUMED = {"autoencoder": ("norm_groups",), "unet": ("head_channels", "norm_groups")}

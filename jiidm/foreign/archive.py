@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from jiidm.checkpoint import BFLOAT16, FORMAT, Span, open_tensors
-from jiidm.files import InputError
 from jiidm.foreign.builders import BUILDERS, STORAGES, Array, Storage, Tensor, inert
 from jiidm.foreign.unpickle import Name, Unpickler, shown
+from jiidm.system.errors import InputError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of an entry of a zip archive: magic, lengths of name and extra field
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

@@ -9,11 +9,11 @@ import yaml
 
 from jiidm.checkpoint import BFLOAT16, open_checkpoint, save_checkpoint, source_of
 from jiidm.config import Config, check_config, load_config, to_dict
-from jiidm.files import InputError
 from jiidm.foreign.architecture import ASSUMED, expected_shapes, infer_section
 from jiidm.foreign.archive import Weights
 from jiidm.foreign.naming import Network, find_network
 from jiidm.foreign.unpickle import shown
+from jiidm.system.errors import InputError
 
 _NUMBERS = (BFLOAT16, "float16", "float32", "float64")
 

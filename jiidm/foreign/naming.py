@@ -2,8 +2,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from jiidm.files import InputError
 from jiidm.foreign.unpickle import shown
+from jiidm.system.errors import InputError
 
 SIGNATURES = {"unet": "input_blocks.0.0.weight", "autoencoder": "encoder.conv_in.weight"}
 # what stands among the tensors of a published network without being part of it

@@ -11,7 +11,7 @@ import pickletools
 import struct
 
 from jiidm.checkpoint import Span
-from jiidm.files import InputError
+from jiidm.system.errors import InputError
 
 _NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 _MOST_OPCODES = 1_000_000  # a UNet of full size with its average and its optimiser has about 200 thousand

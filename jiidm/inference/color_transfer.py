@@ -7,7 +7,7 @@ import numpy as np
 from skimage.exposure import match_histograms
 
 from jiidm.config import COLOR_TRANSFERS
-from jiidm.files import InputError
+from jiidm.system.errors import InputError
 
 # style correlation of photos with references on 72 pairs: 0.91 after one pass, 0.96 after two, 0.973 after three, 0.979
 # after four; with 4 rotations 0.96 after three

@@ -4,11 +4,11 @@ import hashlib
 import numpy as np
 
 from jiidm.config import SAMPLERS, RoundConfig, from_dict
+from jiidm.data.pictures import from_pixels, to_pixels
 from jiidm.diffusion.samplers import round_timesteps, translate
-from jiidm.files import InputError
 from jiidm.inference.color_transfer import transfer_color
-from jiidm.pictures import from_pixels, to_pixels
-from jiidm.runtime import jt
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt
 
 
 def chosen_rounds(rounds, recipe):

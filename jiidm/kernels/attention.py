@@ -3,7 +3,7 @@ from jiidm.kernels import compiled
 from jiidm.kernels.attention_cuda import attention_cuda
 from jiidm.kernels.attention_cuda import supports as attention_cuda_supports
 from jiidm.kernels.vectors import HEADER
-from jiidm.runtime import jt, nn
+from jiidm.system.runtime import jt, nn
 
 # All matrices are channel-major (D x T), as a 1x1 convolution leaves them. Two micro-kernels do the work on 4 x 64
 # resp. 4 x 4 tiles held in registers: `rows` adds sum_k A[r, k] B[k, :] to row r, `dots` takes inner products of rows.

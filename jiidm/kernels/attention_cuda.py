@@ -1,7 +1,7 @@
 """Scaled dot-product attention on CUDA, for inference: online softmax over tiles of keys, no T x T matrix in memory."""
 from jiidm.kernels.attention_bfloat16_cuda import BFLOAT16, MATRIX_UNITS
 from jiidm.kernels.attention_float32_cuda import FLOAT32
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 _SOURCE = r"""
     @alias(q, in0) @alias(k, in1) @alias(v, in2) @alias(result, out0)

@@ -1,6 +1,6 @@
 """Group normalisation, modulation and SiLU of activations in blocks of 16 channels, for inference on the CPU."""
 from jiidm.kernels.vectors import HEADER
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 # A slab is the fewest whole blocks that hold whole groups. One pass gives mean and squared deviations of each channel,
 # chunk by chunk (a chunk stays in the first-level cache, so its deviations are taken from its own mean; Chan et al.

@@ -4,7 +4,7 @@ training on CUDA, of bfloat16 operands.
 Activations stay in blocks of 16 channels (N, C/16, H, W, 16), the layout in which oneDNN computes: nothing is
 re-ordered between two layers, while Jittor's own convolution re-orders input, weights and output at every call.
 """
-from jiidm.runtime import device_name, jt, nn, onednn_flags
+from jiidm.system.runtime import device_name, jt, nn, onednn_flags
 
 BLOCK = 16  # channels; oneDNN's layout for AVX-512
 

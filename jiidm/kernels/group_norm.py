@@ -2,7 +2,7 @@
 from jiidm.kernels import compiled
 from jiidm.kernels.blocked_norm import blocked_group_norm
 from jiidm.kernels.group_norm_cuda import group_norm_cuda
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 # y = act(xhat * a + b). A group's channels lie side by side and fit the second-level cache, so that the statistics and
 # the result cost one read and one write of main memory. The variance is the mean square of x - mean (a second pass

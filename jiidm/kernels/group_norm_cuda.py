@@ -1,5 +1,5 @@
 """Group normalisation, modulation and SiLU on CUDA, for inference."""
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 # y = act((xhat * gamma + beta) * scale + shift). A group's statistics are moments (count, mean, squared differences
 # from the mean) of x - pivot, pivot being the group's first number: that difference is all but exact where the mean is

@@ -1,7 +1,7 @@
 """Nearest code of a codebook, by squared distance."""
 from jiidm.kernels import compiled
 from jiidm.kernels.nearest_code_cuda import nearest_code_cuda, supports
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 # Each position runs over the codes with a best distance per vector lane: nothing of size N x codes exists.
 _SOURCE = r"""

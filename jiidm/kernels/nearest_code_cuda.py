@@ -1,5 +1,5 @@
 """Nearest code of a codebook, by squared distance, on CUDA."""
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 # A block takes 64 positions; four threads a position share the codes of each tile in shared memory, eight at a time.
 # Distances are summed over the channels in order and without fused multiply-adds: as subtractions, squares and sums of

@@ -3,7 +3,7 @@
 Jittor's own convolution asks oneDNN for the direct algorithm alone, which takes four times the multiplications.
 """
 from jiidm.kernels import compiled
-from jiidm.runtime import device_name, jt, onednn_flags
+from jiidm.system.runtime import device_name, jt, onednn_flags
 
 # below about this many positions times channels the transforms take what the multiplications save
 _LEAST = 10_000

@@ -2,7 +2,7 @@
 from jiidm.kernels.attention import attention
 from jiidm.kernels.nearest_code import nearest_code
 from jiidm.models.blocks import GroupNorm, conv1x1, conv3x3, upsample_nearest
-from jiidm.runtime import jt, nn
+from jiidm.system.runtime import jt, nn
 
 _EPS = 1e-6
 

@@ -1,11 +1,11 @@
 """Layers that the networks share."""
 from fractions import Fraction
 
-from jiidm.files import InputError
 from jiidm.kernels.convolution import rounded_convolution
 from jiidm.kernels.group_norm import group_norm
 from jiidm.kernels.winograd import pays, winograd
-from jiidm.runtime import jt, nn
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt, nn
 
 _FEW = 8  # channels; a tensor core takes as many at a time
 

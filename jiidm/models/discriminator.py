@@ -1,6 +1,6 @@
 """PatchGAN discriminator (Isola et al. 2017), the adversary of the autoencoder's second phase."""
 from jiidm.models.blocks import GroupNorm
-from jiidm.runtime import nn
+from jiidm.system.runtime import nn
 
 _GROUPS, _EPS = 8, 1e-6
 

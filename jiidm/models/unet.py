@@ -6,7 +6,6 @@ offered in parts that a sampler calls as often as each is needed: `condition` (o
 """
 import math
 
-from jiidm.files import InputError
 from jiidm.kernels.attention import attention
 from jiidm.kernels.group_norm import group_norm
 from jiidm.models.blocks import (
@@ -21,7 +20,8 @@ from jiidm.models.blocks import (
     upsample_nearest,
     zeroed,
 )
-from jiidm.runtime import jt, nn
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt, nn
 
 _EPS = 1e-5
 

@@ -9,20 +9,19 @@ from PIL import Image
 
 from jiidm.checkpoint import arrays_of, load_into, save_checkpoint
 from jiidm.config import COLOR_AXES
-from jiidm.data.folder import fit_photo
+from jiidm.data.pictures import fit_photo, from_pixels, sheet_of, to_pixels
 from jiidm.data.views import draw_views, load_photos
-from jiidm.files import written_whole
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import downsample_average
 from jiidm.models.discriminator import PatchDiscriminator
-from jiidm.pictures import from_pixels, sheet_of, to_pixels
-from jiidm.runtime import jt, nn
-from jiidm.stopping import interruptible
+from jiidm.system.distributed import all_gather, all_reduce, all_reduce_vars, broadcast_vars, is_main_process, shard
+from jiidm.system.files import written_whole
+from jiidm.system.runtime import jt, nn
+from jiidm.system.stopping import interruptible
 from jiidm.training.ema import EMA
 from jiidm.training.gradients import Gradients, parts
 from jiidm.training.loop import train_loop
 from jiidm.training.perceptual import Perceptual
-from jiidm.training.processes import added, all_added, copy_of_first, is_first, joined, own_share
 from jiidm.training.quality import psnr_ssim
 from jiidm.training.state import TrainingState, batch_indices, step_generator
 from jiidm.training.table import Table
@@ -132,7 +131,7 @@ class AutoencoderTrainer:
         latents normalised over the training photos. Savings in between go to `autoencoder-latest.safetensors`.
         resume: as for `TrainingState.resume`."""
         train_loop(self, resume)
-        if is_first():
+        if is_main_process():
             with interruptible():
                 self.ema.swap()
                 latents = self._latents()
@@ -156,13 +155,13 @@ class AutoencoderTrainer:
         # drawn for the whole batch: the views do not depend on the number of processes
         views = draw_views(step_generator(self.config.seed, step, CROPS), len(indices), image.width, image.height,
                            crop, crop, self.training.scale)
-        own = own_share(len(indices))
+        own = shard(len(indices))
         return from_pixels(load_photos(self.folder, [self.folder.names[i] for i in indices[own]], views[own]))
 
     def begin(self, step):
         if step and step == self.training.quantize_from:
             self._start_quantizing(step)
-            copy_of_first([*self.network.parameters(), *self.ema.average.values()])
+            broadcast_vars([*self.network.parameters(), *self.ema.average.values()])
 
     def compute(self, step, batch):
         adversarial = step >= self.training.discriminator_start
@@ -193,7 +192,7 @@ class AutoencoderTrainer:
             each.complete()
         quantize = step >= self.training.quantize_from
         self.found = (np.concatenate(codes), np.concatenate(latents)) if quantize else None
-        losses = dict(zip(self.columns[:-1], added(sums).tolist(), strict=True))
+        losses = dict(zip(self.columns[:-1], all_reduce(sums).tolist(), strict=True))
         return {**losses, "codes_used": self._share_of_codes() if quantize else 0.0}, gradients
 
     def _forward(self, step, batch):
@@ -222,7 +221,7 @@ class AutoencoderTrainer:
             values = [share * jt.grad(loss, last, retain_graph=True).detach() for loss in losses]
             sums = values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
             jt.sync(sums)
-        ratio = adaptive_weight(*all_added(sums))
+        ratio = adaptive_weight(*all_reduce_vars(sums))
         ramp = min(1.0, (step - self.training.discriminator_start + 1) / max(1, self.training.discriminator_ramp))
         return ramp * self.training.discriminator_weight * ratio
 
@@ -254,7 +253,7 @@ class AutoencoderTrainer:
 
     def _counts_of_codes(self):
         index = self.found[0]
-        return self.usage.numpy() + added(np.bincount(index, minlength=self.usage.shape[0]))
+        return self.usage.numpy() + all_reduce(np.bincount(index, minlength=self.usage.shape[0]))
 
     def _share_of_codes(self):
         """Share of the codes used since the last revival."""
@@ -264,7 +263,7 @@ class AutoencoderTrainer:
         """Notes the codes used by a step; every so often codes without use move to latents of it."""
         counts, every = self._counts_of_codes(), self.training.revive_codes_every
         if every and step % every == 0:
-            z = joined(self.found[1], self.training.batch)
+            z = all_gather(self.found[1], self.training.batch)
             self._renew_codes(step, z.transpose(0, 2, 3, 1).reshape(-1, z.shape[1]), np.flatnonzero(counts == 0))
             counts[:] = 0
         self.usage.assign(jt.array(counts.astype(np.float32)))

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 
-from jiidm.files import InputError
+from jiidm.system.errors import InputError
 
 NAME = ".claim"
 _held = set()  # open files

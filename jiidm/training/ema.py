@@ -1,5 +1,5 @@
 """Exponential moving average of weights."""
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 
 class EMA:

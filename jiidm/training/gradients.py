@@ -3,8 +3,8 @@ import math
 
 import numpy as np
 
-from jiidm.runtime import jt
-from jiidm.training.processes import all_added, own_share
+from jiidm.system.distributed import all_reduce_vars, shard
+from jiidm.system.runtime import jt
 
 
 def parts(size, micro):
@@ -13,7 +13,7 @@ def parts(size, micro):
     A slice has at most `micro` samples (0: the whole share). The weight is its part of the batch: means over slices,
     times their weights, add up to the mean over the batch.
     """
-    share = own_share(size)
+    share = shard(size)
     mine = share.stop - share.start
     slices = [slice(start, min(start + (micro or mine), mine)) for start in range(0, mine, micro or mine)]
     return [(part, (part.stop - part.start) / size) for part in slices]
@@ -40,7 +40,7 @@ class Gradients:
 
     def complete(self):
         """Adds up the gradients of all processes."""
-        self.values = all_added(self.values)
+        self.values = all_reduce_vars(self.values)
 
     def bad(self):
         """Names of the parameters whose gradient is not finite; `norm` is that of all gradients from here on."""

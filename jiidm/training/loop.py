@@ -8,11 +8,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jiidm.data.loader import Loader
-from jiidm.files import InputError, Stopped
-from jiidm.runtime import jt
-from jiidm.stopping import interruptible
+from jiidm.system.distributed import all_reduce, barrier, broadcast_text, is_main_process, world_size
+from jiidm.system.errors import InputError, Stopped
+from jiidm.system.runtime import jt
+from jiidm.system.stopping import interruptible
 from jiidm.training.gradients import first_bad_output
-from jiidm.training.processes import added, count, is_first, text_of_first, wait_for_all
 from jiidm.training.state import learning_rate
 from jiidm.training.table import Table
 from jiidm.training.tensorboard import open_writer
@@ -35,7 +35,7 @@ def train_loop(trainer, resume):
     """
     training, state = trainer.training, trainer.state
     first = state.resume(resume)
-    if first and is_first():
+    if first and is_main_process():
         print(f"jiidm: the {state.stage} goes on from step {first}", file=sys.stderr, flush=True)
     progress = _Progress(trainer, first)
     with Loader(trainer.batch, first, training.steps) as batches, progress:
@@ -56,7 +56,7 @@ def train_loop(trainer, resume):
             if _saving(trainer, done):
                 _save(trainer, done)
             last = done == training.steps
-            if is_first() and (last or (training.sheet_every and done % training.sheet_every == 0)):
+            if is_main_process() and (last or (training.sheet_every and done % training.sheet_every == 0)):
                 progress.writer.sheet(done, trainer.sheet(done))
             progress.restart()  # after the saving, so that its time is not taken for training
     jt.gc()
@@ -68,7 +68,7 @@ def _saving(trainer, done):
 
 
 def _save(trainer, done):
-    if is_first():
+    if is_main_process():
         trainer.save(done)
         trainer.state.save(done)
 
@@ -82,13 +82,13 @@ def _leave_if_stopped(trainer, step, saved):
     except Stopped as stop:
         received = stop.signal
     signals = np.array([received == each for each in _SIGNALS], np.float32)
-    if count() > 1:  # all of them at the same step
-        signals = added(signals)
+    if world_size() > 1:  # all of them at the same step
+        signals = all_reduce(signals)
     if not signals.any():
         return
     if not saved:
         _save(trainer, step)
-    wait_for_all()  # an end of any process ends the first one's writing
+    barrier()  # an end of any process ends the first one's writing
     number = _SIGNALS[int(signals.argmax())]
     raise Stopped(number, f"stopped by {number.name} after step {step} of the {trainer.state.stage}, which is saved in "
                           f"{trainer.state.run}; the same command with --resume goes on")
@@ -98,13 +98,13 @@ def _skip_or_stop(trainer, step, batch, fault):
     """Reports a bad step; raises InputError when no more of them may be left out."""
     files = ", ".join(trainer.names(step))
     tensor = _first_bad_tensor(trainer, step, batch) or "none of the inputs, weights and layers' outputs"
-    what = text_of_first(f"step {step}: {fault}; first tensor that is not finite: {tensor}; batch: {files}")
+    what = broadcast_text(f"step {step}: {fault}; first tensor that is not finite: {tensor}; batch: {files}")
     if not trainer.watch.may_skip():
         raise InputError(
             f"{trainer.state.run}: {trainer.state.stage}, {what}; nothing of this step is kept. Resume with a lower "
             f"learning_rate, without a broken file, or with skip_bad_steps"
         )
-    if is_first():
+    if is_main_process():
         tqdm.write(f"jiidm: left out ({trainer.watch.skipped} of at most {trainer.watch.allowed}): {what}")
 
 
@@ -112,7 +112,7 @@ def _first_bad_tensor(trainer, step, batch):
     """Where the first NaN or Inf of a step lies: in the batch, the weights, or a layer's output."""
     arrays = batch if isinstance(batch, tuple) else (batch,)
     own = next((f"input {i} of the batch" for i, array in enumerate(arrays) if not np.isfinite(array).all()), "")
-    if added(np.array([bool(own)])).any():  # in any process: what follows is done by all together
+    if all_reduce(np.array([bool(own)])).any():  # in any process: what follows is done by all together
         return own or "an input of the batch, in another process"
     for name, variable in trainer.state.variables.items():
         if not np.isfinite(variable.numpy()).all():
@@ -128,10 +128,10 @@ class _Progress(contextlib.AbstractContextManager):
         stage, training = trainer.state.stage, trainer.training
         self.training, self.names = training, (*trainer.columns, "gradient_norm")
         self.bar = tqdm(range(training.steps), stage, initial=first, unit="step", dynamic_ncols=True, mininterval=1,
-                        disable=not is_first())
+                        disable=not is_main_process())
         columns = ["step", *self.names, "learning_rate", "samples_per_second"]
-        self.table = Table(trainer.state.run / f"{stage}.csv", columns, first) if is_first() else None
-        self.writer = open_writer(trainer.events if is_first() else None, stage)
+        self.table = Table(trainer.state.run / f"{stage}.csv", columns, first) if is_main_process() else None
+        self.writer = open_writer(trainer.events if is_main_process() else None, stage)
         self.written = True
         self.restart()
 

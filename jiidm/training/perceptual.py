@@ -1,9 +1,9 @@
 """LPIPS (Zhang et al. 2018): how different two pictures look, by the features of VGG-16; the user gives the weights."""
 import numpy as np
 
-from jiidm.files import InputError
 from jiidm.foreign.archive import open_weights
-from jiidm.runtime import jt, nn
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt, nn
 
 # VGG-16 (Simonyan & Zisserman 2015), by the numbers that torchvision gives its layers: the convolutions of each stage.
 # The features are those after a stage's last ReLU; between two stages the resolution is halved.

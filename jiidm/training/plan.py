@@ -10,9 +10,9 @@ from jiidm.data.latents import LatentStore, PhotoLatents
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import Convolution, GroupNorm, PointwiseConv, round_operands
 from jiidm.models.unet import AttentionBlock, ResBlock, SpadeNorm, SpadeResBlock, UNet
-from jiidm.runtime import device_name, jt
+from jiidm.system.distributed import world_size
+from jiidm.system.runtime import device_name, jt
 from jiidm.training.autoencoder import AutoencoderTrainer
-from jiidm.training.processes import count
 from jiidm.training.unet import UNetTrainer
 
 _STEPS = 5
@@ -30,8 +30,8 @@ def plan(config, folder):
     """Lines that say what the training of a `Config` on a `TrainingFolder` takes on this machine."""
     first, second = config.train_autoencoder, config.train_unet
     nowhere = Path("/")  # nothing is written
-    lines = [f"{len(folder)} photos in {folder.path}, {config.image.width}x{config.image.height}, {count()} process"
-             f"{'es' if count() > 1 else ''} on {device_name()}"]
+    lines = [f"{len(folder)} photos in {folder.path}, {config.image.width}x{config.image.height}, {world_size()} "
+             f"process{'es' if world_size() > 1 else ''} on {device_name()}"]
     # last steps: with the codebook, and the discriminator where there is one
     for name, training, trainer in (
         ("autoencoder", first, lambda: AutoencoderTrainer(config, folder, nowhere)),
@@ -40,7 +40,7 @@ def plan(config, folder):
         lines += _stage(name, training, trainer())
         jt.gc()
     if device_name() == "cpu":
-        samples = second.micro_batch or -(-second.batch // count())
+        samples = second.micro_batch or -(-second.batch // world_size())
         memory = gpu_memory(config, samples) / 1e9
         lines.append(f"  on a GPU: {memory:.1f} GB for {samples} samples at a time, computed")
     return lines
@@ -104,7 +104,7 @@ def _kept(network, config):
     recomputed blocks their inputs, and all of the largest block."""
     seen, blocks, inputs, size = {}, [0], [], config.image
 
-    def count(value, width):
+    def world_size(value, width):
         if id(value) not in seen:
             seen[id(value)] = value  # held, so that no other takes its place in memory
             blocks[-1] += width * value.numel()
@@ -115,7 +115,7 @@ def _kept(network, config):
                 blocks.append(0)
                 inputs.append(4 * x.numel())
             if isinstance(layer, Convolution | PointwiseConv):
-                count(x, 2 if layer.rounded else 4)
+                world_size(x, 2 if layer.rounded else 4)
             elif isinstance(layer, GroupNorm | SpadeNorm):
                 blocks[-1] += _NORM * 4 * x.numel()
             elif isinstance(layer, AttentionBlock):

@@ -2,7 +2,7 @@
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from jiidm.files import InputError
+from jiidm.system.errors import InputError
 
 SMALLEST = 7  # pixels, the side of the window that SSIM looks through
 

@@ -1,6 +1,6 @@
 """Gradient checkpointing of the UNet (Chen et al. 2016): its blocks are computed twice and not kept in between."""
 from jiidm.models.unet import AttentionBlock, ResBlock, SpadeResBlock
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 
 def recomputing(network):

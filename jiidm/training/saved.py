@@ -6,7 +6,8 @@ import re
 import numpy as np
 
 from jiidm.checkpoint import open_tensors
-from jiidm.files import InputError, written_whole
+from jiidm.system.errors import InputError
+from jiidm.system.files import written_whole
 
 CHECKSUM = "sha256"  # of the whole file, with zeros in the checksum's own place
 _ZEROS = "0" * 64

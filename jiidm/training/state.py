@@ -6,9 +6,9 @@ import numpy as np
 
 from jiidm.checkpoint import Source
 from jiidm.config import from_dict, to_dict
-from jiidm.files import InputError
-from jiidm.runtime import jt
-from jiidm.training.processes import copy_of_first, is_first, numbers_of_first, text_of_first
+from jiidm.system.distributed import broadcast_numbers, broadcast_text, broadcast_vars, is_main_process
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt
 from jiidm.training.saved import prune, read_state, saved_states, state_path, write_state
 
 # what may differ between a run and its continuation: but for the learning rates none of it changes, beyond rounding,
@@ -69,12 +69,12 @@ class TrainingState:
         state is unreadable or belongs to another configuration, and when there are states, but none is whole.
         With several processes the first one reads and the others receive.
         """
-        step = self._load(source) if is_first() and source else 0
-        step, *counts = numbers_of_first([step, *self._counts().values()])
+        step = self._load(source) if is_main_process() and source else 0
+        step, *counts = broadcast_numbers([step, *self._counts().values()])
         for optimizer, count in zip(self.optimizers.values(), counts, strict=True):
             optimizer.n_step = count
-        self.watch.restore(json.loads(text_of_first(json.dumps(self.watch.state()))))
-        copy_of_first(self.variables.values())
+        self.watch.restore(json.loads(broadcast_text(json.dumps(self.watch.state()))))
+        broadcast_vars(self.variables.values())
         return step
 
     def _counts(self):

@@ -2,7 +2,8 @@
 import csv
 from pathlib import Path
 
-from jiidm.files import InputError, written_whole
+from jiidm.system.errors import InputError
+from jiidm.system.files import written_whole
 
 
 class Table:

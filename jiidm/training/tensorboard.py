@@ -1,7 +1,8 @@
 """A run's numbers and sheets for TensorBoard, for those who ask for it."""
 import numpy as np
 
-from jiidm.files import InputError, output_folder
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder
 
 
 class NoWriter:

@@ -4,21 +4,22 @@ from PIL import Image
 
 from jiidm.checkpoint import load_checkpoint, load_into, save_checkpoint, source_of
 from jiidm.config import to_dict
+from jiidm.data.labels import colorize
 from jiidm.data.latents import one_hot_batch
+from jiidm.data.pictures import sheet_of, to_pixels
 from jiidm.diffusion.guidance import Guidance, GuidedDenoiser
 from jiidm.diffusion.loss import hybrid_loss, weighted
 from jiidm.diffusion.samplers import translate
 from jiidm.diffusion.schedule import Schedule
-from jiidm.files import InputError, written_whole
-from jiidm.labels import colorize
 from jiidm.models.blocks import round_operands
 from jiidm.models.unet import UNet
-from jiidm.pictures import sheet_of, to_pixels
-from jiidm.runtime import jt
+from jiidm.system.distributed import all_reduce, shard
+from jiidm.system.errors import InputError
+from jiidm.system.files import written_whole
+from jiidm.system.runtime import jt
 from jiidm.training.ema import EMA
 from jiidm.training.gradients import Gradients, parts
 from jiidm.training.loop import train_loop
-from jiidm.training.processes import added, own_share
 from jiidm.training.recompute import recomputing
 from jiidm.training.state import TrainingState, batch_indices, step_generator
 from jiidm.training.watch import Watch
@@ -95,7 +96,7 @@ class UNetTrainer:
         t = random.integers(0, self.config.diffusion.timesteps, len(indices))
         noise = random.standard_normal((len(indices), *self.store.shape), np.float32)
         keep = (random.random(len(indices)) >= self.training.mask_drop).astype(np.float32)
-        own = own_share(len(indices))  # drawn for the whole batch: the draws do not depend on the number of processes
+        own = shard(len(indices))  # drawn for the whole batch: the draws do not depend on the number of processes
         rows, labels = self.store.batch(indices, own, step_generator(self.config.seed, step, VIEWS))
         return rows, labels, t[own], noise[own], keep[own]
 
@@ -110,7 +111,7 @@ class UNetTrainer:
             gradients.add(losses[0] + losses[1], losses)
             sums += [loss.item() for loss in losses]
         gradients.complete()
-        return dict(zip(self.columns, added(sums).tolist(), strict=True)), [gradients]
+        return dict(zip(self.columns, all_reduce(sums).tolist(), strict=True)), [gradients]
 
     def _losses(self, rows, labels, t, noise, keep):
         z0, noise = self.store.latents_of(rows), jt.array(noise)

@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from jiidm.data.folder import TestFolder, TestItem, fit_photo, read_photo
-from jiidm.files import InputError, Stopped, output_folder, written_whole
-from jiidm.host import under_mpi
-from jiidm.labels import CLASSES, colorize, read_label_map, resize_labels
-from jiidm.pictures import sheet_of
-from jiidm.stopping import interruptible
+from jiidm.data.folders import TestFolder, TestItem
+from jiidm.data.labels import CLASSES, colorize, read_label_map, resize_labels
+from jiidm.data.pictures import fit_photo, read_photo, sheet_of
+from jiidm.system.errors import InputError, Stopped
+from jiidm.system.files import output_folder, written_whole
+from jiidm.system.host import under_mpi
+from jiidm.system.stopping import interruptible
 
 _THUMBNAIL = 256  # pixels of width on the sheet; less where there are many pictures
 _MANY = 100
@@ -80,7 +81,7 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
         with interruptible():
             waiting = [item for item in mine if not (job.resume and _is_whole(job.picture(item)))]
             if waiting:
-                from jiidm.generator import Generator  # imports Jittor: not before the folders are known to be good
+                from jiidm.generator import Generator
 
                 generator = Generator.from_checkpoint(checkpoint, device, precision, condition_cache_mb, recipe)
                 num_classes = generator.num_classes
@@ -110,9 +111,9 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
 
 
 def _processes():
-    from jiidm.training import processes  # imports Jittor
+    from jiidm.system import distributed  # imports Jittor
 
-    return processes
+    return distributed
 
 
 def _check(job):

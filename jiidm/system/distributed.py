@@ -5,10 +5,10 @@ the same order.
 """
 import numpy as np
 
-from jiidm.runtime import jt
+from jiidm.system.runtime import jt
 
 
-def count():
+def world_size():
     """How many processes train together."""
     return jt.world_size if jt.in_mpi else 1
 
@@ -18,30 +18,30 @@ def rank():
     return jt.rank if jt.in_mpi else 0
 
 
-def is_first():
+def is_main_process():
     """Whether this process is the one that writes and reports."""
     return rank() == 0
 
 
-def own_share(size):
+def shard(size):
     """The slice of a batch of `size` samples that this process computes; the slices of all of them make up the batch.
 
     The batch must have a sample for each process.
     """
-    edges = np.linspace(0, size, count() + 1).astype(int)
+    edges = np.linspace(0, size, world_size() + 1).astype(int)
     return slice(int(edges[rank()]), int(edges[rank() + 1]))
 
 
-def added(array):
+def all_reduce(array):
     """The sum of all processes' arrays (numpy, taken as float32), of one shape."""
-    if count() == 1:
+    if world_size() == 1:
         return np.asarray(array, np.float32)
     return jt.array(np.asarray(array, np.float32)).mpi_all_reduce("add").numpy()
 
 
-def all_added(variables):
+def all_reduce_vars(variables):
     """The sums of all processes' Vars, a list of the same length, on the device."""
-    if count() == 1:
+    if world_size() == 1:
         return variables
     sums = []
     for variable in variables:
@@ -50,21 +50,21 @@ def all_added(variables):
     return sums
 
 
-def joined(array, size):
-    """The rows of a whole batch of `size` samples, from each process the rows of its `own_share` (numpy float32)."""
-    if count() == 1:
+def all_gather(array, size):
+    """The rows of a whole batch of `size` samples, from each process the rows of its `shard` (numpy float32)."""
+    if world_size() == 1:
         return array
     rows = np.zeros((size, *array.shape[1:]), np.float32)
-    rows[own_share(size)] = array
-    return added(rows)
+    rows[shard(size)] = array
+    return all_reduce(rows)
 
 
-def numbers_of_first(numbers):
+def broadcast_numbers(numbers):
     """The whole numbers of process 0 (a list, of less than 2**31), known to all."""
     return _sent(np.array(numbers, np.int32)).tolist()
 
 
-def text_of_first(text, length=8000):
+def broadcast_text(text, length=8000):
     """The text of process 0, cut at `length` bytes, known to all."""
     raw = np.zeros(length, np.uint8)
     given = np.frombuffer(text.encode()[:length], np.uint8)
@@ -72,19 +72,19 @@ def text_of_first(text, length=8000):
     return bytes(_sent(raw)).rstrip(b"\0").decode(errors="ignore")
 
 
-def copy_of_first(variables):
+def broadcast_vars(variables):
     """Gives Vars the values that they have in process 0."""
-    if count() > 1:
+    if world_size() > 1:
         for variable in variables:
             variable.assign(jt.array(_sent(variable.numpy().copy())))
 
 
 def _sent(array):
-    if count() > 1:
+    if world_size() > 1:
         jt.mpi.broadcast(array, 0)  # writes into the array
     return array
 
 
-def wait_for_all():
+def barrier():
     """Returns when all processes have come here."""
-    added(np.zeros(1))
+    all_reduce(np.zeros(1))

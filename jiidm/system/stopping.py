@@ -4,7 +4,7 @@ import ctypes
 import os
 import signal
 
-from jiidm.files import Stopped
+from jiidm.system.errors import Stopped
 
 _SIGNALS = signal.SIGINT, signal.SIGTERM
 

@@ -1,4 +1,4 @@
-"""Jittor, imported with everything settled that it asks of the environment: `from jiidm.runtime import jt, nn`.
+"""Jittor, imported with everything settled that it asks of the environment: `from jiidm.system.runtime import jt, nn`.
 
 No other module writes to the environment, and only host.py and cuda_home.py, its two halves, read it as well. What the
 user has set stands, and what is set here is withdrawn after the import, so that child processes start from the user's
@@ -15,9 +15,9 @@ import threading
 import time
 from pathlib import Path
 
-from jiidm.cuda_home import cuda_settings
-from jiidm.files import InputError, SetupError
-from jiidm.host import digest, faults, python_config, under_mpi
+from jiidm.system.cuda_home import cuda_settings
+from jiidm.system.errors import InputError, SetupError
+from jiidm.system.host import digest, faults, python_config, under_mpi
 
 _ONEDNN = re.compile(r"lib(dnnl|mkldnn)[.]so")
 

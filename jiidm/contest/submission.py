@@ -3,9 +3,10 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from jiidm.data.folder import PHOTO_SUFFIXES, read_references
-from jiidm.files import InputError, output_folder, written_whole
-from jiidm.labels import open_image
+from jiidm.data.folders import read_references
+from jiidm.data.pictures import PHOTO_SUFFIXES, open_image
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
 
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold; a fixed one makes equal pictures an equal file
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jiidm.data.folder import fit_labels, fit_photo, read_photo
-from jiidm.files import InputError
-from jiidm.labels import CLASSES, NO_CLASS, read_label_map
+from jiidm.data.labels import CLASSES, NO_CLASS, fit_labels, read_label_map
+from jiidm.data.pictures import fit_photo, read_photo
+from jiidm.system.errors import InputError
 
 # The contest's name for each of the dataset's classes 0..7: its "foreground object" is the contest's "other".
 STANFORD_CLASSES = ("sky", "tree", "road", "grass", "water", "building", "mountain", "other")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jiidm.labels import CLASSES
+from jiidm.data.labels import CLASSES
 
 _INDEX = {name: index for index, name in enumerate(CLASSES)}
 _LATTICE = 64

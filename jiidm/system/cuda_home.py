@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from jiidm.host import cache_folder, digest, write_script
+from jiidm.system.host import cache_folder, digest, write_script
 
 SHIMS = Path(__file__).parent / "cuda"
 TARGET = "sbsa-linux" if platform.machine() == "aarch64" else "x86_64-linux"

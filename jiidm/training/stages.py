@@ -6,20 +6,21 @@ from pathlib import Path
 
 from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint, save_checkpoint
 from jiidm.config import check_config, check_training
-from jiidm.data.folder import TrainingFolder
+from jiidm.data.folders import TrainingFolder
 from jiidm.data.latents import LatentStore, PhotoLatents, description, write_latents
 from jiidm.diffusion.schedule import Schedule
-from jiidm.files import InputError, output_folder
 from jiidm.inference.ensemble import average, ensemble_weights
 from jiidm.inference.refinement import chosen_solver_steps
 from jiidm.kernels.convolution import bfloat16_available
 from jiidm.models.autoencoder import Autoencoder
-from jiidm.runtime import announce_compilation, use_device
-from jiidm.stopping import interruptible
+from jiidm.system.distributed import barrier, is_main_process, world_size
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder
+from jiidm.system.runtime import announce_compilation, use_device
+from jiidm.system.stopping import interruptible
 from jiidm.training.autoencoder import AutoencoderTrainer
 from jiidm.training.claim import claimed
 from jiidm.training.plan import plan
-from jiidm.training.processes import count, is_first, wait_for_all
 from jiidm.training.saved import saved_states, state_path
 from jiidm.training.unet import UNetTrainer, check_same_network
 
@@ -35,8 +36,8 @@ def checked_run(config, device="auto"):
     if config.train_unet.precision == "bf16" and not bfloat16_available():
         raise InputError("train_unet.precision bf16: expected a GPU of compute capability 8.0 or more; use fp32")
     smallest = min(config.train_autoencoder.batch, config.train_unet.batch)
-    if smallest < count():
-        raise InputError(f"batch {smallest}: fewer samples than the {count()} processes; start fewer processes")
+    if smallest < world_size():
+        raise InputError(f"batch {smallest}: fewer samples than the {world_size()} processes; start fewer processes")
 
 
 def plan_of(config, data, device="auto"):
@@ -74,7 +75,7 @@ class Stages:
 
     def claimed(self):
         """A context in which no other process may train in the run folder; see `jiidm.training.claim`."""
-        return claimed(self.run) if is_first() else contextlib.nullcontext()
+        return claimed(self.run) if is_main_process() else contextlib.nullcontext()
 
     def autoencoder(self):
         """Trains the autoencoder: `autoencoder.safetensors`."""
@@ -82,21 +83,21 @@ class Stages:
         if needed:
             with announce_compilation("the training of the autoencoder"):
                 AutoencoderTrainer(self.config, self.folder, self.run, self.validation, self.events).fit(source)
-            wait_for_all()
+            barrier()
 
     def latents(self):
         """Encodes all photos and their mirror images: `latents/`. Nothing is done where they are encoded on the fly."""
         if self.config.train_unet.encode_on_the_fly:
-            if is_first():
+            if is_main_process():
                 print("jiidm: no store of latents is made: encode_on_the_fly is set", file=sys.stderr, flush=True)
             return
         network, path = self._trained_autoencoder(), self.run / "latents"
         about = description(network, self.folder, self.config)
         needed, _ = self._start("latents", "latents/latents.json")
-        if is_first() and (needed or LatentStore(path).about != about):
+        if is_main_process() and (needed or LatentStore(path).about != about):
             with announce_compilation("the encoder"), interruptible():
                 write_latents(path, network, self.folder, self.config)
-        wait_for_all()
+        barrier()
 
     def unet(self):
         """Trains the UNet on the latents: `unet-STEP.safetensors`."""
@@ -110,14 +111,14 @@ class Stages:
         start = None if source and saved_states(self.run, "unet") else self.start_from
         with announce_compilation("the training of the UNet"):
             UNetTrainer(self.config, store, network, self.run, photos, self.events, start).fit(source)
-        wait_for_all()
+        barrier()
 
     def export(self):
         """Writes what inference needs, in half precision, into `weights/`: the autoencoder and the kept UNets.
 
         With `average` the UNets' mean, the paper's model ensemble, is written in place of each of them.
         """
-        if not is_first():
+        if not is_main_process():
             return
         folder, steps = output_folder(self.run / "weights"), self.config.train_unet.keep_at
         made = load_checkpoint(self.run / "autoencoder.safetensors", "autoencoder")
@@ -144,7 +145,7 @@ class Stages:
             raise InputError(f"{found[0]}: exists already; add --resume to go on, or choose another run folder")
         named = self._named_state(stage)
         needed = named is not None or not result.exists()
-        wait_for_all()  # all have looked before the first one writes
+        barrier()  # all have looked before the first one writes
         return needed, named or self.resume and "auto"
 
     def _named_state(self, stage):

@@ -7,19 +7,20 @@ import numpy as np
 from PIL import Image
 
 from jiidm.config import load_config
-from jiidm.data.folder import TrainingFolder, fit_labels, fit_photo
+from jiidm.data.folders import TrainingFolder
+from jiidm.data.labels import NO_CLASS, colorize, fit_labels
+from jiidm.data.pictures import fit_photo, sheet_of
 from jiidm.evaluation.metrics import confusion, mask_accuracy, mean_iou
 from jiidm.evaluation.segformer import Segformer, SegformerConfig, check_segformer, normalised, resize_bilinear
 from jiidm.evaluation.weights import Known, load_segmenter_network, save_known, save_segmenter
-from jiidm.files import InputError, output_folder, written_whole
-from jiidm.labels import NO_CLASS, colorize
-from jiidm.pictures import sheet_of
-from jiidm.runtime import announce_compilation, jt, nn, use_device
+from jiidm.system.distributed import all_reduce, barrier, is_main_process, shard
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
+from jiidm.system.runtime import announce_compilation, jt, nn, use_device
 from jiidm.training.claim import claimed
 from jiidm.training.ema import EMA
 from jiidm.training.gradients import Gradients, parts
 from jiidm.training.loop import train_loop
-from jiidm.training.processes import added, is_first, own_share, wait_for_all
 from jiidm.training.saved import saved_states
 from jiidm.training.state import TrainingState, batch_indices
 from jiidm.training.table import Table
@@ -92,10 +93,10 @@ def train_segmenter(config, data, run, validation=None, resume=None, device="aut
     output_folder(run)
     if not resume and (saved_states(run, "segmenter") or (run / "segmenter.safetensors").exists()):
         raise InputError(f"{run}: holds a training of the segmenter; add --resume to go on, or choose another folder")
-    claim = claimed(run) if is_first() else contextlib.nullcontext()
+    claim = claimed(run) if is_main_process() else contextlib.nullcontext()
     with claim, announce_compilation("the training of the segmenter"):
         SegmenterTrainer(config, folder, run, held_out, events).fit(resume)
-    wait_for_all()
+    barrier()
 
 
 def _check_training(config):
@@ -205,7 +206,7 @@ class SegmenterTrainer:
     def fit(self, resume=None):
         """Trains to the configured number of steps and writes `segmenter.safetensors` and what is known of it."""
         train_loop(self, resume)
-        if is_first():
+        if is_main_process():
             note = f"trained on {len(self.folder)} photos of {self.folder.path.name}"
             path = self.run / "segmenter.safetensors"
             save_segmenter(path, self.ema.arrays(), self.config.segmenter, self.training.steps, note)
@@ -220,7 +221,7 @@ class SegmenterTrainer:
     def batch(self, step):
         indices = self._indices(step)
         photos, labels = [], []
-        for place in range(*own_share(len(indices)).indices(len(indices))):
+        for place in range(*shard(len(indices)).indices(len(indices))):
             random = np.random.Generator(np.random.PCG64([self.config.seed, step, AUGMENTATION, place]))
             pair = _pair(self.folder, self.folder.names[indices[place]], self.config.segmenter)
             photo, label = augmented(*pair, self.training, random)
@@ -236,7 +237,7 @@ class SegmenterTrainer:
     def compute(self, step, batch):
         photos, labels = batch
         gradients = Gradients(self._names, self.optimizer)
-        known = max(1.0, float(added(np.array([(labels != NO_CLASS).sum()]))[0]))
+        known = max(1.0, float(all_reduce(np.array([(labels != NO_CLASS).sum()]))[0]))
         sums = np.zeros(2)
         for part, _ in parts(self.training.batch, self.training.micro_batch):
             truth = jt.array(labels[part])
@@ -246,7 +247,7 @@ class SegmenterTrainer:
             gradients.add(loss, [right])
             sums += loss.item(), right.item()
         gradients.complete()
-        return dict(zip(self.columns, added(sums).tolist(), strict=True)), [gradients]
+        return dict(zip(self.columns, all_reduce(sums).tolist(), strict=True)), [gradients]
 
     def update(self, step, rate, gradients):
         gradients[0].apply(rate)

@@ -1,12 +1,11 @@
 """The contest's 29 classes, their colours, and the reading, checking and resizing of label maps."""
 import os
-import struct
-import zlib
 
 import numpy as np
 from PIL import Image
 
-from jiidm.files import InputError
+from jiidm.data.pictures import centre_crop, open_image
+from jiidm.system.errors import InputError
 
 CLASSES = (
     "mountain", "sky", "water", "sea", "rock", "tree", "earth", "hill", "river", "sand",
@@ -29,32 +28,6 @@ NO_CLASS = 255
 
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; these factors bring the stored values back.
 _STRETCHED = {"L;2": 85, "L;4": 17}
-
-
-def open_image(path):
-    """Returns the decoded PIL image in the file `path`; raises InputError where it is missing, broken or no picture.
-
-    `image.info["raw_mode"]` is how the file stores its pixels, in Pillow's terms ("L;4": grey of 4 bits).
-    """
-    path = os.fspath(path)
-    if os.path.isdir(path):
-        raise InputError(f"{path}: a folder, a picture file was expected; give a file in it")
-    if not os.path.exists(path):
-        raise InputError(f"{path}: no such file; check the path")
-    try:
-        image = Image.open(path)
-        raw_mode = image.tile[0][3] if image.tile else None  # load() clears it
-        image.load()
-    except PermissionError as error:
-        raise InputError(f"{path}: may not be read (permission denied); change the file's permissions") from error
-    except Image.UnidentifiedImageError as error:
-        raise InputError(f"{path}: not a picture; a PNG or JPEG file was expected") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-            Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: broken picture ({reason}); copy or export the file again") from error
-    image.info["raw_mode"] = raw_mode
-    return image
 
 
 def read_label_map(source, num_classes=29, name=None, allow_no_class=False):
@@ -121,3 +94,8 @@ def colorize(labels):
     colors = PALETTE[np.arange(256) % len(PALETTE)]
     colors[NO_CLASS] = 0
     return colors[labels]
+
+
+def fit_labels(labels, width, height):
+    """Crops H x W labels as `fit_photo` crops a photo of that size, and resizes them by nearest neighbour."""
+    return resize_labels(centre_crop(labels, width, height), width, height)

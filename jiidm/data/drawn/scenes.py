@@ -5,8 +5,8 @@ colour and label together, so the two cannot disagree.
 """
 import numpy as np
 
-from jiidm.data.painting import MOODS, Canvas, line_noise, mix, noise, rgb
-from jiidm.files import InputError
+from jiidm.data.drawn.painting import MOODS, Canvas, line_noise, mix, noise, rgb
+from jiidm.system.errors import InputError
 
 SMALLEST = 16
 

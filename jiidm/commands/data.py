@@ -1,0 +1,98 @@
+"""Prepares training and test folders in the contest's layout, from the Stanford Background Dataset or drawn, and checks
+a training folder: all its faults in one report.
+
+  python tools/prepare_data.py stanford SOURCE train --split train
+  python tools/prepare_data.py stanford SOURCE test --split val --test --references train
+  python tools/prepare_data.py synthetic train --count 1000
+  python tools/prepare_data.py synthetic test --count 50 --seed 1 --test --references train
+  python tools/prepare_data.py check train
+"""
+import argparse
+import json
+
+from jiidm.data.check import check_folder, report_text
+from jiidm.data.drawn.scenes import SMALLEST, draw_landscape
+from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
+from jiidm.data.sets.stanford import fill_no_class, read_stanford
+from jiidm.system.errors import InputError
+from jiidm.system.files import written_whole
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    stanford = commands.add_parser("stanford", help="convert the Stanford Background Dataset")
+    stanford.add_argument("source", help="folder with images/, labels/, train.txt and val.txt")
+    stanford.add_argument("--split", choices=("train", "val"), default="train")
+    synthetic = commands.add_parser("synthetic", help="draw landscapes with exact labels")
+    synthetic.add_argument("--count", type=int, default=100, help="how many (default %(default)s)")
+    for command, width, height in ((stanford, 192, 144), (synthetic, 512, 384)):
+        command.add_argument("destination", help="the folder to write; it must not exist or be empty")
+        command.add_argument("--width", type=int, default=width, help="in pixels (default %(default)s)")
+        command.add_argument("--height", type=int, default=height, help="in pixels (default %(default)s)")
+        command.add_argument("--seed", type=int, default=0,
+                             help="of the drawings and of the choice of references (default %(default)s)")
+        command.add_argument("--test", action="store_true", help="write a test folder: masks and label_to_img.json")
+        command.add_argument("--references", metavar="FOLDER",
+                             help="with --test: the training folder whose photos are the style references")
+    check = commands.add_parser("check", help="report everything that is wrong with a training folder",
+                                description="Exit code 0: a training can start; 1: faults; 2: no such folder.")
+    check.add_argument("folder", help="folder with imgs/ and labels/")
+    check.add_argument("--classes", type=int, default=29, help="number of classes (default %(default)s)")
+    check.add_argument("--width", type=int, default=512, help="of the training's pictures (default %(default)s)")
+    check.add_argument("--height", type=int, default=384, help="of the training's pictures (default %(default)s)")
+    check.add_argument("--json", metavar="FILE", help="write the report to FILE too")
+    return parser.parse_args()
+
+
+def check_arguments(arguments):
+    """Raises InputError for a value out of its range and for --test without --references or the reverse."""
+    if arguments.command == "check":
+        if not 1 <= arguments.classes <= 255:
+            raise InputError(f"--classes {arguments.classes}: 1 to 255 were expected")
+        return
+    for option, smallest in (("width", SMALLEST), ("height", SMALLEST), ("seed", 0), ("count", 1)):
+        value = getattr(arguments, option, smallest)
+        if value < smallest:
+            raise InputError(f"--{option} {value}: {smallest} or more was expected")
+    if arguments.test and not arguments.references:
+        raise InputError("--test: the style references are missing; add --references TRAINING_FOLDER")
+    if arguments.references and not arguments.test:
+        raise InputError("--references: is for a test folder; add --test or leave it out")
+
+
+def read_examples(arguments):
+    """Yields the (name, photo, labels) that the command line asks for."""
+    if arguments.command == "stanford":
+        yield from read_stanford(arguments.source, arguments.split, arguments.width, arguments.height)
+        return
+    for index in range(arguments.count):
+        yield f"{index:06d}", *draw_landscape((arguments.seed, index), arguments.width, arguments.height)
+
+
+def check(arguments):
+    """Prints the report on a training folder; returns the exit code, 1 where a training would stop."""
+    report = check_folder(arguments.folder, arguments.classes, arguments.width, arguments.height)
+    print(report_text(report), end="")
+    if arguments.json:
+        with written_whole(arguments.json) as path:
+            path.write_text(json.dumps(report.as_dict(), indent=1) + "\n", "utf-8")
+    return 1 if report.faults else 0
+
+
+def main():
+    """Writes the folder that the command line asks for, or checks one; returns the exit code."""
+    arguments = parse_arguments()
+    check_arguments(arguments)
+    if arguments.command == "check":
+        return check(arguments)
+    examples = read_examples(arguments)
+    if arguments.test:
+        training = TrainingFolder(arguments.references)
+        masks = ((name, fill_no_class(labels, name)) for name, _, labels in examples)
+        count = write_test_folder(arguments.destination, masks, training, arguments.seed)
+        print(f"{arguments.destination}: {count} masks, their references from {arguments.references}")
+    else:
+        count = write_training_folder(arguments.destination, examples)
+        print(f"{arguments.destination}: {count} photos with their label maps")
+    return 0

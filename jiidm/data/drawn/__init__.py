@@ -1,0 +1,1 @@
+"""Drawn landscapes with exact label maps, for those without a data set."""

@@ -1,0 +1,1 @@
+"""The machine: Jittor and its set-up, processes, signals, files, errors."""
