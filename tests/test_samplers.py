@@ -200,7 +200,7 @@ def test_second_order_step_by_hand():
     assert relative_error(result, z0[2]) < 1e-5
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 6), (3, 5, 7), (1, 1, 1)])
+@pytest.mark.parametrize("shape", [(3, 4, 6), (3, 5, 7), (1, 3, 5)])
 def test_each_image_is_its_own(shape):
     """At any size: a sampler computes with +, - and * alone, which g++ rounds alike in and after vectorised loops. A
     tanh here would not do: glibc's vectorised one differs from its scalar one in the last bit."""
