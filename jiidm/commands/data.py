@@ -29,7 +29,7 @@ def parse_arguments():
     landscapes = commands.add_parser(
         "landscapes", help="make train/, val/ and test/ of a folder of landscapes",
         description="Writes DESTINATION/train, val and test. by_hand.txt lists the label maps that people made; "
-                    "test has those of the validation list, with other validation photos as style references (in val/).")
+                    "test has those of the validation list, with other photos of val/ as style references.")
     landscapes.add_argument("source", help="folder with imgs/, labels/, train.txt, val.txt and origins.tsv")
     landscapes.add_argument("--stanford", metavar="FOLDER",
                             help="add the training photos of the Stanford Background Dataset in FOLDER")
