@@ -3,7 +3,7 @@ what the further options of the recipe give, and curves over guidance, start str
 
   python -m benchmarks.ablation --labels TEST --references TRAIN --real VAL
 
-writes results.md and the curves (PNG) into docs/ and all figures into benchmarks/results/ablation.json. A section that
+writes measurements.md and the curves (PNG) into docs/ and all figures into benchmarks/results/ablation.json. A section that
 stands there for the same weights, pictures and evaluator is not measured again: after a stop, the same command goes on.
 """
 import argparse
@@ -147,7 +147,7 @@ def main():
     arguments = parse_arguments()
     wanted = [s for s in (*TABLES, *CURVES) if s in arguments.only and (s != "real" or arguments.real is not None)]
     _check_arguments(arguments, wanted)
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     generator = Generator.from_checkpoint(arguments.checkpoint, recipe=arguments.recipe)
     if not isinstance(generator, Generator):
         raise InputError(f"{arguments.checkpoint}: a baseline has none of the modules; give the weights of IIDM")

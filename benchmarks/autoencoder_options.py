@@ -114,7 +114,7 @@ def measured(gallery, checkpoint):
 
 def measure(arguments, files):
     """Measures {words: file of weights} and writes the section."""
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     rows, base, named = [], None, {}
     with tempfile.TemporaryDirectory(prefix="jiidm-autoencoders-") as folder:
         gallery = Gallery(arguments, Path(folder))

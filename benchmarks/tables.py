@@ -208,7 +208,7 @@ def main():
         raise InputError(problems[0])
     shown = shown[: arguments.sheet_count]
     kept_figures(arguments)
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     with stoppable(), tempfile.TemporaryDirectory(prefix="jiidm-tables-") as folder:
         gallery = Gallery(arguments, Path(folder))
         manners, base_name, size = manners_of(models)

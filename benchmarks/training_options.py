@@ -116,7 +116,7 @@ def train(arguments, config, name):
 
 def measure(arguments, weights):
     """Measures {option: folder of weights} and writes the section."""
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     rows, base, named = [], None, {}
     with tempfile.TemporaryDirectory(prefix="jiidm-options-") as folder:
         for name, path in weights.items():

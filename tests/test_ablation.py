@@ -101,7 +101,7 @@ def test_modules_are_measured_as_infer_makes_them(tool, place, tmp_path):
     assert names_of(kept, "real")[::3] == ["real photos", "real photos, transport"]
     styles = [row["figures"]["style"][0] for row in kept["sections"]["real"]["rows"]]
     assert styles[3] == max(styles)
-    text = (tmp_path / "out" / "docs" / "results.md").read_text()
+    text = (tmp_path / "out" / "docs" / "measurements.md").read_text()
     assert "Real photos" in text and "no rows of the ensemble" not in text and str(place) not in text
 
 
@@ -118,7 +118,7 @@ def test_curves_and_options(tool, place, tmp_path):
     assert len(options) == len(ablation_settings.OPTIONS)
     for section in ("guidance", "start", "steps"):
         assert Image.open(tmp_path / "docs" / f"results-{section}.png").width > 500
-    assert "results-steps.png" in (tmp_path / "docs" / "results.md").read_text()
+    assert "results-steps.png" in (tmp_path / "docs" / "measurements.md").read_text()
 
 
 def test_what_is_measured_stands_until_something_changes(tool, tmp_path, monkeypatch, capsys):

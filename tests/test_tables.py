@@ -63,7 +63,7 @@ def run_table(tool, place, output, monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", [tool.__file__, *given, "--resamples", "40", "--output", str(output),
                                       "--docs", str(output / "docs"), *map(str, options)])
     tool.main()
-    return json.loads((output / "ablation.json").read_text()), (output / "docs" / "results.md").read_text()
+    return json.loads((output / "ablation.json").read_text()), (output / "docs" / "measurements.md").read_text()
 
 
 def test_comparison(place, tmp_path, monkeypatch):
