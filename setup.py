@@ -19,9 +19,10 @@ setup(
     install_requires=[
         "jittor==1.3.11.0",
         "jittor_offline==0.0.7",  # brings oneDNN, which Jittor would else download
+        "jinja2>=3.1,<4",  # the template of the evaluation's report
         "numpy>=1.24,<2",  # Jittor 1.3.11 gives wrong numbers with numpy 2
         "opencv-python-headless>=4.7,<4.12",  # from 4.12 on it wants numpy 2
-        "pillow>=10.1",
+        "pillow>=12.3",
         "pyyaml>=6,<7",
         "safetensors>=0.4,<1",
         "scikit-image>=0.21,<1",

@@ -39,11 +39,11 @@ from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.config import config_path, load_config  # noqa: E402
 from jiidm.data.pictures import (  # noqa: E402
     from_pixels,
-    read_photo,  # noqa: E402
+    read_photo,
+    resize_photo,
     to_pixels,
 )
 from jiidm.evaluation import metrics  # noqa: E402
-from jiidm.evaluation.measure import resized  # noqa: E402
 from jiidm.generator import DEFAULT_WEIGHTS  # noqa: E402
 from jiidm.models.autoencoder import Autoencoder  # noqa: E402
 from jiidm.system.errors import InputError  # noqa: E402
@@ -100,7 +100,7 @@ def reconstructed(checkpoint, photos):
 def measured(gallery, checkpoint):
     """The `Measured` of a checkpoint's reconstructions of the real photos, with PSNR and SSIM."""
     size = checkpoint.config.image.width, checkpoint.config.image.height
-    photos = [resized(read_photo(gallery.real.files[task.stem]), *size) for task in gallery.tasks]
+    photos = [resize_photo(read_photo(gallery.real.files[task.stem]), *size) for task in gallery.tasks]
     pictures, folder, quality = reconstructed(checkpoint, photos), emptied(gallery.folder / "made"), []
     for task, photo, picture in zip(gallery.tasks, photos, pictures, strict=True):
         Image.fromarray(picture).save(folder / f"{task.stem}.png")

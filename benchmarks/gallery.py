@@ -13,8 +13,8 @@ from benchmarks.ablation_report import AXES, check_drawing, markdown_of, write_r
 from benchmarks.measuring import machine
 from jiidm.checkpoint import source_of
 from jiidm.data.labels import colorize, read_label_map, resize_labels
-from jiidm.data.pictures import fit_photo, read_photo, sheet_of
-from jiidm.evaluation.measure import FRECHET_RESAMPLES, Protocol, differences, evaluate, resized
+from jiidm.data.pictures import fit_photo, read_photo, resize_photo, sheet_of
+from jiidm.evaluation.measure import FRECHET_RESAMPLES, Protocol, differences, evaluate
 from jiidm.evaluation.pairing import find_pictures, find_tasks
 from jiidm.evaluation.weights import load_segmenter
 from jiidm.generator import DEFAULT_WEIGHTS
@@ -71,7 +71,7 @@ class Gallery:
         method ("": none) to the colours of their references."""
         folder = emptied(self.folder / "transferred")
         for task in tasks:
-            picture = resized(read_photo(files[task.stem]), *size)
+            picture = resize_photo(read_photo(files[task.stem]), *size)
             picture = transfer_color(picture, style_of(task, size), method, share) if method else picture
             Image.fromarray(picture).save(folder / f"{task.stem}.png")
         return folder

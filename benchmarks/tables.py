@@ -39,8 +39,7 @@ from jiidm.baselines.cost import parameter_count  # noqa: E402
 from jiidm.baselines.training import BaselineTrainer  # noqa: E402
 from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.data.folders import TrainingFolder  # noqa: E402
-from jiidm.data.pictures import read_photo  # noqa: E402
-from jiidm.evaluation.measure import resized  # noqa: E402
+from jiidm.data.pictures import read_photo, resize_photo  # noqa: E402
 from jiidm.evaluation.pairing import find_tasks  # noqa: E402
 from jiidm.inference.color_transfer import transfer_color  # noqa: E402
 from jiidm.system.errors import InputError  # noqa: E402
@@ -164,7 +163,7 @@ def pictures_to_look_at(tasks, manners, size, seed):
         for manner in manners:
             if not manner.final:
                 apart(make, manner, tasks, Path(folder), seed)
-            pictures = [resized(read_photo(Path(folder) / f"{task.stem}.png"), *size) for task in tasks]
+            pictures = [resize_photo(read_photo(Path(folder) / f"{task.stem}.png"), *size) for task in tasks]
             if manner.final:
                 pictures = [transfer_color(picture, style_of(task, size), manner.final, manner.share)
                             for picture, task in zip(pictures, tasks, strict=True)]

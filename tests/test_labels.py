@@ -101,10 +101,12 @@ def test_arrays_that_are_no_label_map(array, words):
 def test_pictures_that_are_no_label_map(tmp_path):
     grey = Image.fromarray(np.zeros((4, 4), np.uint8))
     for mode, name, words in (("RGB", "a.png", "colour"), ("RGBA", "b.png", "colour"), ("LA", "c.png", "transparent"),
-                              ("I;16", "d.png", "16-bit"), ("F", "e.tiff", "float"), ("L", "f.jpg", "JPEG")):
+                              ("I;16", "d.png", "16-bit"), ("F", "e.tiff", "not a picture in a known format"),
+                              ("L", "f.jpg", "JPEG")):
         image = Image.fromarray(np.zeros((4, 4), np.uint16)) if mode == "I;16" else grey.convert(mode)
         image.save(tmp_path / name)
         assert words in message(tmp_path / name) and name in message(tmp_path / name)
+    assert "float" in message(grey.convert("F"))
 
 
 def test_missing_broken_and_foreign_files(tmp_path):

@@ -1,4 +1,4 @@
-"""The contest's 29 classes, their colours, and the reading, checking and resizing of label maps."""
+"""Label maps: the contest's 29 classes and their colours; read, check, resize and colour label maps."""
 import os
 
 import numpy as np
@@ -13,7 +13,7 @@ CLASSES = (
     "lake", "bridge", "field", "road", "railing", "fence", "ship", "house", "other",
 )
 
-# 29 x 3 uint8, RGB: near to what the eye expects of a class, yet no two alike.
+# 29 x 3 uint8, RGB: near what the eye expects of a class, and no two alike.
 PALETTE = np.array([
     (122, 117, 133), (148, 199, 236), (64, 136, 178), (28, 88, 140), (101, 92, 84),
     (38, 92, 50), (133, 96, 62), (133, 150, 88), (92, 165, 200), (234, 212, 156),
@@ -23,7 +23,7 @@ PALETTE = np.array([
     (160, 104, 52), (120, 32, 64), (228, 148, 72), (178, 88, 196),
 ], np.uint8)
 
-# The value of a pixel that belongs to no class: an all-zero one-hot column, no part in a metric.
+# The value of a pixel without a class. Its one-hot column is zero, and metrics leave it out.
 NO_CLASS = 255
 
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; these factors bring the stored values back.
@@ -33,10 +33,18 @@ _STRETCHED = {"L;2": 85, "L;4": 17}
 def read_label_map(source, num_classes=29, name=None, allow_no_class=False):
     """Reads a label map and checks each of its values.
 
-    `source` is the path of a PNG, a PIL image or an H x W integer array. A PNG is grey of 1 to 8 bits or has a palette,
-    in which case the indices are the labels. `name` is what errors call the source (default: the path).
-    Returns H x W uint8 with values 0..num_classes-1, and NO_CLASS (255) where `allow_no_class`. The array is new.
-    Raises InputError for a broken or lossy file, colour, 16 bits, floats, no pixels, and a value out of range.
+    Args:
+        source: the path of a PNG, a PIL image, or an H x W integer array. A PNG is grey of 1 to 8 bits or has a
+            palette; the palette's indices are the labels then.
+        num_classes: labels are 0..num_classes-1.
+        name: what errors call the source. None: the path.
+        allow_no_class: allow NO_CLASS (255) too.
+
+    Returns:
+        H x W uint8, a new array.
+
+    Raises:
+        InputError: a broken or lossy file, colour, 16 bits, floats, no pixels, or a value out of range.
     """
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fspath(source)
@@ -63,23 +71,23 @@ def read_label_map(source, num_classes=29, name=None, allow_no_class=False):
 
 
 def _image_values(image, name):
-    """Returns the stored values of a one-channel PIL image, H x W uint8; raises InputError for any other image."""
+    """The stored values of a one-channel PIL image, H x W uint8; raises InputError for any other image."""
     if image.format in ("JPEG", "MPO"):
         raise InputError(f"{name}: a JPEG; its compression alters labels; save the label map as an 8-bit grey PNG")
     if image.mode not in ("1", "L", "P"):
         kind = "16-bit or float" if image.mode[0] in "IF" else "colour or transparent"
         raise InputError(f"{name}: a {kind} picture (mode {image.mode}); a label map is an 8-bit grey PNG whose "
                          f"values are the classes; convert it")
-    # an image that was opened but not decoded still knows; one that was converted has no such thing
+    # only an image from a file knows its raw mode
     raw_mode = image.info.get("raw_mode") or (image.tile[0][3] if getattr(image, "tile", None) else None)
     return np.array(image).astype(np.uint8) // (_STRETCHED.get(raw_mode, 1) if isinstance(raw_mode, str) else 1)
 
 
 def resize_labels(labels, width, height):
-    """Resizes H x W labels to height x width by nearest neighbour, pixel centres aligned; no value is invented.
+    """Resizes H x W labels to height x width by nearest neighbour with aligned pixel centres.
 
-    Row i of the result is row floor((i + 1/2) * H / height) of the source, in integers, so that no rounding error
-    decides a tie. The same for columns.
+    Row i of the result is row floor((i + 1/2) * H / height) of the source; columns likewise. The arithmetic is in
+    integers, so that no rounding error decides a tie.
     """
     rows = (2 * np.arange(height) + 1) * labels.shape[0] // (2 * height)
     columns = (2 * np.arange(width) + 1) * labels.shape[1] // (2 * width)
@@ -87,9 +95,9 @@ def resize_labels(labels, width, height):
 
 
 def colorize(labels):
-    """Returns H x W x 3 uint8 RGB of H x W uint8 labels: each pixel in its class's colour, NO_CLASS black.
+    """Colours H x W uint8 labels: returns H x W x 3 uint8 RGB, each pixel in its class's colour, NO_CLASS black.
 
-    Classes beyond the 29 of PALETTE take its colours again from the start.
+    Classes from 29 on use the colours of PALETTE again, from its start.
     """
     colors = PALETTE[np.arange(256) % len(PALETTE)]
     colors[NO_CLASS] = 0
@@ -97,5 +105,5 @@ def colorize(labels):
 
 
 def fit_labels(labels, width, height):
-    """Crops H x W labels as `fit_photo` crops a photo of that size, and resizes them by nearest neighbour."""
+    """Crops H x W labels as `fit_photo` crops a photo of that size, and resizes them to height x width."""
     return resize_labels(centre_crop(labels, width, height), width, height)

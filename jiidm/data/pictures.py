@@ -1,6 +1,7 @@
-"""Photos and pictures: opened, read, fitted to a size, turned into network values, laid out as a sheet."""
+"""Pictures: open and read files, fit photos to a size, convert to network values and back, lay out sample grids."""
 import os
 import struct
+import threading
 import zlib
 
 import cv2
@@ -10,8 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 from jiidm.system.errors import InputError
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
-# How to turn a picture upright, by its EXIF orientation. Own table: Pillow's exif_transpose also writes the EXIF block
-# anew, and fails on the odd blocks of some cameras.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # each further format is a parser more that foreign files reach
+MAX_PIXELS = 200_000_000
+_header_lock = threading.Lock()
+# How to turn a picture upright, by its EXIF orientation. Pillow's exif_transpose also rewrites the EXIF block, and
+# fails on the odd blocks of some cameras.
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -21,10 +25,18 @@ _UPRIGHT = {
 _GAP, _TITLE = 6, 22
 
 
-def open_image(path):
-    """Returns the decoded PIL image in the file `path`; raises InputError where it is missing, broken or no picture.
+def open_image(path, max_pixels=MAX_PIXELS):
+    """Opens and decodes a picture file.
 
-    `image.info["raw_mode"]` is how the file stores its pixels, in Pillow's terms ("L;4": grey of 4 bits).
+    Args:
+        path: a PNG, JPEG, WebP or BMP file.
+        max_pixels: the most pixels the file may have by its header; more are refused before they are decoded.
+
+    Returns:
+        The PIL image. `image.info["raw_mode"]` is how the file stores pixels, in Pillow's terms ("L;4": grey, 4 bits).
+
+    Raises:
+        InputError: the file is missing, broken, too large or no such picture.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -32,28 +44,53 @@ def open_image(path):
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file; check the path")
     try:
-        image = Image.open(path)
-        raw_mode = image.tile[0][3] if image.tile else None  # load() clears it
-        image.load()
+        with open(path, "rb") as file:
+            image = _open_header(file, max_pixels)
+            raw_mode = image.tile[0][3] if image.tile else None  # load() clears it
+            image.load()
+    except InputError:
+        raise
     except PermissionError as error:
         raise InputError(f"{path}: may not be read (permission denied); change the file's permissions") from error
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"{path}: not a picture; a PNG or JPEG file was expected") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-            Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a picture in a known format; expected {', '.join(FORMATS)}; convert it"
+                         ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: broken picture ({reason}); copy or export the file again") from error
     image.info["raw_mode"] = raw_mode
     return image
 
 
-def read_photo(source, name=None):
-    """Reads a photo as H x W x 3 uint8 RGB, a new array.
+def _open_header(file, max_pixels):
+    """The PIL image of an open file, not decoded yet; raises InputError where its header claims more pixels."""
+    with _header_lock:  # Pillow's own limit is global and lower: phones take photos of 200 megapixels
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    if image.width * image.height > max_pixels:
+        raise InputError(f"{file.name}: {image.width}x{image.height} are {image.width * image.height / 1e6:.0f} "
+                         f"megapixels, expected at most {max_pixels / 1e6:g}; make the picture smaller")
+    return image
 
-    `source` is the path of a picture, a PIL image or an array (H x W, H x W x 3 or H x W x 4, uint8 or uint16). The
-    EXIF orientation is applied; grey, palette, CMYK and 16-bit pictures are converted; a transparent picture is laid on
-    white, as viewers show it. `name` is what errors call the source (default: the path).
-    Raises InputError for a missing, broken or truncated file, and for floats, whose range is unknown.
+
+def read_photo(source, name=None):
+    """Reads a photo as RGB.
+
+    The EXIF orientation is applied. Grey, palette, CMYK and 16-bit pictures are converted. A transparent picture is
+    laid on white, as viewers show it.
+
+    Args:
+        source: the path of a picture, a PIL image, or an array (H x W, H x W x 3 or H x W x 4, uint8 or uint16).
+        name: what errors call the source. None: the path.
+
+    Returns:
+        H x W x 3 uint8, a new array.
+
+    Raises:
+        InputError: a missing, broken or truncated file, or floats, whose range is unknown.
     """
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fspath(source)
@@ -77,7 +114,7 @@ def read_photo(source, name=None):
 
 
 def _photo_of_array(values, name):
-    """Returns an H x W (x 3, x 4) uint8 or uint16 array as H x W x 3 uint8; raises InputError for any other."""
+    """H x W (x 3, x 4) uint8 or uint16 as H x W x 3 uint8; raises InputError for any other array."""
     if values.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{name}: values of type {values.dtype}; a photo is an array of uint8 (0..255) or uint16")
     if not (values.ndim == 2 or values.ndim == 3 and values.shape[2] in (3, 4)) or values.size == 0:
@@ -93,7 +130,7 @@ def _photo_of_array(values, name):
 
 
 def _orientation(image):
-    """Returns the EXIF orientation of a PIL image, 1 (upright) where there is none or the EXIF block is damaged."""
+    """The EXIF orientation of a PIL image; 1 (upright) where there is none or the EXIF block is damaged."""
     try:
         return image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - a damaged block raises anything; the picture itself is good
@@ -101,16 +138,17 @@ def _orientation(image):
 
 
 def photo_size(path):
-    """Returns (width, height) of the photo `path` as `read_photo` gives it, from its header; raises InputError."""
+    """Returns (width, height) of a photo as `read_photo` gives it, from its header; raises InputError."""
     try:
-        with Image.open(path) as image:
+        with open(path, "rb") as file:
+            image = _open_header(file, MAX_PIXELS)
             return image.size[::-1] if _orientation(image) >= 5 else image.size
-    except Exception:  # noqa: BLE001 - any failure: let the full reading find the words
+    except Exception:  # noqa: BLE001 - whatever fails, the full reading finds the words for it
         return read_photo(path).shape[1::-1]
 
 
 def centre_crop(array, width, height):
-    """Returns the largest central part of `array` (H x W ...) with the aspect width : height, as a view."""
+    """Returns the largest central part of an array (H x W ...) with the aspect ratio width : height, as a view."""
     rows, columns = array.shape[:2]
     if columns * height > rows * width:
         kept_rows, kept_columns = rows, max(1, round(rows * width / height))
@@ -121,32 +159,45 @@ def centre_crop(array, width, height):
 
 
 def fit_photo(photo, width, height):
-    """Crops H x W x 3 uint8 centrally to width : height and resizes it; returns height x width x 3 uint8.
+    """Crops a photo (H x W x 3 uint8) centrally to the aspect ratio width : height and resizes it.
 
-    Shrinking averages areas, enlarging is bicubic.
+    Returns:
+        height x width x 3 uint8, a new array. Shrinking averages areas, enlarging is bicubic.
     """
     photo = centre_crop(photo, width, height)
     if photo.shape[:2] == (height, width):
         return photo.copy()
+    return resize_photo(photo, width, height)
+
+
+def resize_photo(photo, width, height):
+    """Resizes a whole photo (H x W x 3 uint8) to height x width x 3, in any aspect ratio.
+
+    Shrinking averages areas, enlarging is bicubic.
+    """
     shrinks = photo.shape[0] >= height and photo.shape[1] >= width
     return cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
-
 def from_pixels(pictures):
-    """N, H, W, 3 uint8 -> N, 3, H, W float32 in [-1, 1]."""
+    """Converts N, H, W, 3 uint8 to network values: N, 3, H, W float32 in [-1, 1]."""
     return np.ascontiguousarray(np.asarray(pictures).transpose(0, 3, 1, 2), np.float32) / 127.5 - 1
 
 
 def to_pixels(values):
-    """N, 3, H, W about [-1, 1] -> N, H, W, 3 uint8, clipped."""
+    """Converts network values, N, 3, H, W around [-1, 1], to N, H, W, 3 uint8, clipped."""
     return np.clip(np.rint((values.transpose(0, 2, 3, 1) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def sheet_of(rows, titles=None):
-    """One uint8 picture of rows of equally many pictures (H x W x 3 uint8); every row may have a title above it.
+    """Lays out a sample grid.
 
-    Pictures of a size other than the first one's are resized to it.
+    Args:
+        rows: lists of equally many pictures, H x W x 3 uint8; all are resized to the size of the first one.
+        titles: a text above each row. None: no titles.
+
+    Returns:
+        The grid, H x W x 3 uint8.
     """
     height, width = rows[0][0].shape[:2]
     title = _TITLE if titles else 0
