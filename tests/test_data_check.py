@@ -83,7 +83,7 @@ def test_every_fault_is_in_one_report(good):
         "size": ["labels/e.png"], "value": ["labels/f.png"],
     }
     text = report_text(report)
-    assert "labels/f.png: 29 (3 pixels), 200 (2 pixels); expected 0..28 or 255" in text
+    assert "labels/f.png: label 29 (3 pixels), 200 (2 pixels), first at x=0, y=0; expected 0..28 or 255" in text
     assert "labels/e.png: 16x24, but its photo is 32x24" in text
     assert "## Fault: missing partners (2)" in text and "| 29 outside the classes | " in text
     assert "| 255 no class | " in text and report.maps[255] == 1
@@ -107,7 +107,7 @@ def test_remarks_are_no_faults(good):
 def test_the_number_of_classes_is_asked_for(good):
     report = check(good, num_classes=3)
     assert [found.path for found in report.faults] == [f"labels/{name}.png" for name in "abcd"]
-    assert "labels/d.png: 3 (384 pixels), 5 (384 pixels); expected 0..2" in report_text(report)
+    assert "labels/d.png: label 3 (384 pixels), 5 (384 pixels), first at x=0, y=0; expected 0..2" in report_text(report)
 
 
 def test_an_upright_photo_has_the_size_that_viewers_show(good):

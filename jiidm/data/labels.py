@@ -57,17 +57,40 @@ def read_label_map(source, num_classes=29, name=None, allow_no_class=False):
         raise InputError(f"{name}: an array of shape {labels.shape}; a label map is height x width, one class a pixel")
     if labels.dtype.kind not in "iu":
         raise InputError(f"{name}: values of type {labels.dtype}; a label map holds integers 0..{num_classes - 1}")
+    check_values(labels, num_classes, name, allow_no_class)
+    return labels.astype(np.uint8)
+
+
+def check_values(labels, num_classes, name, allow_no_class=False):
+    """Checks that labels are classes.
+
+    Args:
+        labels: H x W integers.
+        num_classes: labels are 0..num_classes-1.
+        name: what the error calls them.
+        allow_no_class: allow NO_CLASS (255) too.
+
+    Raises:
+        InputError: names the wrong values, how many pixels have each, and the first place.
+    """
     wrong = (labels < 0) | (labels >= num_classes)
     if allow_no_class:
         wrong &= labels != NO_CLASS
     if wrong.any():
-        values = np.unique(labels[wrong])
-        shown = ", ".join(str(value) for value in values[:5]) + (", ..." if len(values) > 5 else "")
+        found = list(zip(*np.unique(labels[wrong], return_counts=True), strict=True))
+        shown = ", ".join(f"{value} ({count} {'pixels' if count > 1 else 'pixel'})" for value, count in found[:5])
+        more = ", ..." if len(found) > 5 else ""
         y, x = (int(place) for place in np.unravel_index(wrong.argmax(), wrong.shape))
         also = f" or {NO_CLASS} (no class)" if allow_no_class else ""
-        raise InputError(f"{name}: label {shown} in {int(wrong.sum())} of {labels.size} pixels, first at x={x}, y={y}; "
+        raise InputError(f"{name}: label {shown}{more}, first at x={x}, y={y}; "
                          f"expected 0..{num_classes - 1}{also}; map the values to the {num_classes} classes")
-    return labels.astype(np.uint8)
+
+
+def check_size(labels, photo_size, name):
+    """Raises InputError where H x W labels do not have their photo's size, (width, height); `name` is the label map."""
+    if labels.shape[::-1] != tuple(photo_size):
+        raise InputError(f"{name}: {labels.shape[1]}x{labels.shape[0]}, but its photo is "
+                         f"{photo_size[0]}x{photo_size[1]}; the two must have one size")
 
 
 def _image_values(image, name):

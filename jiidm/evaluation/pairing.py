@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from jiidm.data.folders import TestFolder, files_of, read_references
+from jiidm.data.folders import TestFolder, list_files, read_references
 from jiidm.data.labels import NO_CLASS, read_label_map
 from jiidm.data.pictures import PHOTO_SUFFIXES, read_photo
 from jiidm.system.errors import InputError
@@ -46,7 +46,7 @@ def find_tasks(labels, references):
         raise InputError(f"{labels}: no label_to_img.json in it or beside it; give a file of that form as --references")
     folder = TestFolder(test, references, None if test == labels else labels)
     photos = references / "imgs" if (references / "imgs").is_dir() else references
-    return _tasks_of(folder), files_of(photos, PHOTO_SUFFIXES, "the reference photos"), folder.problems
+    return _tasks_of(folder), list_files(photos, PHOTO_SUFFIXES, "the reference photos"), folder.problems
 
 
 def _tasks_of(folder):
@@ -59,7 +59,7 @@ def find_pictures(path, tasks, one_size=True, extra_allowed=False):
     path = Path(path)
     files, sizes, problems = {}, {}, []
     wanted = {task.stem for task in tasks}
-    for file in files_of(path, PHOTO_SUFFIXES, "the pictures to measure"):
+    for file in list_files(path, PHOTO_SUFFIXES, "the pictures to measure"):
         if file.stem not in wanted:
             problems += [] if extra_allowed else [f"{file}: belongs to no label map"]
         elif file.stem in files:
