@@ -12,7 +12,7 @@ setup(
     packages=[*find_packages(include=["jiidm", "jiidm.*"]), "jiidm.configs"],
     package_dir={"jiidm.configs": "configs"},
     package_data={
-        "jiidm": ["system/cuda/*.h", "system/cuda/cub/*.cuh",
+        "jiidm": ["system/cuda/*.h", "system/cuda/cub/*.cuh", "evaluation/*.jinja",
                   "weights/**/*.safetensors", "weights/**/*.json", "weights/**/*.md"],
         "jiidm.configs": ["*.yaml"],
     },

@@ -1,4 +1,4 @@
-"""Photos, the contest's folders, Stanford's conversion, drawn landscapes and tools/prepare_data.py."""
+"""Photos, the contest's folders, Stanford's conversion, drawn landscapes and `jiidm data`."""
 import hashlib
 import json
 import os
@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import ROOT, refused, resident_bytes, run_tool
+from helpers import ROOT, refused, resident_bytes, run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -368,8 +368,8 @@ def test_a_landscape_too_small_is_refused():
 # -------------------------------------------------------------------------------------------------------------- tool
 
 def prepare(*arguments):
-    """Runs tools/prepare_data.py; returns (exit code, stdout, stderr)."""
-    done = run_tool("prepare_data", *arguments)
+    """Runs `jiidm data`; returns (exit code, stdout, stderr)."""
+    done = run_main("data", *arguments)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 

@@ -7,7 +7,7 @@ import foreign_files as made
 import numpy as np
 import pytest
 import yaml
-from helpers import reference_shapes, refused, resident_bytes, run_tool
+from helpers import reference_shapes, refused, resident_bytes, run_main
 
 from jiidm.checkpoint import load_checkpoint, save_checkpoint
 from jiidm.config import AutoencoderConfig, UNetConfig, to_dict
@@ -290,15 +290,15 @@ def test_tool(tmp_path, config_file, diffusion_file):
     source, target = tmp_path / "model.ckpt", tmp_path / "unet.safetensors"
     source.write_bytes(diffusion_file[0])
     options = ("--kind", "unet", "--config", config_file)
-    seen = run_tool("convert", source, "--inspect", *options)
+    seen = run_main("convert", source, "--inspect", *options)
     assert seen.returncode == 0 and "model_channels 16" in seen.stdout, seen.stderr
     assert "float32   4                    state_dict.model.diffusion_model.out.2.bias" in seen.stdout
     assert not target.exists()
-    done = run_tool("convert", source, target, "--ema", "--half", *options)
+    done = run_main("convert", source, target, "--ema", "--half", *options)
     assert done.returncode == 0 and "step 9" in done.stdout, done.stderr
     found = load_checkpoint(target, "unet")
     assert found.step == 9 and found.provenance[0].file == "model.ckpt"
-    again = run_tool("convert", target, "--inspect")
+    again = run_main("convert", target, "--inspect")
     assert again.returncode == 0 and "made from model.ckpt (step 9" in again.stdout, again.stderr
     for arguments, words in (
         ((target, tmp_path / "b.safetensors"), "is a checkpoint of jiidm already"),
@@ -306,7 +306,7 @@ def test_tool(tmp_path, config_file, diffusion_file):
         ((source, tmp_path / "none" / "b.safetensors", *options), "cannot be written"),
         ((source, tmp_path / "b.safetensors", "--config", tmp_path), "cannot be read as YAML"),
     ):
-        done = run_tool("convert", *arguments)
+        done = run_main("convert", *arguments)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"model.ckpt", "unet.safetensors", "config.yaml"}
 
@@ -319,7 +319,7 @@ def test_tool(tmp_path, config_file, diffusion_file):
     (("out.safetensors", "--upsampling", 0), "--upsampling: only with --baseline"),
 ])
 def test_options_that_would_mean_nothing(arguments, words):
-    done = run_tool("convert", "G.pth", *arguments)
+    done = run_main("convert", "G.pth", *arguments)
     assert done.returncode == 2 and words in done.stderr.splitlines()[-1], done.stderr
 
 

@@ -86,7 +86,8 @@ def test_label_out_of_range_names_file_values_and_place(tmp_path):
     assert text.startswith(f"{tmp_path / 'mask.png'}: label 29 (1 pixel), 77 (1 pixel), first at x=3, y=2")
     assert "0..28" in text
     assert "label -1 " in message(np.array([[-1]]), name="given") and "given" in message(np.array([[-1]]), name="given")
-    assert "30 (1 pixel), 31 (1 pixel), 32 (1 pixel), 33 (1 pixel), 34 (1 pixel), ..." in message(np.arange(30, 60)[None])
+    assert "30 (1 pixel), 31 (1 pixel), 32 (1 pixel), 33 (1 pixel), 34 (1 pixel), ..., " in message(
+        np.arange(30, 60)[None])
     assert "0..7" in message(np.array([[8]]), num_classes=8)
 
 
