@@ -181,7 +181,7 @@ def test_training_folders_that_are_refused(tmp_path):
     refused(lambda: folders.TrainingFolder(tmp_path / "empty"), "imgs", "no .jpg file")
     path = make_training_folder(tmp_path / "train")
     save(path / "labels" / "b.png", np.zeros((24, 30), np.uint8))
-    refused(lambda: folders.TrainingFolder(path).labels("b"), "b.png: 30x24", "its photo is 32x24")
+    refused(lambda: folders.TrainingFolder(path).labels("b"), "b.png: 30x24", "b.jpg is 32x24")
     save(path / "labels" / "b.png", np.full((24, 32), 30, np.uint8))
     refused(lambda: folders.TrainingFolder(path).labels("b"), "b.png: label 30")
     (path / "labels" / "b.png").unlink()

@@ -50,7 +50,7 @@ def test_interrupt_is_an_exception(tmp_path):
     stand_in(tmp_path, "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)")
     done = run("-c", "import os, signal\n"
                      "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-                     "import jiidm.runtime\n"
+                     "import jiidm.system.runtime\n"
                      "try: os.kill(os.getpid(), signal.SIGINT)\n"
                      "except KeyboardInterrupt: print('caught')", modules=tmp_path)
     assert done.stdout == "caught\n", done.stderr
@@ -176,7 +176,7 @@ def toolkit(tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_home, "make_cache_folder", lambda: tmp_path)
     monkeypatch.setattr(cuda_home, "explain_no_gpu", lambda major=0: None)
     monkeypatch.setattr(cuda_home, "_preload", lambda home: None)
-    monkeypatch.setattr(cuda_home, "_nvidia_packages", list)
+    monkeypatch.setattr(cuda_home, "_find_packages", list)
     return root
 
 

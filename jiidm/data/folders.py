@@ -97,7 +97,7 @@ class TrainingFolder:
         Raises InputError where it cannot be read, a value is out of range, or its size is not its photo's.
         """
         labels = read_label_map(self._labels[name], num_classes, allow_no_class=True)
-        check_size(labels, photo_size(self._photos[name]), self._labels[name])
+        check_size(labels, photo_size(self._photos[name]), self._labels[name], self._photos[name])
         return labels
 
 

@@ -86,10 +86,20 @@ def check_values(labels, num_classes, name, allow_no_class=False):
                          f"expected 0..{num_classes - 1}{also}; map the values to the {num_classes} classes")
 
 
-def check_size(labels, photo_size, name):
-    """Raises InputError where H x W labels do not have their photo's size, (width, height); `name` is the label map."""
+def check_size(labels, photo_size, name, photo=""):
+    """Checks that labels have their photo's size.
+
+    Args:
+        labels: H x W.
+        photo_size: (width, height).
+        name: what the error calls the labels.
+        photo: what the error calls the photo.
+
+    Raises:
+        InputError: the sizes differ.
+    """
     if labels.shape[::-1] != tuple(photo_size):
-        raise InputError(f"{name}: {labels.shape[1]}x{labels.shape[0]}, but its photo is "
+        raise InputError(f"{name}: {labels.shape[1]}x{labels.shape[0]}, but its photo {photo}{' ' if photo else ''}is "
                          f"{photo_size[0]}x{photo_size[1]}; the two must have one size")
 
 
