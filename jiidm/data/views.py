@@ -92,10 +92,12 @@ def load_pairs(folder, names, views, num_classes):
 
 
 def _fit_photo(folder, name, view):
+    """A photo, fitted for its view."""
     return fit_photo(folder.photo(name), view.width, view.height)
 
 
 def _fit_labels(folder, name, view, num_classes):
+    """A label map, fitted for its view."""
     return fit_labels(folder.labels(name, num_classes), view.width, view.height)
 
 

@@ -12,7 +12,7 @@ from jiidm.config import Config, check_config, load_config, to_dict
 from jiidm.foreign.architecture import ASSUMED, expected_shapes, infer_section
 from jiidm.foreign.archive import Weights
 from jiidm.foreign.naming import Network, find_network
-from jiidm.foreign.unpickle import shown
+from jiidm.foreign.unpickle import quote
 from jiidm.system.errors import InputError
 
 _NUMBERS = (BFLOAT16, "float16", "float32", "float64")
@@ -43,11 +43,11 @@ class Conversion:
         network, section = self.network, getattr(self.config, self.network.kind)
         count = sum(math.prod(shape) for shape in self.shapes.values())
         formats = sorted({tensor.dtype_name for tensor in network.tensors.values()})
-        where = f" under {shown(network.prefix)}" if network.prefix else ""
+        where = f" under {quote(network.prefix)}" if network.prefix else ""
         yield (f"{network.kind}{where}{', averaged copy' if network.averaged else ''}: {len(self.shapes)} tensors, "
                f"{count:,} numbers, {', '.join(formats)}; step {self.step}")
         if network.left_out:
-            parts = [f"{number} of {shown(first)}" for first, number in network.left_out.most_common(8)]
+            parts = [f"{number} of {quote(first)}" for first, number in network.left_out.most_common(8)]
             yield f"left out: {', '.join(parts)}{' and others' if len(network.left_out) > 8 else ''}"
         assumed, diffusion = ASSUMED[network.kind], self.config.diffusion
         read = {name: value for name, value in to_dict(section).items() if name not in assumed}
@@ -78,16 +78,16 @@ class _Converted:
         except InputError:
             raise
         except ValueError as error:
-            raise InputError(f"{self.path}: {shown(self.name)}: {error}; do not use the file") from error
+            raise InputError(f"{self.path}: {quote(self.name)}: {error}; do not use the file") from error
         if not np.isfinite(array).all():
-            raise InputError(f"{self.path}: NaN or Inf in {shown(self.name)}; the weights cannot be used")
+            raise InputError(f"{self.path}: NaN or Inf in {quote(self.name)}; the weights cannot be used")
         return array
 
 
 def list_tensors(weights):
     """Yields a line for each tensor of `Weights`: number format, shape, name."""
     for name, tensor in weights.tensors.items():
-        yield f"{tensor.dtype_name:<9} {'x'.join(map(str, tensor.shape)) or 'scalar':<20} {shown(name)}"
+        yield f"{tensor.dtype_name:<9} {'x'.join(map(str, tensor.shape)) or 'scalar':<20} {quote(name)}"
 
 
 def plan_conversion(weights, kind=None, config=None, ema=False, step=None):
@@ -144,7 +144,7 @@ def _check_tensors(path, tensors, expected):
         "not of floating point": [f"{name} ({tensors[name].dtype_name})" for name in expected
                                   if name in tensors and tensors[name].dtype_name not in _NUMBERS],
     }
-    found = [f"{len(names)} {fault}, the first is {shown(names[0])}" for fault, names in faults.items() if names]
+    found = [f"{len(names)} {fault}, the first is {quote(names[0])}" for fault, names in faults.items() if names]
     if found:
         raise InputError(f"{path}: not the tensors of the network that their shapes suggest: {'; '.join(found)}")
 
