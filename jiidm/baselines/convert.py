@@ -16,7 +16,8 @@ _UNUSED = ".num_batches_tracked"
 _ORIGINAL = ".weight_orig"
 
 
-def convert_published(path, output, encoder=None, width=256, height=256, upsampling=5, half=False, step=0):
+def convert_published(path: str | Path, output: str | Path, encoder: str | Path | None = None, width: int = 256,
+                      height: int = 256, upsampling: int = 5, half: bool = False, step: int = 0) -> BaselineRun:
     """Converts a generator and its style encoder; runs nothing that the files hold.
 
     Args:

@@ -58,14 +58,15 @@ class Report:
     faults: tuple
     remarks: tuple
 
-    def as_dict(self):
+    def as_dict(self) -> dict:
         """Returns the report as dicts and lists, for JSON."""
         findings = {name: [found._asdict() for found in getattr(self, name)] for name in ("faults", "remarks")}
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {**plain, **findings}
 
 
-def check_folder(path, num_classes=29, width=512, height=384, threads=None):
+def check_folder(path: str | Path, num_classes: int = 29, width: int = 512, height: int = 384,
+                 threads: int | None = None) -> Report:
     """Decodes every photo and label map of a training folder and collects all that is wrong.
 
     At most a few hundred pictures are in memory.
@@ -204,7 +205,7 @@ def _size(size):
 
 # -------------------------------------------------------------------------------------------------------------- words
 
-def class_name(value, num_classes=29):
+def class_name(value: int, num_classes: int = 29) -> str:
     """Returns what the value of a pixel is called: "5 tree", "255 no class", "99 outside the classes"."""
     if value == NO_CLASS:
         return f"{value} no class"
@@ -213,7 +214,7 @@ def class_name(value, num_classes=29):
     return f"{value} {CLASSES[value]}" if num_classes == len(CLASSES) else str(value)
 
 
-def report_text(report):
+def report_text(report: Report) -> str:
     """Returns a `Report` as Markdown that reads well as plain text: counts, all findings, the frequency of classes."""
     lines = [f"# {report.folder}", "", f"- {report.photos} photos, {report.labels} label maps",
              f"- sizes: {_list_sizes(report.sizes)}",

@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def find_name_faults(photos, labels):
+def find_name_faults(photos: list[Path], labels: list[Path]) -> list[Finding]:
     """Finds files without a partner ("partner") and files of one name ("twice").
 
     Args:
@@ -63,7 +64,7 @@ class TrainingFolder:
         InputError: a folder is missing or empty, a file has no partner, or two files have one name.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         self.path = Path(path)
         photos, labels = list_pairs(self.path)
         faults = find_name_faults(photos, labels)
@@ -76,22 +77,22 @@ class TrainingFolder:
         self._labels = {file.stem: file for file in labels}
         self.names = sorted(self._photos)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def photo_path(self, name):
+    def photo_path(self, name: str) -> Path:
         """Returns the path of the photo `name`."""
         return self._photos[name]
 
-    def paths(self, name):
+    def paths(self, name: str) -> tuple[Path, Path]:
         """Returns the paths of the photo `name` and of its label map."""
         return self._photos[name], self._labels[name]
 
-    def photo(self, name):
+    def photo(self, name: str) -> np.ndarray:
         """Returns the photo `name`, H x W x 3 uint8 RGB; raises InputError where it cannot be read."""
         return read_photo(self._photos[name])
 
-    def labels(self, name, num_classes=29):
+    def labels(self, name: str, num_classes: int = 29) -> np.ndarray:
         """Returns the label map of `name`, H x W uint8; NO_CLASS (255) is allowed.
 
         Raises InputError where it cannot be read, a value is out of range, or its size is not its photo's.
@@ -126,7 +127,8 @@ class TestFolder:
             one folder of PNGs, the photos' folder is missing, or no item is left.
     """
 
-    def __init__(self, input_path, img_path, labels=None, references=None):
+    def __init__(self, input_path: str | Path, img_path: str | Path, labels: Path | None = None,
+                 references: Path | None = None):
         self.path = Path(input_path)
         if not self.path.is_dir():
             raise InputError(f"{self.path}: no such folder; it should hold label_to_img.json and label maps")
@@ -152,7 +154,7 @@ class TestFolder:
         if not self.items:
             raise InputError(f"{self.path}: no label map has its reference; {self.problems[0]}")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
     def _label_folder(self, photos):
@@ -166,11 +168,12 @@ class TestFolder:
         return folders[0]
 
 
-def read_references(path):
+def read_references(path: str | Path) -> dict[str, str]:
     """Reads a `label_to_img.json`: returns {mask: reference}; raises InputError for anything else."""
     expected = 'a flat object {"MASK.png": "REFERENCE.jpg"} was expected'
 
     def unique(pairs):
+        """A dict without repeated names."""
         keys = [key for key, _ in pairs]
         if len(set(keys)) != len(keys):
             twice = next(key for index, key in enumerate(keys) if key in keys[:index])
@@ -200,7 +203,7 @@ def _visible_files(folder, suffixes):
                   if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file())
 
 
-def list_files(folder, suffixes, what):
+def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
     """Lists the visible files of a folder.
 
     Args:
@@ -222,7 +225,7 @@ def list_files(folder, suffixes, what):
     return files
 
 
-def list_pairs(path):
+def list_pairs(path: Path) -> tuple[list[Path], list[Path]]:
     """Lists the photos and the label maps of a training folder, as two lists; raises InputError as `list_files`."""
     return (list_files(path / "imgs", PHOTO_SUFFIXES, "the training photos"),
             list_files(path / "labels", (".png",), "the label maps of the training photos"))
@@ -231,7 +234,7 @@ def list_pairs(path):
 # ----------------------------------------------------------------------------------------------------------- writing
 
 @contextlib.contextmanager
-def folder_written_whole(path):
+def folder_written_whole(path: str | Path) -> Iterator[Path]:
     """Context of a temporary folder beside `path`: renamed to `path` when the block ends well, else removed.
 
     Raises InputError where `path` exists and is not an empty folder, and where the disk cannot be written.
@@ -251,7 +254,7 @@ def folder_written_whole(path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_training_folder(path, examples):
+def write_training_folder(path: str | Path, examples: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> int:
     """Writes a training folder, complete or not at all.
 
     Photos are JPEGs of quality 95 without colour subsampling, labels 8-bit grey PNGs.
@@ -277,7 +280,8 @@ def write_training_folder(path, examples):
     return count
 
 
-def write_test_folder(path, masks, training, seed=0):
+def write_test_folder(path: str | Path, masks: Iterable[tuple[str, np.ndarray]], training: TrainingFolder,
+                      seed: int = 0) -> int:
     """Writes a test folder, complete or not at all.
 
     Args:

@@ -30,7 +30,8 @@ NO_CLASS = 255
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
 
-def read_label_map(source, num_classes=29, name=None, allow_no_class=False):
+def read_label_map(source: str | os.PathLike | Image.Image | np.ndarray, num_classes: int = 29, name: str | None = None,
+                   allow_no_class: bool = False) -> np.ndarray:
     """Reads a label map and checks each of its values.
 
     Args:
@@ -52,7 +53,7 @@ def read_label_map(source, num_classes=29, name=None, allow_no_class=False):
     else:
         name = name or "label map"
         image = source
-    labels = _image_values(image, name) if isinstance(image, Image.Image) else np.asarray(image)
+    labels = _stored_values(image, name) if isinstance(image, Image.Image) else np.asarray(image)
     if labels.ndim != 2 or labels.size == 0:
         raise InputError(f"{name}: an array of shape {labels.shape}; a label map is height x width, one class a pixel")
     if labels.dtype.kind not in "iu":
@@ -61,7 +62,7 @@ def read_label_map(source, num_classes=29, name=None, allow_no_class=False):
     return labels.astype(np.uint8)
 
 
-def check_values(labels, num_classes, name, allow_no_class=False):
+def check_values(labels: np.ndarray, num_classes: int, name: object, allow_no_class: bool = False) -> None:
     """Checks that labels are classes.
 
     Args:
@@ -86,7 +87,7 @@ def check_values(labels, num_classes, name, allow_no_class=False):
                          f"expected 0..{num_classes - 1}{also}; map the values to the {num_classes} classes")
 
 
-def check_size(labels, photo_size, name, photo=""):
+def check_size(labels: np.ndarray, photo_size: tuple[int, int], name: object, photo: object = "") -> None:
     """Checks that labels have their photo's size.
 
     Args:
@@ -103,7 +104,7 @@ def check_size(labels, photo_size, name, photo=""):
                          f"{photo_size[0]}x{photo_size[1]}; the two must have one size")
 
 
-def _image_values(image, name):
+def _stored_values(image: Image.Image, name: str) -> np.ndarray:
     """The stored values of a one-channel PIL image, H x W uint8; raises InputError for any other image."""
     if image.format in ("JPEG", "MPO"):
         raise InputError(f"{name}: a JPEG; its compression alters labels; save the label map as an 8-bit grey PNG")
@@ -116,7 +117,7 @@ def _image_values(image, name):
     return np.array(image).astype(np.uint8) // (_STRETCHED.get(raw_mode, 1) if isinstance(raw_mode, str) else 1)
 
 
-def resize_labels(labels, width, height):
+def resize_labels(labels: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resizes H x W labels to height x width by nearest neighbour with aligned pixel centres.
 
     Row i of the result is row floor((i + 1/2) * H / height) of the source; columns likewise. The arithmetic is in
@@ -127,7 +128,7 @@ def resize_labels(labels, width, height):
     return labels[rows[:, None], columns]
 
 
-def colorize(labels):
+def colorize(labels: np.ndarray) -> np.ndarray:
     """Colours H x W uint8 labels: returns H x W x 3 uint8 RGB, each pixel in its class's colour, NO_CLASS black.
 
     Classes from 29 on use the colours of PALETTE again, from its start.
@@ -137,6 +138,6 @@ def colorize(labels):
     return colors[labels]
 
 
-def fit_labels(labels, width, height):
+def fit_labels(labels: np.ndarray, width: int, height: int) -> np.ndarray:
     """Crops H x W labels as `fit_photo` crops a photo of that size, and resizes them to height x width."""
     return resize_labels(centre_crop(labels, width, height), width, height)

@@ -3,6 +3,7 @@ import os
 import struct
 import threading
 import zlib
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ _UPRIGHT = {
 _GAP, _TITLE = 6, 22
 
 
-def open_image(path, max_pixels=MAX_PIXELS):
+def open_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens and decodes a picture file.
 
     Args:
@@ -62,7 +63,7 @@ def open_image(path, max_pixels=MAX_PIXELS):
     return image
 
 
-def _open_header(file, max_pixels):
+def _open_header(file: BinaryIO, max_pixels: int) -> Image.Image:
     """The PIL image of an open file, not decoded yet; raises InputError where its header claims more pixels."""
     with _header_lock:  # Pillow's own limit is global and lower: phones take photos of 200 megapixels
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -76,7 +77,7 @@ def _open_header(file, max_pixels):
     return image
 
 
-def read_photo(source, name=None):
+def read_photo(source: str | os.PathLike | Image.Image | np.ndarray, name: str | None = None) -> np.ndarray:
     """Reads a photo as RGB.
 
     The EXIF orientation is applied. Grey, palette, CMYK and 16-bit pictures are converted. A transparent picture is
@@ -97,23 +98,23 @@ def read_photo(source, name=None):
         source = open_image(source)
     name = name or "photo"
     if not isinstance(source, Image.Image):
-        return _photo_of_array(np.asarray(source), name)
-    orientation = _orientation(source)
+        return _convert_array(np.asarray(source), name)
+    orientation = _read_orientation(source)
     if orientation in _UPRIGHT:
         source = source.transpose(_UPRIGHT[orientation])
     if source.mode.startswith("I"):
         values = np.array(source)
         if values.size and (values.min() < 0 or values.max() > 65535):
             raise InputError(f"{name}: values {values.min()}..{values.max()}; a photo has 8 or 16 bits; convert it")
-        return _photo_of_array(values.astype(np.uint16), name)
+        return _convert_array(values.astype(np.uint16), name)
     if source.mode == "F":
         raise InputError(f"{name}: a picture of floats; a photo has 8 or 16 bits a channel; convert it")
     if source.has_transparency_data:
-        return _photo_of_array(np.array(source.convert("RGBA")), name)
-    return _photo_of_array(np.array(source.convert("RGB")), name)
+        return _convert_array(np.array(source.convert("RGBA")), name)
+    return _convert_array(np.array(source.convert("RGB")), name)
 
 
-def _photo_of_array(values, name):
+def _convert_array(values: np.ndarray, name: str) -> np.ndarray:
     """H x W (x 3, x 4) uint8 or uint16 as H x W x 3 uint8; raises InputError for any other array."""
     if values.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{name}: values of type {values.dtype}; a photo is an array of uint8 (0..255) or uint16")
@@ -129,7 +130,7 @@ def _photo_of_array(values, name):
     return values.astype(np.uint8)
 
 
-def _orientation(image):
+def _read_orientation(image: Image.Image) -> int:
     """The EXIF orientation of a PIL image; 1 (upright) where there is none or the EXIF block is damaged."""
     try:
         return image.getexif().get(_EXIF_ORIENTATION, 1)
@@ -137,17 +138,17 @@ def _orientation(image):
         return 1
 
 
-def photo_size(path):
+def photo_size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns (width, height) of a photo as `read_photo` gives it, from its header; raises InputError."""
     try:
         with open(path, "rb") as file:
             image = _open_header(file, MAX_PIXELS)
-            return image.size[::-1] if _orientation(image) >= 5 else image.size
+            return image.size[::-1] if _read_orientation(image) >= 5 else image.size
     except Exception:  # noqa: BLE001 - whatever fails, the full reading finds the words for it
         return read_photo(path).shape[1::-1]
 
 
-def centre_crop(array, width, height):
+def centre_crop(array: np.ndarray, width: int, height: int) -> np.ndarray:
     """Returns the largest central part of an array (H x W ...) with the aspect ratio width : height, as a view."""
     rows, columns = array.shape[:2]
     if columns * height > rows * width:
@@ -158,7 +159,7 @@ def centre_crop(array, width, height):
     return array[top:top + kept_rows, left:left + kept_columns]
 
 
-def fit_photo(photo, width, height):
+def fit_photo(photo: np.ndarray, width: int, height: int) -> np.ndarray:
     """Crops a photo (H x W x 3 uint8) centrally to the aspect ratio width : height and resizes it.
 
     Returns:
@@ -170,7 +171,7 @@ def fit_photo(photo, width, height):
     return resize_photo(photo, width, height)
 
 
-def resize_photo(photo, width, height):
+def resize_photo(photo: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resizes a whole photo (H x W x 3 uint8) to height x width x 3, in any aspect ratio.
 
     Shrinking averages areas, enlarging is bicubic.
@@ -179,17 +180,17 @@ def resize_photo(photo, width, height):
     return cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
-def from_pixels(pictures):
+def from_pixels(pictures: np.ndarray) -> np.ndarray:
     """Converts N, H, W, 3 uint8 to network values: N, 3, H, W float32 in [-1, 1]."""
     return np.ascontiguousarray(np.asarray(pictures).transpose(0, 3, 1, 2), np.float32) / 127.5 - 1
 
 
-def to_pixels(values):
+def to_pixels(values: np.ndarray) -> np.ndarray:
     """Converts network values, N, 3, H, W around [-1, 1], to N, H, W, 3 uint8, clipped."""
     return np.clip(np.rint((values.transpose(0, 2, 3, 1) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def sheet_of(rows, titles=None):
+def sheet_of(rows: list[list[np.ndarray]], titles: list[str] | None = None) -> np.ndarray:
     """Lays out a sample grid.
 
     Args:

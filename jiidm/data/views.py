@@ -3,6 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import fit_labels
 from jiidm.data.pictures import fit_photo
 from jiidm.system.errors import InputError
@@ -26,18 +27,19 @@ class View(NamedTuple):
     columns: int
     mirrored: bool = False
 
-    def cut(self, fitted):
+    def cut(self, fitted: np.ndarray) -> np.ndarray:
         """Returns the view of a picture (H x W ...) that is fitted to the size already."""
         part = fitted[self.top : self.top + self.rows, self.left : self.left + self.columns]
         return part[:, ::-1] if self.mirrored else part
 
 
-def whole_view(width, height):
+def whole_view(width: int, height: int) -> View:
     """Returns the view of the whole picture, not mirrored."""
     return View(width, height, 0, 0, height, width)
 
 
-def draw_views(rng, count, width, height, rows, columns, scale=1.0):
+def draw_views(rng: np.random.Generator, count: int, width: int, height: int, rows: int, columns: int,
+               scale: float = 1.0) -> list[View]:
     """Draws random views.
 
     Args:
@@ -60,7 +62,7 @@ def draw_views(rng, count, width, height, rows, columns, scale=1.0):
     return views
 
 
-def load_photos(folder, names, views):
+def load_photos(folder: TrainingFolder, names: list[str], views: list[View]) -> np.ndarray:
     """Reads photos in their views.
 
     Args:
@@ -78,7 +80,8 @@ def load_photos(folder, names, views):
                      for name, view in zip(names, views, strict=True)])
 
 
-def load_pairs(folder, names, views, num_classes):
+def load_pairs(folder: TrainingFolder, names: list[str], views: list[View],
+               num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Reads photos and label maps in the same views; arguments and errors as `load_photos`.
 
     Returns:

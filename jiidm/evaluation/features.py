@@ -109,10 +109,10 @@ def compute_statistics(files: list[Path], network: FeatureNetwork, folder: Path 
     for start in tqdm(range(0, len(files), BATCH), f"{network.name}, photos", unit="batch", mininterval=1):
         features.append(network.extract([_read(file, network) for file in files[start:start + BATCH]]))
     statistics = metrics.feature_statistics(np.concatenate(features), files[0].parent)
-    if path:
+    if folder and path:
         output_folder(folder)
-        with written_whole(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, mu=statistics.mean, sigma=statistics.covariance, count=statistics.count, protocol=protocol)
+        with written_whole(path) as temporary, open(temporary, "wb") as npz:
+            np.savez(npz, mu=statistics.mean, sigma=statistics.covariance, count=statistics.count, protocol=protocol)
     return statistics
 
 

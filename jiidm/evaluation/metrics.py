@@ -98,7 +98,8 @@ def lab_distances(result: np.ndarray, reference: np.ndarray) -> tuple[float, flo
     for picture in (result, reference):
         lab = cv2.cvtColor(np.ascontiguousarray(picture).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
         statistics.append([values.ravel() for values in cv2.meanStdDev(lab)])
-    return tuple(float(np.linalg.norm(a - b)) for a, b in zip(*statistics, strict=True))
+    mean, std = (float(np.linalg.norm(a - b)) for a, b in zip(*statistics, strict=True))
+    return mean, std
 
 
 # ---------------------------------------------------------------------------------------------------- Frechet distance

@@ -84,7 +84,9 @@ def find_pictures(path: str | Path, tasks: list[Task], one_size: bool = True,
         InputError: the folder is missing or has no pictures.
     """
     path = Path(path)
-    files, sizes, problems = {}, {}, []
+    files: dict[str, Path] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    problems: list[str] = []
     wanted = {task.stem for task in tasks}
     for file in list_files(path, PHOTO_SUFFIXES, "the pictures to measure"):
         if file.stem not in wanted:
@@ -100,7 +102,9 @@ def find_pictures(path: str | Path, tasks: list[Task], one_size: bool = True,
     problems += [f"{path / task.stem}.jpg: missing or unreadable" for task in tasks if task.stem not in files]
     if not one_size:
         return Pictures(path, files), problems
-    size = Counter(sizes.values()).most_common(1)[0][0] if sizes else None
+    if not sizes:
+        return Pictures(path, files), problems
+    size = Counter(sizes.values()).most_common(1)[0][0]
     for stem, found in sizes.items():
         if found != size:
             problems.append(f"{files.pop(stem)}: {found[0]}x{found[1]}, most pictures are {size[0]}x{size[1]}")

@@ -117,7 +117,7 @@ def format_figure(figure: Figure, digits: int = 4) -> str:
 
 def _format_difference(name: str, difference: Figure) -> str:
     """A difference as text, with a verdict."""
-    if difference.low is None:
+    if difference.low is None or difference.high is None:
         return format_figure(difference)
     if difference.low <= 0 <= difference.high:
         return f"{format_figure(difference)}, within the interval"

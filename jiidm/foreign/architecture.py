@@ -1,6 +1,9 @@
 """The configuration of a network from the names and shapes of its tensors, and the tensors that it then must have."""
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 
+from jiidm.config import AutoencoderConfig, UNetConfig
 from jiidm.system.errors import InputError
 
 # Fields that the shapes do not show. All others are read from them.
@@ -8,7 +11,7 @@ ASSUMED = {"autoencoder": ("norm_groups",), "unet": ("head_channels", "norm_grou
 _MAX_LEVELS, _MAX_BLOCKS, _MAX_SIDE = 12, 100, 2**20  # no network comes near; a hostile file may claim anything
 
 
-def expected_shapes(kind, section):
+def expected_shapes(kind: str, section: AutoencoderConfig | UNetConfig) -> dict[str, tuple[int, ...]]:
     """Returns names and shapes of all tensors of a network.
 
     Jittor is lazy: the network is built, but none of its values is computed or takes memory.
@@ -28,7 +31,8 @@ def expected_shapes(kind, section):
     return {name: tuple(parameter.shape) for name, parameter in network_class(section).named_parameters()}
 
 
-def infer_section(kind, shapes, base, where):
+def infer_section(kind: str, shapes: Mapping[str, tuple[int, ...]], base: AutoencoderConfig | UNetConfig,
+                  where: str | Path) -> AutoencoderConfig | UNetConfig:
     """Returns the configuration section of the network that has tensors of these shapes.
 
     Args:

@@ -43,7 +43,7 @@ class Weights:
     native: bool = False
 
 
-def open_weights(path):
+def open_weights(path: str | Path) -> Weights:
     """Finds the tensors in a file of weights; their values stay in it until they are read.
 
     Args:

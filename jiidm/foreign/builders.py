@@ -27,7 +27,7 @@ _INERT = re.compile(
 _MAX_DIMENSIONS, _MAX_SIDE = 8, 2**40
 
 
-def inert(name):
+def inert(name: str) -> bool:
     """Returns whether a name may appear in a pickle of weights, where nothing is built from it."""
     return name in STORAGES or _INERT.fullmatch(name) is not None
 

@@ -1,6 +1,7 @@
 """Converts a file of weights of another program into a checkpoint of jiidm."""
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Conversion:
     step: int
     shapes: dict
 
-    def report(self):
+    def report(self) -> Iterator[str]:
         """Yields lines: what was found, what was read from the shapes, and what is assumed."""
         network, section = self.network, getattr(self.config, self.network.kind)
         count = sum(math.prod(shape) for shape in self.shapes.values())
@@ -84,13 +85,14 @@ class _Converted:
         return array
 
 
-def list_tensors(weights):
+def list_tensors(weights: Weights) -> Iterator[str]:
     """Yields a line for each tensor of `Weights`: number format, shape, name."""
     for name, tensor in weights.tensors.items():
         yield f"{tensor.dtype_name:<9} {'x'.join(map(str, tensor.shape)) or 'scalar':<20} {quote(name)}"
 
 
-def plan_conversion(weights, kind=None, config=None, ema=False, step=None):
+def plan_conversion(weights: Weights, kind: str | None = None, config: str | Path | None = None, ema: bool = False,
+                    step: int | None = None) -> Conversion:
     """Finds the network in a file and its configuration.
 
     Args:
@@ -166,7 +168,7 @@ def _core(shape):
     return tuple(shape)
 
 
-def write_checkpoint(conversion, path, half=False):
+def write_checkpoint(conversion: Conversion, path: str | Path, half: bool = False) -> None:
     """Writes the checkpoint of a `Conversion`, one tensor at a time.
 
     Args:

@@ -2,6 +2,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from jiidm.foreign.archive import Weights
 from jiidm.foreign.unpickle import quote
 from jiidm.system.errors import InputError
 
@@ -30,7 +31,7 @@ class Network:
     left_out: Counter
 
 
-def find_network(weights, kind=None, ema=False):
+def find_network(weights: Weights, kind: str | None = None, ema: bool = False) -> Network:
     """Finds the network in a file.
 
     Args:

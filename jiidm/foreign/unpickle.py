@@ -20,7 +20,7 @@ _LONG_TEXT = 1 << 16  # longer ones stay in the file: protocol 2 stores the byte
 _MAX_NUMBER, _MAX_NAME = 16, 256  # bytes
 
 
-def quote(text):
+def quote(text: object) -> str:
     """Returns a text from a file, cut and escaped for a message of one line."""
     text = str(text)
     text = text if len(text) <= 120 else text[:117] + "..."

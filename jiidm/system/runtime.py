@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from jiidm.system.cuda_home import find_cuda
@@ -163,7 +164,7 @@ def use_device(name: str) -> str:
 
 
 @functools.cache
-def onednn_flags():
+def onednn_flags() -> dict[str, int] | None:
     """Returns Jittor's `compile_options` for an operation that calls oneDNN; None where Jittor has not loaded it."""
     loaded = Path("/proc/self/maps").read_text().splitlines()
     library = next((Path(line.split()[-1]) for line in loaded if _ONEDNN.search(line)), None)
@@ -173,7 +174,7 @@ def onednn_flags():
 
 
 @contextlib.contextmanager
-def announce_compilation(what):
+def announce_compilation(what: str) -> Iterator[None]:
     """Context that says on standard error that kernels are compiled, unless it has ended well here before.
 
     Jittor compiles an operation when it first runs, and keeps the kernel until the compiler or its flags change.

@@ -3,6 +3,7 @@ import contextlib
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
 
 from jiidm.system.errors import Stopped
 
@@ -18,7 +19,7 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def stoppable():
+def stoppable() -> Iterator[None]:
     """Context in which SIGINT and SIGTERM stop what runs under `interruptible`. For the main thread of a command."""
     # Ctrl-C in a terminal kills the compilers that Jittor runs, and Jittor ends the process when a child is killed
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -39,7 +40,7 @@ def stoppable():
 
 
 @contextlib.contextmanager
-def interruptible():
+def interruptible() -> Iterator[None]:
     """Context in which a signal that `stoppable` watches raises `Stopped`, as soon as Python code runs.
 
     A signal outside of such a block raises at the beginning of the next one. Without `stoppable` nothing changes.

@@ -11,7 +11,7 @@ from jiidm.system.errors import InputError
 SMALLEST = 16
 
 
-def draw_landscape(seed, width, height):
+def draw_landscape(seed: int | tuple[int, ...], width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws a landscape.
 
     Args:

@@ -1,4 +1,5 @@
 """The Stanford Background Dataset (Gould, Fulton, Koller, ICCV 2009) in the contest's classes and layout."""
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,8 @@ _TO_CONTEST = np.full(256, NO_CLASS, np.uint8)
 _TO_CONTEST[:len(STANFORD_CLASSES)] = [CLASSES.index(name) for name in STANFORD_CLASSES]
 
 
-def read_stanford(source, split, width, height):
+def read_stanford(source: str | Path, split: str, width: int,
+                  height: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yields the pairs of a split, cropped centrally to width x height, in the contest's classes.
 
     Args:
@@ -52,7 +54,7 @@ def _split_names(path):
     return names
 
 
-def fill_no_class(labels, name="label map"):
+def fill_no_class(labels: np.ndarray, name: str = "label map") -> np.ndarray:
     """Gives each pixel without a class the label of the nearest pixel that has one.
 
     The contest's test masks have no NO_CLASS. The distance is OpenCV's 5x5 approximation of the Euclidean one.
