@@ -15,7 +15,7 @@ from jiidm import Generator
 from jiidm.commands.entry import run_tool
 from jiidm.data.folders import TestFolder
 from jiidm.data.pictures import fit_photo, read_photo
-from jiidm.evaluation.metrics import HistogramProtocol, style_correlation
+from jiidm.evaluation.metrics import style_correlation
 from jiidm.system.errors import InputError
 
 ROUND = {"guidance": 3.5, "respacing": "ddim500", "start": 300}  # the paper's first
@@ -52,7 +52,7 @@ def main():
         seconds = (time.perf_counter() - start) / len(items)
         made[name] = [np.asarray(p) for p in pictures]
         rows.append(row(f"{name}: style correlation", np.mean([
-            style_correlation(p, s, HistogramProtocol()) for p, s in zip(made[name], styles, strict=True)
+            style_correlation(p, s) for p, s in zip(made[name], styles, strict=True)
         ]), "", note=f"{len(items)} label maps, {seconds:.2f} s an image"))
         if len(made) > 1:
             psnr = [cv2.PSNR(a, b) for a, b in zip(made[SAMPLERS[0][0]], made[name], strict=True)]

@@ -36,8 +36,7 @@ from jiidm.baselines.cost import parameter_count
 from jiidm.baselines.training import BaselineTrainer
 from jiidm.commands.entry import run_tool
 from jiidm.data.folders import TrainingFolder
-from jiidm.data.pictures import read_photo
-from jiidm.evaluation.measure import resized
+from jiidm.data.pictures import read_photo, resize_photo
 from jiidm.evaluation.pairing import find_tasks
 from jiidm.inference.color_transfer import transfer_color
 from jiidm.system.errors import InputError
@@ -161,7 +160,7 @@ def pictures_to_look_at(tasks, manners, size, seed):
         for manner in manners:
             if not manner.final:
                 apart(make, manner, tasks, Path(folder), seed)
-            pictures = [resized(read_photo(Path(folder) / f"{task.stem}.png"), *size) for task in tasks]
+            pictures = [resize_photo(read_photo(Path(folder) / f"{task.stem}.png"), *size) for task in tasks]
             if manner.final:
                 pictures = [transfer_color(picture, style_of(task, size), manner.final, manner.share)
                             for picture, task in zip(pictures, tasks, strict=True)]

@@ -15,7 +15,7 @@ from jiidm.data.labels import CLASSES, colorize, read_label_map, resize_labels
 from jiidm.data.pictures import fit_photo, read_photo, sheet_of
 from jiidm.system.errors import InputError, Stopped
 from jiidm.system.files import output_folder, written_whole
-from jiidm.system.host import under_mpi
+from jiidm.system.host import is_under_mpi
 from jiidm.system.stopping import interruptible
 
 _THUMBNAIL = 256  # pixels of width on the sheet; less where there are many pictures
@@ -72,7 +72,7 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
     for path in (job.output_path, job.save_steps and _steps(job), job.overview and job.overview.parent):
         if path:
             output_folder(path)
-    others = _processes() if under_mpi() else None
+    others = _processes() if is_under_mpi() else None
     first = others is None or others.is_first()
     mine = folder.items if others is None else folder.items[others.rank() :: others.count()]
     problems, broken = list(folder.problems) if first else [], set()
