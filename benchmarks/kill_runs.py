@@ -11,9 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from jiidm.training.saved import read_state, saved_states, state_path
+
 from jiidm.checkpoint import load_tensors
 from jiidm.system.errors import InputError
-from jiidm.training.saved import read_state, saved_states, state_path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = """

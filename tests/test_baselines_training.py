@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from foreign_files import torch_zip
 from helpers import refused, run_tool
+from jiidm.baselines.perceptual import VGGLoss
+from jiidm.training.saved import read_state
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
@@ -21,7 +23,6 @@ from jiidm.baselines.config import (
 from jiidm.baselines.convert import convert_published
 from jiidm.baselines.inference import BaselineGenerator
 from jiidm.baselines.networks import baseline_of, layout_of, load_baseline
-from jiidm.baselines.perceptual import VGGLoss
 from jiidm.baselines.training import BaselineTrainer, describe_training, train_baseline
 from jiidm.checkpoint import load_tensors, save_tensors
 from jiidm.config import ImageConfig, builtin_config
@@ -29,7 +30,6 @@ from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_training_folder
 from jiidm.generator import Generator
 from jiidm.system.runtime import jt
-from jiidm.training.saved import read_state
 
 RUNS = {
     model: BaselineRun(

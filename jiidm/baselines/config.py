@@ -77,7 +77,7 @@ class DiscriminatorConfig:
 class GeneratorTrainingConfig(TrainingConfig):
     """Training of generator, encoder and discriminator together, on whole pictures.
 
-    The optimiser is Adam with the betas (0, 0.9). There are no micro-batches: batch normalisation needs the whole batch.
+    The optimiser is Adam with betas (0, 0.9). There are no micro-batches: batch normalisation needs the whole batch.
 
     Attributes:
         discriminator_learning_rate: the peak of the discriminator's rate (Heusel et al. 2017).

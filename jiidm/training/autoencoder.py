@@ -1,4 +1,4 @@
-"""Training of the autoencoder (Esser et al. 2021): L1, quantiser, optionally LPIPS, and a PatchGAN from a start step."""
+"""Training of the autoencoder (Esser et al. 2021): L1, quantiser, on request LPIPS, later a PatchGAN."""
 from typing import NamedTuple
 
 import numpy as np

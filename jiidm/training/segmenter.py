@@ -20,7 +20,7 @@ from jiidm.system.runtime import jt, nn, use_device
 from jiidm.training.gradients import Learner, trainable
 from jiidm.training.trainer import Losses, Trainer, run_stage
 
-_PADDING = 124  # grey around a picture that was made smaller
+_PADDING = 124  # grey around a picture that is scaled down
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SegmenterTrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class SegmenterRun:
-    """What a training of the segmenter is made of: its YAML file has these sections."""
+    """Everything that defines a training of the segmenter: the sections of its YAML file."""
 
     segmenter: SegformerConfig = field(default_factory=SegformerConfig)
     train_segmenter: SegmenterTrainingConfig = field(default_factory=SegmenterTrainingConfig)

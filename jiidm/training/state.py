@@ -168,7 +168,7 @@ class TrainingState:
         saved = {name: json.loads(metadata.get(name, "null"))
                  for name in ("step", "counts", "config", "watch", "origin")}
         if saved["config"] != self.fingerprint:
-            raise InputError(f"{path}: was made with another configuration; resume with that one or use a new run "
+            raise InputError(f"{path}: belongs to another configuration; resume with that one or use a new run "
                              f"folder")
         if tensors.keys() != self.variables.keys():
             raise InputError(f"{path}: holds other variables than this training has; use a new run folder")
