@@ -32,6 +32,8 @@ from jiidm.training import perceptual
 from jiidm.training.perceptual import VGGLoss
 from jiidm.training.state import read_state
 
+pytestmark = pytest.mark.baselines
+
 RUNS = {
     model: BaselineRun(
         ImageConfig(64, 48), GeneratorConfig(norm, 29, 2, 4, 4, 6, 2, 16), DiscriminatorConfig(4, 2, 2),

@@ -31,6 +31,8 @@ from jiidm.training.loop import train_loop
 from jiidm.training.trainer import Losses, Trainer
 from jiidm.training.watch import Watch
 
+pytestmark = pytest.mark.slow
+
 STEPS = 40
 CONFIG = f"""
 image: {{width: 64, height: 48}}

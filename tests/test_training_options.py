@@ -21,6 +21,8 @@ from jiidm.system.runtime import jt
 from jiidm.training.stages import Stages
 from jiidm.training.unet import UNetTrainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
