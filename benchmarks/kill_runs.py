@@ -11,10 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from jiidm.training.saved import read_state, saved_states, state_path
-
 from jiidm.checkpoint import load_tensors
 from jiidm.system.errors import InputError
+from jiidm.training.state import read_state, saved_states, state_path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = """
