@@ -52,8 +52,8 @@ from jiidm.models.unet import UNet
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
 from jiidm.system.runtime import cuda_reason, jt, nn, use_device
-from jiidm.training.plan import made_up_store
 from jiidm.training.plan import measured as measured_step
+from jiidm.training.plan import random_store
 from jiidm.training.unet import UNetTrainer
 
 STEP_FLOP = 799e9  # that remain of a guided step at full size and 96x128, see docs/performance.md
@@ -268,7 +268,7 @@ def training_steps(bench):
         settings = dataclasses.replace(config.train_unet, batch=5, precision=precision, checkpoint_blocks=blocks)
         chosen = dataclasses.replace(config, train_unet=settings)
         jt.gc()
-        seconds, memory = measured_step(UNetTrainer(chosen, made_up_store(chosen), None, Path("/"), []), 0)
+        seconds, memory = measured_step(UNetTrainer(chosen, random_store(chosen), None, Path("/"), []), 0)
         yield Row(f"training step, batch 5{', blocks recomputed' if blocks else ''}",
                   "bfloat16" if precision == "bf16" else "float32", call=seconds * 1e3,
                   note=f"{memory / 1e9:.1f} GB")

@@ -4,21 +4,38 @@ A configuration is data. It comes from a YAML file in `configs/` (any section or
 metadata of a checkpoint; a key that does not exist or a value of the wrong type is an error that names it.
 """
 import dataclasses
+import math
 import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 import yaml
 
 from jiidm.system.errors import InputError
 
-COLOR_AXES = ("brightness", "red_green", "yellow_blue")
+Anchor = Literal["", "brightness", "red_green", "yellow_blue"]
+COLOR_AXES = typing.get_args(Anchor)[1:]
 SAMPLERS = ("ddim", "dpmpp")
 COLOR_TRANSFERS = ("reinhard", "histogram", "transport")
 PREDICTIONS = ("epsilon", "v")
 LOSS_WEIGHTS = ("uniform", "min_snr")
-PRECISIONS = ("fp32", "bf16")
+Precision = Literal["fp32", "bf16"]
+PRECISIONS = typing.get_args(Precision)
+
+
+class Range(NamedTuple):
+    """What a number may be, both ends included: the annotation of a field."""
+
+    least: float = 0
+    most: float = math.inf
+
+
+_NOT_NEGATIVE = Range()
+Positive = Annotated[int, Range(1)]
+Fraction = Annotated[float, Range(0, 1)]
+Enlargement = Annotated[float, Range(1)]
 
 
 @dataclass(frozen=True)
@@ -128,34 +145,72 @@ class InferenceConfig:
 
 
 @dataclass(frozen=True)
-class AutoencoderTrainingConfig:
-    """Training of the autoencoder on random crops. Intervals are in optimiser steps; 0 switches a part off.
+class TrainingConfig:
+    """What all trainings have. Intervals are in optimiser steps; 0 switches a part off.
 
-    `coarse_weight` is that of the L1 between colour means over each latent position. `anchors` names, for each latent
-    channel, the colour mean that it is drawn to ("brightness", "red_green", "yellow_blue"; "" leaves it free): in short
-    runs colours would else be left out of the latents.
-    Photos are enlarged by a random factor of up to `scale` before the crop. `perceptual_weight` is that of LPIPS, which
-    needs `perceptual_files`: the files of VGG-16's and of LPIPS's weights.
-    `keep_last` is how many of the newest saved states are kept, besides those at multiples of `keep_every`. A step
-    whose loss or gradient is not finite, or whose reconstruction loss exceeds `loss_limit` times its running median,
-    ends the run; `skip_bad_steps` of them are left out before. `micro_batch` is how many samples are computed at a
-    time: less memory, the same result (0: the whole batch).
-    Before the step `quantize_from` the decoder reads the latents themselves; at that step they are whitened, anchors
-    end, and the codebook starts from latents of the photos. A codebook that starts at random (0) collapses in short
-    runs. The discriminator learns from `discriminator_start` on; its part in the loss grows to full weight over
-    `discriminator_ramp` steps.
+    Attributes:
+        steps: optimiser steps of the whole training.
+        batch: samples a step, over all processes.
+        learning_rate: the peak.
+        warmup: steps over which the rate rises linearly.
+        decay_from: fraction of the steps after which the rate falls, as a half cosine to 1 % of the peak.
+        ema: decay of the weights' exponential moving average.
+        save_every: interval of saved states and of STAGE-latest.safetensors.
+        sheet_every: interval of sample grids; the last step has one, too.
+        keep_last: how many of the newest states are kept.
+        keep_every: states at multiples of this step are kept as well.
+        loss_limit: a step whose first loss exceeds this multiple of its running median is a bad one.
+        skip_bad_steps: so many bad steps, non-finite ones included, change nothing; the next one ends the run.
+        micro_batch: samples computed at a time: less memory, the same result (0: the whole batch).
     """
 
-    steps: int = 200_000
-    batch: int = 8
-    crop: int = 256
-    scale: float = 1.0
+    steps: Positive = 1
+    batch: Positive = 8
+    learning_rate: float = 1e-4
+    warmup: int = 0
+    decay_from: Fraction = 1.0
+    ema: Fraction = 0.999
+    save_every: int = 5000
+    sheet_every: int = 5000
+    keep_last: Positive = 2
+    keep_every: int = 0
+    loss_limit: float = 100.0
+    skip_bad_steps: int = 0
+    micro_batch: int = 0
+
+
+@dataclass(frozen=True)
+class AutoencoderTrainingConfig(TrainingConfig):
+    """Training of the autoencoder on random crops.
+
+    Attributes:
+        crop: side of the square crops, in pixels.
+        scale: photos are enlarged by a random factor of up to this before the crop.
+        coarse_weight: weight of the L1 between colour means over each latent position.
+        anchors: for each latent channel the colour mean it is drawn to, "" for none; without, short runs leave the
+            colours out of the latents.
+        anchor_weight: weight of the L1 between anchored channels and their colour means.
+        perceptual_weight: weight of LPIPS.
+        perceptual_files: the files of VGG-16's and of LPIPS's weights.
+        codebook_weight: weight of the quantiser's loss.
+        quantize_from: until this step the decoder reads the latents themselves. Then the latents are whitened, the
+            anchors end, and the codebook starts from latents of the photos. A random codebook (0) collapses in short
+            runs.
+        discriminator_start: the discriminator learns from this step on.
+        discriminator_ramp: steps over which its weight in the loss grows to full.
+        discriminator_weight: factor of the adaptive weight (Esser et al. 2021, eq. 6).
+        discriminator_channels: width of its first layer.
+        discriminator_layers: its strided layers.
+        revive_codes_every: interval at which codes without use move to latents of the batch.
+    """
+
+    steps: Positive = 200_000
+    crop: Positive = 256
+    scale: Enlargement = 1.0
     learning_rate: float = 4.5e-6 * 8
     warmup: int = 500
-    decay_from: float = 1.0
-    ema: float = 0.999
     coarse_weight: float = 0.0
-    anchors: tuple[str, ...] = ()
+    anchors: tuple[Anchor, ...] = ()
     anchor_weight: float = 1.0
     perceptual_weight: float = 0.0
     perceptual_files: tuple[str, ...] = ()
@@ -164,51 +219,38 @@ class AutoencoderTrainingConfig:
     discriminator_start: int = 100_000
     discriminator_ramp: int = 0
     discriminator_weight: float = 0.8
-    discriminator_channels: int = 64
-    discriminator_layers: int = 3
+    discriminator_channels: Annotated[int, Range(4)] = 64
+    discriminator_layers: Annotated[int, Range(1, 16)] = 3
     revive_codes_every: int = 0
-    save_every: int = 5000
-    sheet_every: int = 5000
-    keep_last: int = 2
-    keep_every: int = 0
-    loss_limit: float = 100.0
-    skip_bad_steps: int = 0
-    micro_batch: int = 0
 
 
 @dataclass(frozen=True)
-class UNetTrainingConfig:
-    """Training of the UNet on stored latents. `decay_from` is the share of the steps after which the rate falls.
+class UNetTrainingConfig(TrainingConfig):
+    """Training of the UNet on latents; `loss_limit` watches the squared error.
 
-    `checkpoint_blocks` saves memory: the UNet's blocks are computed a second time on the way back instead of being kept
-    (a third more time, the same result). `loss_limit` is for the squared error. The others are the autoencoder's.
-    The store holds `views` versions of each photo, and their mirror images: the first is the whole photo, the others
-    are enlarged by a random factor of up to `scale` and cropped. With `encode_on_the_fly` there is no store: each batch
-    is drawn anew from the photos, with random mirror images and, up to `scale`, enlarged. `precision` "bf16" (on CUDA)
-    casts what convolutions take to bfloat16, forward and backward; weights, sums and all else stay fp32.
+    Attributes:
+        weight_decay: AdamW's.
+        mask_drop: probability that a sample's label map is left out, for classifier-free guidance.
+        keep_at: steps whose averaged weights are kept as unet-STEP.safetensors; the last one is `steps`.
+        checkpoint_blocks: gradient checkpointing: a third more time, less memory, the same result.
+        views: versions of each photo in the store, each with its mirror image; the first is the whole photo.
+        scale: the further views are enlarged by a random factor of up to this and cropped.
+        encode_on_the_fly: no store; photos are mirrored, scaled and encoded anew for each batch.
+        precision: "bf16" (CUDA) rounds the operands of convolutions to bfloat16, forward and backward; weights and
+            sums stay fp32.
     """
 
-    steps: int = 266_000
-    batch: int = 30
-    learning_rate: float = 1e-4
+    steps: Positive = 266_000
+    batch: Positive = 30
+    ema: Fraction = 0.9999
     weight_decay: float = 0.0
-    warmup: int = 0
-    decay_from: float = 1.0
-    ema: float = 0.9999
-    mask_drop: float = 0.2
-    keep_at: tuple[int, ...] = (176_000, 266_000)
-    save_every: int = 5000
-    sheet_every: int = 5000
-    keep_last: int = 2
-    keep_every: int = 0
-    loss_limit: float = 100.0
-    skip_bad_steps: int = 0
-    micro_batch: int = 0
+    mask_drop: Fraction = 0.2
+    keep_at: tuple[Positive, ...] = (176_000, 266_000)
     checkpoint_blocks: bool = False
-    views: int = 1
-    scale: float = 1.0
+    views: Positive = 1
+    scale: Enlargement = 1.0
     encode_on_the_fly: bool = False
-    precision: str = "fp32"
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -304,62 +346,66 @@ def _check_recipe(recipe, timesteps, where="inference."):
 
 def check_training(config):
     """Raises InputError where the training sections of a `Config` contradict each other or its networks."""
-    first, second, factor = config.train_autoencoder, config.train_unet, config.autoencoder.factor
-    smaller = min(config.image.width, config.image.height)
-    if not 0 < first.crop <= smaller or first.crop % factor:
+    check_training_section(config, "train_autoencoder")
+    check_training_section(config, "train_unet")
+    _check_autoencoder_training(config)
+    _check_unet_training(config.train_unet)
+
+
+def check_training_section(config, name):
+    """Raises InputError where a value of the `TrainingConfig` called `name`, or the seed, is out of its range."""
+    training = getattr(config, name)
+    from_dict(type(training), to_dict(training), name)
+    if training.learning_rate <= 0:
+        raise InputError(f"{name}: learning_rate {training.learning_rate:g}: expected more than 0")
+    if 0 < training.loss_limit <= 1:
+        raise InputError(f"{name}: loss_limit {training.loss_limit:g}: expected more than 1 times the median, or 0 for "
+                         f"no limit")
+    if config.seed >= 2**32:
+        raise InputError(f"seed {config.seed}: expected less than 2**32")
+
+
+def _check_autoencoder_training(config):
+    training, factor = config.train_autoencoder, config.autoencoder.factor
+    crop, layers = training.crop, training.discriminator_layers
+    if crop > min(config.image.width, config.image.height) or crop % factor:
         raise InputError(
-            f"train_autoencoder.crop {first.crop}: expected a multiple of {factor}, at most the smaller side of the "
+            f"train_autoencoder.crop {crop}: expected a multiple of {factor}, at most the smaller side of the "
             f"picture of {config.image.width}x{config.image.height}"
         )
-    if first.scale < 1:
-        raise InputError(f"train_autoencoder.scale {first.scale:g}: expected at least 1, photos as they are")
-    if first.perceptual_weight and (len(first.perceptual_files) != 2 or first.crop < 16):
+    if training.perceptual_weight and (len(training.perceptual_files) != 2 or crop < 16):
         raise InputError(
-            f"train_autoencoder.perceptual_files {list(first.perceptual_files)}: expected two files, the weights of "
+            f"train_autoencoder.perceptual_files {list(training.perceptual_files)}: expected two files, the weights of "
             f"VGG-16 and of LPIPS, and a crop of at least 16"
         )
-    if min(first.steps, first.batch, second.steps, second.batch) < 1 or config.seed >= 2**32:
-        raise InputError("steps and batch: expected at least 1; seed: expected less than 2**32")
-    if min(first.keep_last, second.keep_last) < 1:
-        raise InputError("keep_last: expected at least 1, the newest state")
-    if any(0 < limit <= 1 for limit in (first.loss_limit, second.loss_limit)):
-        raise InputError("loss_limit: expected more than 1 times the median, or 0 for no limit")
-    if first.quantize_from >= first.steps:
+    if training.quantize_from >= training.steps:
+        raise InputError(f"train_autoencoder.quantize_from {training.quantize_from}: expected less than the "
+                         f"{training.steps} steps")
+    if training.discriminator_channels % 4:
+        raise InputError(f"train_autoencoder.discriminator_channels {training.discriminator_channels}: expected a "
+                         f"multiple of 4")
+    if training.discriminator_start < training.steps and crop < 3 * 2**layers:
         raise InputError(
-            f"train_autoencoder.quantize_from {first.quantize_from}: expected less than the {first.steps} steps"
-        )
-    layers, channels = first.discriminator_layers, first.discriminator_channels
-    if not 1 <= layers <= 16 or channels < 4 or channels % 4:
-        raise InputError(
-            f"train_autoencoder.discriminator_layers {layers}, discriminator_channels {channels}: expected 1 to 16, "
-            f"and a multiple of 4"
-        )
-    if first.discriminator_start < first.steps and first.crop < 3 * 2**layers:
-        raise InputError(
-            f"train_autoencoder.crop {first.crop}: a discriminator of {layers} layers sees no patch of it; expected at "
+            f"train_autoencoder.crop {crop}: a discriminator of {layers} layers sees no patch of it; expected at "
             f"least {3 * 2**layers}, or fewer discriminator_layers"
         )
-    strange = set(first.anchors) - {"", *COLOR_AXES}
-    if strange or len(first.anchors) > config.autoencoder.embed_dim:
+    if len(training.anchors) > config.autoencoder.embed_dim:
+        raise InputError(f"train_autoencoder.anchors {list(training.anchors)}: expected at most "
+                         f"{config.autoencoder.embed_dim}, one a latent channel")
+
+
+def _check_unet_training(training):
+    if training.encode_on_the_fly and training.views > 1:
+        raise InputError(f"train_unet.views {training.views}: is for the store; expected 1 with encode_on_the_fly")
+    if not training.encode_on_the_fly and (training.scale > 1) != (training.views > 1):
         raise InputError(
-            f"train_autoencoder.anchors {list(first.anchors)}: expected at most {config.autoencoder.embed_dim} "
-            f'names out of {", ".join(COLOR_AXES)} and ""'
+            f"train_unet.scale {training.scale:g}, views {training.views}: expected both above 1 (the further views of "
+            f"a photo in the store are the enlarged ones), or neither"
         )
-    if second.scale < 1 or second.views < 1:
-        raise InputError(f"train_unet.scale {second.scale:g}, views {second.views}: expected at least 1")
-    if second.encode_on_the_fly and second.views > 1:
-        raise InputError(f"train_unet.views {second.views}: is for the store; expected 1 with encode_on_the_fly")
-    if not second.encode_on_the_fly and (second.scale > 1) != (second.views > 1):
+    if not training.keep_at or max(training.keep_at) != training.steps:
         raise InputError(
-            f"train_unet.scale {second.scale:g}, views {second.views}: expected both above 1 (the further views of a "
-            f"photo in the store are the enlarged ones), or neither"
-        )
-    if second.precision not in PRECISIONS:
-        raise InputError(f"train_unet.precision {second.precision!r}: expected one of {', '.join(PRECISIONS)}")
-    if not second.keep_at or max(second.keep_at) != second.steps or min(second.keep_at) < 1:
-        raise InputError(
-            f"train_unet.keep_at {list(second.keep_at)}: expected steps from 1 on, the last being train_unet.steps, "
-            f"{second.steps}"
+            f"train_unet.keep_at {list(training.keep_at)}: expected steps, the last being train_unet.steps, "
+            f"{training.steps}"
         )
 
 
@@ -384,20 +430,27 @@ def to_dict(config):
 def from_dict(cls, data, where):
     """Builds the dataclass `cls` from nested dicts; `where` is what errors call the source.
 
-    Raises InputError for an unknown key, a value of the wrong type, or a number below zero.
+    Raises InputError for an unknown key, a value of the wrong type, a choice that is not one, or a number that is
+    below zero or out of its `Range`.
     """
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected keys and values for {cls.__name__}, found {data!r}")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     for key in data:
         if key not in hints:
             raise InputError(f"{where}: unknown key {key!r}; known here: {', '.join(hints)}")
     return cls(**{key: _checked(hints[key], value, f"{where}: {key}") for key, value in data.items()})
 
 
-def _checked(kind, value, where):
+def _checked(kind, value, where, limits=_NOT_NEGATIVE):
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value, where)
+    if typing.get_origin(kind) is Annotated:
+        return _checked(kind.__origin__, value, where, kind.__metadata__[0])
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise InputError(f"{where}: expected one of {', '.join(map(repr, typing.get_args(kind)))}, found {value!r}")
+        return value
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise InputError(f"{where}: expected a list, found {value!r}")
@@ -409,6 +462,7 @@ def _checked(kind, value, where):
         value = float(value)  # YAML 1.1 wants a point before the exponent and takes 1e-4 for text
     if type(value) is not kind:
         raise InputError(f"{where}: expected {kind.__name__}, found {value!r}")
-    if kind in (int, float) and not value >= 0:
-        raise InputError(f"{where}: expected a number of at least 0, found {value!r}")
+    if kind in (int, float) and not limits.least <= value <= limits.most:
+        most = f" and at most {limits.most:g}" if limits.most < math.inf else ""
+        raise InputError(f"{where}: expected a number of at least {limits.least:g}{most}, found {value!r}")
     return value

@@ -449,14 +449,12 @@ def test_training_weighs_the_squared_error_and_shows_the_quarters_as_they_are():
     trainer.config = Config(diffusion=DiffusionConfig(loss_weight="min_snr"))
     trainer.schedule = Schedule(trainer.config.diffusion)
     trainer.denoise = lambda zt, t, mask: jt.concat([zt, zt * 0], 1)
-    trainer.store = SimpleNamespace(latents_of=jt.array)
+    trainer.samples = SimpleNamespace(latents_of=jt.array)
     arrays = np.random.default_rng(0).standard_normal((2, 2, 3, 4, 6)).astype("float32")
-    t = np.array([30, 30])
-    mse, bound, *quarters = (
-        loss.item() for loss in trainer._losses(arrays[0], np.zeros((2, 4, 6)), t, arrays[1], np.ones(2, "float32"))
-    )
+    part = arrays[0], np.zeros((2, 4, 6)), np.array([30, 30]), arrays[1], np.ones(2, "float32")
+    mse, bound, *quarters = (loss.item() for loss in trainer.losses(0, part).logged)
     assert trainer.schedule.loss_weights[30] < 0.5
     assert mse == pytest.approx(trainer.schedule.loss_weights[30] * np.mean(quarters), rel=1e-5)
     trainer.schedule = SCHEDULE
-    plain = trainer._losses(arrays[0], np.zeros((2, 4, 6)), t, arrays[1], np.ones(2, "float32"))
+    plain = trainer.losses(0, part).logged
     assert [loss.item() for loss in plain] == [pytest.approx(v) for v in (np.mean(quarters), bound, *quarters)]
