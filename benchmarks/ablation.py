@@ -3,8 +3,9 @@ what the further options of the recipe give, and curves over guidance, start str
 
   python -m benchmarks.ablation --labels TEST --references TRAIN --real VAL
 
-writes measurements.md and the curves (PNG) into docs/ and all figures into benchmarks/results/ablation.json. A section that
-stands there for the same weights, pictures and evaluator is not measured again: after a stop, the same command goes on.
+writes measurements.md and the curves (PNG) into docs/ and all figures into benchmarks/results/ablation.json. A section
+that stands there for the same weights, pictures and evaluator is not measured again: after a stop, the same command
+goes on.
 """
 import argparse
 import hashlib
