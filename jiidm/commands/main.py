@@ -5,6 +5,7 @@ import sys
 from jiidm.commands.entry import run_processes, run_tool
 
 COMMANDS = {
+    "draw": "one picture from a label map and a style photo",
     "infer": "the pictures of a test folder",
     "train": "train the networks",
     "evaluate": "measure a folder of pictures",
