@@ -7,6 +7,7 @@ writes results.md and the curves (PNG) into docs/ and all figures into benchmark
 stands there for the same weights, pictures and evaluator is not measured again: after a stop, the same command goes on.
 """
 import argparse
+import dataclasses
 import hashlib
 import json
 import sys
@@ -34,9 +35,9 @@ from benchmarks.gallery import (  # noqa: E402
     weights_of,
     write_sheet,
 )
-from jiidm import Generator  # noqa: E402
+from jiidm import Generator, load  # noqa: E402
 from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.config import COLOR_TRANSFERS, to_dict  # noqa: E402
+from jiidm.config import COLOR_TRANSFERS, to_dict, with_recipe  # noqa: E402
 from jiidm.inference.color_transfer import transfer_color  # noqa: E402
 from jiidm.system.errors import InputError  # noqa: E402
 from jiidm.system.files import output_folder  # noqa: E402
@@ -60,15 +61,12 @@ class Studio(Gallery):
     def make(self, setting, tasks):
         """Yields lists of tasks with their pictures (PIL), before the transfer of the final one."""
         size = self.generator.batch_size()
-        self.generator.use_recipe(setting.recipe)
-        try:
-            for start in range(0, len(tasks), size):
-                some = tasks[start : start + size]
-                yield some, self.generator.infer(
-                    [task.labels for task in some], [task.reference for task in some], seed=self.given.seed,
-                    names=[task.stem for task in some], final_color_transfer=False, **setting.arguments)
-        finally:
-            self.generator.use_recipe(self.recipe)
+        recipe = dataclasses.replace(self.recipe, **{**setting.recipe, "final_color_transfer": ""})
+        for start in range(0, len(tasks), size):
+            some = tasks[start : start + size]
+            yield some, self.generator.infer(
+                [task.labels for task in some], [task.reference for task in some], seed=self.given.seed,
+                names=[task.stem for task in some], recipe=recipe, **setting.arguments)
 
     def _pictures(self, setting, tasks):
         """The folder with the pictures of a setting; those before the final transfer serve the settings that follow."""
@@ -151,9 +149,10 @@ def main():
     wanted = [s for s in (*TABLES, *CURVES) if s in arguments.only and (s != "real" or arguments.real is not None)]
     _check_arguments(arguments, wanted)
     warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
-    generator = Generator.from_checkpoint(arguments.checkpoint, recipe=arguments.recipe)
+    generator = load(arguments.checkpoint)
     if not isinstance(generator, Generator):
         raise InputError(f"{arguments.checkpoint}: a baseline has none of the modules; give the weights of IIDM")
+    generator.config = with_recipe(generator.config, arguments.recipe)
     with tempfile.TemporaryDirectory(prefix="jiidm-ablation-") as folder:
         studio = Studio(generator, arguments, Path(folder))
         tasks = {s: studio.tasks[: arguments.limit] if s in CURVES else studio.tasks for s in wanted}

@@ -40,7 +40,7 @@ from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
 from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.config import AutoencoderConfig, Config, DiffusionConfig, ImageConfig, UNetConfig  # noqa: E402
 from jiidm.data.latents import one_hot_batch  # noqa: E402
-from jiidm.diffusion.guidance import GuidedDenoiser  # noqa: E402
+from jiidm.diffusion.guidance import Guidance, guided_denoiser  # noqa: E402
 from jiidm.diffusion.loss import hybrid_loss  # noqa: E402
 from jiidm.diffusion.samplers import ddim  # noqa: E402
 from jiidm.diffusion.schedule import Schedule  # noqa: E402
@@ -51,7 +51,7 @@ from jiidm.kernels.group_norm import group_norm, group_norm_plain  # noqa: E402
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain  # noqa: E402
 from jiidm.models.autoencoder import Autoencoder  # noqa: E402
 from jiidm.models.blocks import prepare, round_operands  # noqa: E402
-from jiidm.models.unet import UNet  # noqa: E402
+from jiidm.models.unet import Conditions, UNet  # noqa: E402
 from jiidm.system.errors import InputError  # noqa: E402
 from jiidm.system.files import output_folder, written_whole  # noqa: E402
 from jiidm.system.runtime import cuda_reason, jt, nn, use_device  # noqa: E402
@@ -227,11 +227,12 @@ def network_parity(bench):
 def chain_parity(bench):
     """20 guided steps with the kernels and in Jittor's own operators."""
     network, mask, z = with_random_weights(UNet(SMALL)), random_mask(1, 24, 32), jt.array(normal(1, 3, 24, 32))
-    chain = Schedule(DiffusionConfig()).respaced("ddim50")
+    schedule = Schedule(DiffusionConfig())
+    timesteps = schedule.respaced("ddim50")[:20][::-1]
 
     def last():
-        denoiser = GuidedDenoiser(network, mask, 24, 32)
-        return [latent for _, latent in ddim(lambda z, t: denoiser(z, t, 3.5), chain, z, 20)][-1].numpy()
+        denoise = guided_denoiser(Conditions(network, mask, 24, 32).predict, schedule, Guidance(3.5))
+        return [latent for _, latent in ddim(denoise, schedule, z, timesteps)][-1].numpy()
 
     result = last()
     with plain_operators():
@@ -245,7 +246,7 @@ def training(bench):
     """Three steps on one batch, with operands in fp32 and in bf16: the loss must fall."""
     schedule, t = Schedule(DiffusionConfig()), np.array([100, 600])
     z0, noise, mask = jt.array(normal(2, 3, 24, 32)), jt.array(normal(2, 3, 24, 32)), random_mask(2, 24, 32)
-    zt = schedule.noised(z0, noise, t)
+    zt = schedule.add_noise(z0, noise, t)
     for dtype in ("float32", "bfloat16"):
         network = UNet(SMALL)
         if dtype == "bfloat16":
@@ -284,9 +285,10 @@ def guided_steps(bench):
     for dtype, precision in (("float32", "fp32"), ("bfloat16", "bf16")):
         prepare(network, inference_convolution("cuda", precision))
         for batch, joint in ((1, False), (1, True), (16, False), (16, True)):
-            denoiser = GuidedDenoiser(network, random_mask(batch, height, width), height, width, joint=joint)
-            denoiser.prepare([500])
-            total, python = timeline(denoiser, jt.array(normal(batch, config.in_channels, height, width)))
+            conditions = Conditions(network, random_mask(batch, height, width), height, width, joint=joint)
+            conditions.prepare([500])
+            denoise = guided_denoiser(conditions.predict, Schedule(DiffusionConfig()), Guidance(3.5))
+            total, python = timeline(denoise, jt.array(normal(batch, config.in_channels, height, width)))
             share = None if bench.tiny else STEP_FLOP * batch / bench.matrix_rate[dtype] / total * 1e3
             yield Row(f"guided step, batch {batch}{', branches as one batch' if joint else ''}", dtype, call=total,
                       ceiling=share,
@@ -296,13 +298,13 @@ def guided_steps(bench):
         yield from torch_steps(network, height, width)
 
 
-def timeline(denoiser, z):
+def timeline(denoise, z):
     """Median milliseconds of a guided step, and of the part in which Python describes it and queues its kernels."""
     times = []
     for _ in range(2 + REPEATS):
         jt.sync_all(True)
         start = time.perf_counter()
-        denoiser(z, 500, 3.5).sync()
+        denoise(z, 500).sync()
         described = time.perf_counter()
         jt.sync_all(True)
         times.append((time.perf_counter() - start, described - start))

@@ -92,10 +92,9 @@ def _plan_round(settings, recipe, schedule, color_transfer):
             f"start index {settings.start}: expected 1 to {len(chain) - 1} in a chain of {len(chain)} steps"
         )
     start = int(chain[settings.start])
-    if recipe.sampler == "dpmpp":
-        timesteps = schedule.descent(start, recipe.steps)
-    else:  # as in the authors' release, the first step of DDIM is one index below the noise that is there
-        timesteps = chain[: settings.start][::-1]
+    # as in the authors' release, DDIM begins one index below the noise that is there
+    below = chain[: settings.start][::-1]
+    timesteps = below if recipe.sampler == "ddim" else schedule.descent(start, recipe.steps)
     guidance = Guidance(
         settings.guidance, recipe.guidance_from, recipe.guidance_to or len(schedule), recipe.guidance_rescale
     )

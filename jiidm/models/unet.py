@@ -51,7 +51,7 @@ class ResBlock(nn.Module):
         self.skip_connection = conv1x1(in_channels, out_channels) if in_channels != out_channels else None
 
     def modulation(self, emb):
-        """Scale and shift (N, C) of the second norm, its own weight and bias included: norm(h) * (1 + scale) + shift."""
+        """Scale and shift (N, C) of the second norm, with its own in them: norm(h) * (1 + scale) + shift."""
         scale, shift = self.emb_layers(emb).chunk(2, dim=1)
         norm = self.out_layers[0]
         return norm.weight * (1 + scale), norm.bias * (1 + scale) + shift
@@ -189,7 +189,8 @@ class UNet(nn.Module):
                 decoder.append(nn.ModuleList(layers))
         self.output_blocks = nn.ModuleList(decoder)
         self.out = nn.Sequential(
-            GroupNorm(width, config.norm_groups, _EPS), nn.SiLU(), zero_init(conv3x3(width, 2 * config.in_channels, plain=True))
+            GroupNorm(width, config.norm_groups, _EPS), nn.SiLU(),
+            zero_init(conv3x3(width, 2 * config.in_channels, plain=True)),
         )
 
         self._residual = [b for group in self.input_blocks for b in group if isinstance(b, ResBlock)]

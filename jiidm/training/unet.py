@@ -7,12 +7,12 @@ from jiidm.config import to_dict
 from jiidm.data.labels import colorize
 from jiidm.data.latents import one_hot_batch
 from jiidm.data.pictures import sheet_of, to_pixels
-from jiidm.diffusion.guidance import Guidance, GuidedDenoiser
 from jiidm.diffusion.loss import hybrid_loss, weighted
-from jiidm.diffusion.samplers import translate
 from jiidm.diffusion.schedule import Schedule
+from jiidm.inference.plan import make_plan
+from jiidm.inference.refinement import sample_round
 from jiidm.models.blocks import round_operands
-from jiidm.models.unet import UNet
+from jiidm.models.unet import Conditions, UNet
 from jiidm.system.distributed import all_reduce, shard
 from jiidm.system.errors import InputError
 from jiidm.system.files import written_whole
@@ -116,7 +116,7 @@ class UNetTrainer:
     def _losses(self, rows, labels, t, noise, keep):
         z0, noise = self.store.latents_of(rows), jt.array(noise)
         mask = one_hot_batch(labels, self.config.unet.num_classes) * jt.array(keep).reshape(-1, 1, 1, 1)
-        output = self.denoise(self.schedule.noised(z0, noise, t), jt.array(t.astype(np.int32)), mask)
+        output = self.denoise(self.schedule.add_noise(z0, noise, t), jt.array(t.astype(np.int32)), mask)
         mse, bound = hybrid_loss(self.schedule, output, z0, noise, t)
         error = weighted(self.schedule, mse, t).mean()
         # of the timesteps: four times the quarter's part in the mean, so that no batch without them leaves a gap
@@ -136,13 +136,11 @@ class UNetTrainer:
     def sheet(self, step):
         self.ema.swap()
         mask = one_hot_batch(self.masks, self.config.unet.num_classes)
-        guidance = Guidance(self.schedule, self.config.inference)
-        denoiser = GuidedDenoiser(self.network, mask, *self.styles.shape[2:], guidance=guidance)
+        conditions = Conditions(self.network, mask, *self.styles.shape[2:])
+        planned = make_plan(self.config.inference, self.schedule, rounds=1).rounds[0]
         noise = step_generator(self.config.seed, 0, SHEET).standard_normal(self.styles.shape, np.float32)
         with jt.no_grad():
-            settings = self.config.inference.rounds[0]
-            steps = translate(denoiser, self.schedule, jt.array(self.styles), jt.array(noise), settings)
-            *_, (_, result) = steps
+            *_, (_, result) = sample_round(conditions, self.schedule, planned, jt.array(self.styles), noise)
             pictures, styles = (to_pixels(self.autoencoder.decode(z).numpy()) for z in (result, jt.array(self.styles)))
         self.ema.swap()
         factor = self.config.autoencoder.factor
