@@ -126,10 +126,10 @@ def inputs(images, height, width, classes=5):
     return jt.array(z), one_hot_batch(labels, classes)
 
 
-SCHEDULE = Schedule(DiffusionConfig())
+SCHEDULE, GUIDANCE = Schedule(DiffusionConfig()), Guidance(3.5)
 
 
-def guided(conditions, z, t=500, guidance=Guidance(3.5), schedule=SCHEDULE):
+def guided(conditions, z, t=500, guidance=GUIDANCE, schedule=SCHEDULE):
     """The guided prediction as numpy."""
     return guided_denoiser(conditions.predict, schedule, guidance)(z, t).numpy()
 

@@ -18,6 +18,7 @@ from jiidm.contest.job import ContestJob, make_pictures
 from jiidm.data import folders as data_folders
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.generator import Generator
+from jiidm.inference.refinement import Step
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
 from jiidm.system.errors import Stopped
@@ -200,8 +201,8 @@ def test_pictures_are_those_of_the_generator_called_directly(folders, tmp_path):
     for item in data_folders.TestFolder(folders / "test", folders / "train").items:
         steps = []
         picture = generator.infer(item.mask, item.reference, rounds=2, seed=4,
-                                  on_step=lambda *step, steps=steps: steps.append(step))
-        name, rounds = item.mask.stem, [pictures[0] for *_, pictures in steps if pictures]
+                                  on_step=steps.append)
+        name, rounds = item.mask.stem, [step.pictures[0] for step in steps if step.pictures]
         for path, image in (
             (f"{name}.jpg", picture), (f"steps/{name}-round1.jpg", rounds[0]), (f"steps/{name}-round2.jpg", rounds[1])
         ):
@@ -221,7 +222,9 @@ class StandIn:
     def batch_size(self):
         return 2
 
-    def infer(self, masks, styles, names, on_step):
+    model = "iidm"
+
+    def infer(self, masks, styles, names, on_step, **settings):
         assert [m.shape for m in masks] == [(48, 64)] * len(names) and [s.shape for s in styles] == [(48, 64, 3)] * 2
         self.calls += 1
         self.act(self.calls, on_step)
@@ -233,7 +236,7 @@ def stand_in(monkeypatch):
     """A function that has `make_pictures` use a `StandIn` of the given `act`, and returns it."""
     def use(act=lambda call, on_step: None):
         generator = StandIn(act)
-        monkeypatch.setattr(Generator, "from_checkpoint", lambda *arguments: generator)
+        monkeypatch.setattr("jiidm.generator.load", lambda *arguments: generator)
         return generator
 
     return use
@@ -302,7 +305,7 @@ def test_a_failed_write_is_told_at_the_next_step(folders, tmp_path, stand_in):
         for step in range(1000):  # of the second batch: 20 s, if nobody looks
             time.sleep(0.02 * (call == 2))
             steps.append(call)
-            on_step(0, step, 1000, None)
+            on_step(Step(0, step, 1000, None, None))
 
     (tmp_path / "mask0.jpg").mkdir()
     generator = stand_in(act)

@@ -13,13 +13,13 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 def parse_arguments():
     """The command line as `argparse` gives it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mask", type=Path, metavar="MASK.png", help="label map: a grey PNG whose values are the classes")
+    parser.add_argument("mask", type=Path, metavar="MASK.png", help="label map, a grey PNG whose values are classes")
     parser.add_argument("style", type=Path, metavar="STYLE.jpg", help="photo whose colours and light the picture takes")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.jpg",
                         help="the picture to write, a JPEG or a PNG")
     parser.add_argument("--size", type=_size, default="mask", metavar="SIZE",
                         help="mask (the label map's size, the default), model (the network's), or such as 512x384")
-    parser.add_argument("--seed", type=int, default=0, help="another number gives another picture (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another one gives another picture (default: %(default)s)")
     parser.add_argument("--rounds", type=int, help="how many rounds of the recipe (default: all)")
     parser.add_argument("--recipe", type=Path, metavar="FILE.yaml",
                         help="keys of the inference section that replace the checkpoint's own")

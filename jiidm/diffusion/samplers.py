@@ -1,7 +1,7 @@
 """Samplers: generators that visit a list of timesteps and yield (steps left, latents) after each.
 
-A sampler owns neither network nor progress bar. Its denoiser is a function (z, t) -> the prediction (N, C, H, W) of what
-`schedule.prediction` says, epsilon or v. Each step is computed before it is yielded, so that Jittor's graph stays small.
+A sampler owns neither network nor progress bar. Its denoiser is a function (z, t) -> prediction (N, C, H, W) of epsilon
+or v, as `schedule.prediction` says. Each step is computed before it is yielded, so that Jittor's graph stays small.
 
 To add a sampler, write one here, name it in SAMPLERS and in `jiidm.config`, and say in `jiidm.inference.plan` which
 timesteps it visits.
