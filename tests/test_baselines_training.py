@@ -275,7 +275,7 @@ def test_pictures(generator):
 
 @pytest.mark.parametrize("setting, words", [
     ({"rounds": 2}, ("rounds 2", "one pass")), ({"rounds": True}, ("rounds True",)),
-    ({"ensemble": [1, 2]}, ("ensemble [1, 2]", "one network")), ({"recipe": {"sampler": "dpmpp"}}, ("recipe", "sampler")),
+    ({"ensemble": [1, 2]}, ("ensemble [1, 2]", "one network")), ({"recipe": {"sampler": "dpmpp"}}, ("recipe",)),
     ({"recipe": {"steps": 20}}, ("recipe", "steps", "20")), ({"color_transfer": "reinhard"}, ("color_transfer",)),
     ({"recipe": {"final_color_transfer": "reinhard"}}, ("final_color_transfer",)),
     ({"size": "large"}, ("size",)), ({"names": "a"}, ("names",)),

@@ -73,11 +73,11 @@ def wait_for(condition, process):
 
 def pictures_in(folder):
     """The names of the pictures in a folder; checks that each is whole and that nothing else is there."""
-    for path in data_folders.iterdir():
+    for path in folder.iterdir():
         assert path.suffix == ".jpg" and not path.name.startswith("."), path
         with Image.open(path) as image:
             image.load()
-    return sorted(path.name for path in data_folders.iterdir())
+    return sorted(path.name for path in folder.iterdir())
 
 
 # ---- signals
@@ -143,7 +143,7 @@ def test_a_second_signal_ends_the_process_even_within_a_step():
 
 AROUND = """
 import os, signal
-from jiidm.system.files import run_tool
+from jiidm.commands.entry import run_tool
 from jiidm.system.stopping import interruptible, stoppable
 
 def main():
@@ -168,7 +168,7 @@ def test_a_signal_outside_of_an_interruptible_block_waits_for_the_next():
 
 IMPORT = """
 import os, sys, threading, time
-from jiidm.system.files import run_tool
+from jiidm.commands.entry import run_tool
 from jiidm.system.stopping import interruptible, stoppable
 
 def send():
