@@ -103,7 +103,7 @@ def test_silu_far_from_zero():
     ones, zeros = jt.ones((1, 16)), jt.zeros((1, 16))
     normed = numbers(unblocked(group_norm(blocked(jt.array(x)), 1, 1e-5)))
     factor = float(np.ptp(x) / np.ptp(normed))  # so that SiLU sees values from -200 to 200
-    result = numbers(unblocked(group_norm(blocked(jt.array(x)), 1, 1e-5, channels=(ones * factor, zeros), silu=True)))
+    result = numbers(unblocked(group_norm(blocked(jt.array(x)), 1, 1e-5, modulation=(ones * factor, zeros), silu=True)))
     u = normed * factor
     expected = u / (1 + np.exp(-u))
     assert np.abs(result - expected).max() < 1e-6 * np.abs(expected).max()

@@ -119,7 +119,7 @@ class GroupNorm(nn.Module):
     def execute(self, x, modulation=None, silu=True):
         """x is N, C, H, W; modulation is a scale and shift (both N, C) to use in place of its own weight and bias."""
         modulation = (self.weight, self.bias) if modulation is None else modulation
-        return group_norm(x, self.groups, self.eps, channels=modulation, silu=silu)
+        return group_norm(x, self.groups, self.eps, modulation=modulation, silu=silu)
 
 
 def upsample_nearest(x):
