@@ -101,10 +101,8 @@ class Generator:
             InputError: weights that are missing, unreadable, of another model, or have NaN.
         """
         files = _find_files(paths)
-        for path in files:
-            kind = open_tensors(path)[1].get("kind", "")
-            if _is_baseline(kind):
-                raise InputError(f"{path}: holds {kind}, a model of its own; load it with jiidm.load")
+        for path in _baselines(files):
+            raise InputError(f"{path}: a baseline, a model of its own; load it with jiidm.load")
         if precision not in ("auto", "fp32", "bf16"):
             raise InputError(f"precision {precision!r}: expected auto, fp32 or bf16")
         device = use_device(device)
@@ -222,7 +220,7 @@ def load(paths: Paths = "default", device: str = "auto", precision: str = "auto"
     takes none but `paths` and `device`.
     """
     files = _find_files(paths)
-    baselines = [path for path in files if _is_baseline(open_tensors(path)[1].get("kind", ""))]
+    baselines = _baselines(files)
     if not baselines:
         return Generator.from_checkpoint(paths, device, precision, condition_cache_mb, reference)
     if len(files) > 1:
@@ -235,13 +233,14 @@ def load(paths: Paths = "default", device: str = "auto", precision: str = "auto"
     return BaselineGenerator.from_checkpoint(baselines[0], device)
 
 
-def _is_baseline(kind):
-    """Whether a kind of network is a baseline's."""
-    if not kind or kind in KINDS:
-        return False
+def _baselines(files):
+    """Those of the files that hold a baseline."""
+    kinds = {path: open_tensors(path)[1].get("kind") for path in files}
+    if all(kind in KINDS for kind in kinds.values()):
+        return []
     from jiidm.baselines.config import MODELS
 
-    return kind in MODELS
+    return [path for path, kind in kinds.items() if kind in MODELS]
 
 
 def _find_files(paths):

@@ -313,7 +313,7 @@ def test_options_that_are_for_iidm(finished, options):
 def test_load_returns_what_the_file_is(finished):
     assert isinstance(load(finished["gaugan"] / "weights", "cpu"), BaselineGenerator)
     refused(lambda: Generator.from_checkpoint(finished["gaugan"] / "weights", "cpu"), "gaugan.safetensors",
-            "holds gaugan", "jiidm.load")
+            "a baseline", "jiidm.load")
 
 
 def test_two_baselines_are_no_model(finished, tmp_path):

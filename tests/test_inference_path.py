@@ -13,7 +13,7 @@ from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Schedule
 from jiidm.inference.refinement import draw_noise
 from jiidm.kernels import compiled, plain_operators
-from jiidm.kernels.convolution import PackedConvolution, blocked, inference_convolution, unblocked
+from jiidm.kernels.convolution import BLOCK, PackedConvolution, blocked, inference_convolution
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare
@@ -35,6 +35,12 @@ def inference():
         pytest.skip("this Jittor has no oneDNN")
     with jt.no_grad():
         yield
+
+
+def unblocked(x):
+    """N, C/16, H, W, 16 -> N, C, H, W."""
+    n, c, h, w, _ = x.shape
+    return x.permute(0, 1, 4, 2, 3).reshape(n, c * BLOCK, h, w)
 
 
 # ---- convolution

@@ -130,7 +130,7 @@ def test_a_model_that_was_not_trained_is_told_with_the_command(place, tmp_path, 
     done = helpers.run_tool("infer", "--model", "clade", "--input_path", place / "test", "--img_path", place / "train",
                             "--output_path", tmp_path / "out")
     assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert "runs/clade/weights" in done.stderr and "tools/train.py clade" in done.stderr
+    assert "runs/clade/weights" in done.stderr and "jiidm train clade" in done.stderr
 
 
 @pytest.mark.parametrize("options, words", [

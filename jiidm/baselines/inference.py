@@ -24,9 +24,9 @@ _WHY = {"rounds": "makes a picture in one pass, there is nothing to refine",
 class BaselineGenerator:
     """Semantic image synthesis with GauGAN (Park et al. 2019) or CLADE (Tan et al. 2021).
 
-    Make one with `BaselineGenerator.from_checkpoint`. `width` and `height` are the size in pixels that it works at,
-    `num_classes` how many labels it knows, `config` the `BaselineRun` that it was trained with, `model` "gaugan" or
-    "clade".
+    Make one with `jiidm.load` or `BaselineGenerator.from_checkpoint`. `width` and `height` are the size in pixels that
+    it works at, `num_classes` how many labels it knows, `config` the `BaselineRun` that it was trained with, `model`
+    "gaugan" or "clade".
     """
 
     def __init__(self, checkpoint):
@@ -40,10 +40,14 @@ class BaselineGenerator:
 
     @classmethod
     def from_checkpoint(cls, path, device="auto"):
-        """Loads the weights and returns a `BaselineGenerator`.
+        """Loads the weights.
 
-        path: a file of `tools/train.py gaugan` or `clade`, or a folder with one. device: "auto" (CUDA where it works),
-        "cpu" or "cuda". Raises InputError for what is missing, unreadable, of another network, or has NaN.
+        Args:
+            path: a checkpoint of GauGAN or CLADE, or a folder with one.
+            device: "auto" (CUDA where it works), "cpu" or "cuda".
+
+        Raises:
+            InputError: weights that are missing, unreadable, of another network, or have NaN.
         """
         use_device(device)
         path = Path(path)
@@ -57,7 +61,7 @@ class BaselineGenerator:
         return self.checkpoint.describe()
 
     def batch_size(self):
-        """How many pictures are to be asked for at a time; they are made one by one."""
+        """How many pictures to ask for at a time; they are computed one by one."""
         return 4
 
     def infer(self, mask, style, rounds=None, color_transfer=True, ensemble=True, *, recipe=None, seed=0, size="model",
@@ -91,8 +95,8 @@ class BaselineGenerator:
     def _pictures(self, labels, photos, names, seed):
         """N, H, W uint8 and N, H, W, 3 uint8 at the network's size -> N, H, W, 3 uint8."""
         generator = self.config.generator
-        made = []
-        for i, name in enumerate(names):  # one by one, so that no picture depends, not even by rounding, on others
+        drawn = []
+        for i, name in enumerate(names):  # one by one: no picture depends on another, not even by rounding
             layout = layout_of(*layout_arrays(labels[i : i + 1], generator), generator)
             styles, noise = None, None
             if generator.style_channels:
@@ -100,8 +104,8 @@ class BaselineGenerator:
                 if seed is not None:
                     noise = jt.array(_noise(seed, name, generator.style_channels))
             with jt.no_grad():
-                made.append(self._network(layout, styles, noise)[0].numpy())
-        return to_pixels(np.concatenate(made))
+                drawn.append(self._network(layout, styles, noise)[0].numpy())
+        return to_pixels(np.concatenate(drawn))
 
 
 def _noise(seed, name, channels):

@@ -99,7 +99,7 @@ def find_checkpoint(args):
     folder = Path("runs") / args.model / "weights"
     if not any(folder.glob("*.safetensors")):  # a training makes the folder at its start
         raise InputError(f"{folder}: no weights there; train the model to its end with "
-                         f"tools/train.py {args.model} --config {args.model} --run runs/{args.model} ..., "
+                         f"jiidm train {args.model} --config {args.model} --run runs/{args.model} ..., "
                          f"or give --checkpoint")
     return folder
 

@@ -2,9 +2,9 @@
 from jiidm.kernels.vectors import HEADER
 from jiidm.system.runtime import jt
 
-# A slab is the fewest whole blocks that hold whole groups. A first pass computes the mean of each channel and the sum of
-# squared differences from it, chunk by chunk. A chunk stays in the first-level cache and has its own mean; chunks are
-# merged as in Chan et al. 1983. (E[x^2] - E[x]^2 would cancel.) A second pass, mostly over cached data, normalises.
+# A slab is the fewest whole blocks that hold whole groups. A first pass computes each channel's mean and its sum of
+# squared differences from the mean, chunk by chunk. A chunk stays in the first-level cache and has its own mean; chunks
+# are merged as in Chan et al. 1983. (E[x^2] - E[x]^2 would cancel.) A second pass, mostly over cached data, normalises.
 _HEADER = HEADER + r"""
 namespace jittor {
 static const int64_t B = 16, CHUNK = 128;

@@ -117,12 +117,6 @@ def blocked(x):
     return x.reshape(n, c // BLOCK, BLOCK, h, w).permute(0, 1, 3, 4, 2)
 
 
-def unblocked(x):
-    """N, C/16, H, W, 16 -> N, C, H, W."""
-    n, c, h, w, _ = x.shape
-    return x.permute(0, 1, 4, 2, 3).reshape(n, c * BLOCK, h, w)
-
-
 class PackedConvolution:
     """A convolution with constant weights, for inference on the CPU.
 

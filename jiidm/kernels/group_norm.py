@@ -4,8 +4,8 @@ from jiidm.kernels.blocked_norm import blocked_group_norm
 from jiidm.kernels.group_norm_cuda import group_norm_cuda
 from jiidm.system.runtime import jt
 
-# y = act(xhat * a + b). A group's channels are contiguous and fit the second-level cache: statistics and result cost one
-# read and one write of main memory. The variance is the mean of (x - mean)^2, in a second pass over cached data, because
+# y = act(xhat * a + b). A group's channels are contiguous and fit the second-level cache: statistics and result cost
+# one read and one write of main memory. The variance is the mean of (x - mean)^2, in a second pass over cached data:
 # E[x^2] - E[x]^2 would cancel. exp is a polynomial (Cephes), which vectorises everywhere.
 _HEADER = r"""
 #include <algorithm>
