@@ -16,8 +16,9 @@ import yaml
 from jiidm.system.errors import InputError
 
 COLOR_AXES = ("brightness", "red_green", "yellow_blue")
-COLOR_TRANSFERS = ("reinhard", "histogram", "transport")
 PRECISIONS = ("fp32", "bf16")
+ColorTransfer = Literal["reinhard", "histogram", "transport"]
+COLOR_TRANSFERS = typing.get_args(ColorTransfer)
 RETIRED = {("inference", "class_noise"): 0.0}  # keys of older checkpoints, with the value that means nothing
 
 
@@ -135,8 +136,8 @@ class InferenceConfig:
         RoundConfig(3.7, "ddim500", 320),
         RoundConfig(3.7, "ddim50", 20),
     )
-    color_transfer: Literal["reinhard", "histogram", "transport"] = "reinhard"
-    final_color_transfer: Literal["reinhard", "histogram", "transport", ""] = ""
+    color_transfer: ColorTransfer = "reinhard"
+    final_color_transfer: Literal[ColorTransfer, ""] = ""
     final_color_share: Fraction = 1.0
     sampler: Literal["ddim", "dpmpp"] = "ddim"
     steps: Positive = 20
@@ -274,6 +275,8 @@ def with_recipe(config: Config, recipe: InferenceConfig | dict | str | Path | No
     if isinstance(recipe, InferenceConfig):
         check_recipe(recipe, config.diffusion.timesteps, "recipe: ")
         return dataclasses.replace(config, inference=recipe)
+    if not isinstance(recipe, dict | str | Path):
+        raise InputError(f"recipe {recipe!r}: expected an InferenceConfig, a dict or the path of a YAML file")
     where, keys = ("recipe", recipe) if isinstance(recipe, dict) else (str(recipe), load_recipe(recipe))
     from_dict(InferenceConfig, keys, where)
     chosen = from_dict(InferenceConfig, {**to_dict(config.inference), **keys}, where)

@@ -305,6 +305,7 @@ def test_recipe_in_place_of_the_checkpoints(tmp_path):
     ({"final_color_share": 1.5}, "recipe: final_color_share 1.5: expected a number from 0 to 1"),
     ({"class_noise": 0.0}, "unknown key 'class_noise'"),
     ("no-such.yaml", "no-such.yaml: cannot be read"),
+    (3, "recipe 3: expected an InferenceConfig"),
 ])
 def test_recipes_that_cannot_be_used_are_refused(generator, recipe, words):
     before = generator.config

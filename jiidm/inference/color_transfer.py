@@ -3,7 +3,7 @@
 The paper applies `reinhard` before each refinement round. `match_histogram` and `transport` come closer to the
 reference's colours. All three take and return H x W x 3 uint8 RGB; source and reference may differ in size.
 
-To add a method, write a function (source, reference) here and name it in METHODS and `jiidm.config.COLOR_TRANSFERS`.
+To add a method, write a function (source, reference) here and name it in METHODS and `jiidm.config.ColorTransfer`.
 """
 import cv2
 import numpy as np
