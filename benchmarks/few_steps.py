@@ -48,7 +48,7 @@ def main():
             part = slice(k, k + 8)
             names = [Path(i.name).stem for i in items[part]]
             pictures += generator.infer([i.mask for i in items[part]], styles[part], rounds=[settings], names=names,
-                                        final_color_transfer=False, **options)
+                                        recipe={**options, "final_color_transfer": ""})
         seconds = (time.perf_counter() - start) / len(items)
         made[name] = [np.asarray(p) for p in pictures]
         rows.append(row(f"{name}: style correlation", np.mean([

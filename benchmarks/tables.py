@@ -31,7 +31,7 @@ from benchmarks.gallery import (
     write_sheet,
 )
 from benchmarks.measuring import peak_gb
-from jiidm import Generator
+from jiidm import Generator, load
 from jiidm.baselines.cost import parameter_count
 from jiidm.baselines.training import BaselineTrainer
 from jiidm.commands.entry import run_tool
@@ -62,7 +62,7 @@ class Manner(NamedTuple):
 def make(manner, tasks, folder, seed):
     """Makes the pictures of a manner in a folder, before its final transfer; returns seconds an image, and the most
     memory of the process in GB."""
-    generator = Generator.from_checkpoint(manner.weights)
+    generator = load(manner.weights)
     size, began = generator.batch_size(), None
     for start in range(-size, len(tasks), size):  # the first ones once more before: kernels are compiled then
         if start == 0:
@@ -78,7 +78,7 @@ def make(manner, tasks, folder, seed):
 def training_of(weights, data):
     """How many parameters the networks in the folder `weights` have, and what their training took: a list of (steps,
     seconds a step), the latter measured now, on the photos of `data`, at a step in the middle."""
-    generator, nowhere = Generator.from_checkpoint(weights), Path("/")  # nothing is written
+    generator, nowhere = load(weights), Path("/")  # nothing is written
     config, folder = generator.config, TrainingFolder(data)
     if not isinstance(generator, Generator):
         trainers = [(generator.checkpoint.step, BaselineTrainer(config, folder, nowhere))]
@@ -107,14 +107,14 @@ def apart(function, *arguments):
 
 def manners_of(models):
     """The rows of {name: folder}, the name of the one that the others are compared with, and the pictures' size."""
-    loaded = {name: Generator.from_checkpoint(weights) for name, weights in models.items()}
+    loaded = {name: load(weights) for name, weights in models.items()}
     ours = next((name for name, generator in loaded.items() if isinstance(generator, Generator)), None)
     if ours is None:
         raise InputError(f"{', '.join(models)}: all of them are baselines; expected weights of IIDM among them")
     recipe, found = loaded[ours].config.inference, []
     for name, generator in loaded.items():
         if isinstance(generator, Generator):
-            found += [Manner(f"{name}, one round", models[name], {**ONE_ROUND, "final_color_transfer": False}),
+            found += [Manner(f"{name}, one round", models[name], {**ONE_ROUND, "recipe": {"final_color_transfer": ""}}),
                       Manner(f"{name}, full", models[name], {})]
             continue
         found.append(Manner(name, models[name], {}))

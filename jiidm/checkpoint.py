@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jiidm.config import Config, from_dict, to_dict
+from jiidm.config import Config, drop_retired, from_dict, to_dict
 from jiidm.system.errors import InputError
 from jiidm.system.files import written_whole
 
@@ -366,7 +366,7 @@ def checkpoint_of(path: str | Path, metadata: Mapping[str, str], tensors: dict[s
     except (KeyError, ValueError, TypeError, RecursionError) as error:  # TypeError: a source without its file
         raise InputError(f"{path}: its metadata lacks a readable config, step or provenance ({error}); save it again"
                          ) from error
-    config = from_dict(configuration, config, f"{path}, config")
+    config = from_dict(configuration, drop_retired(config), f"{path}, config")
     return Checkpoint(Path(path), found, config, step, tensors, metadata.get("note", ""), provenance)
 
 

@@ -1,15 +1,15 @@
 """What a network, a run and a recipe are made of: frozen dataclasses whose defaults are the paper's.
 
 A configuration is data. It comes from a YAML file in `configs/` (any section or key may be left out) or from the
-metadata of a checkpoint; a key that does not exist or a value of the wrong type is an error that names it.
+metadata of a checkpoint. The types say what a value may be: a `Literal` is one of its words, a `Range` a number within
+its bounds, any other number is at least 0. `from_dict` checks them and names the key that is wrong.
 """
 import dataclasses
-import math
 import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 
@@ -17,24 +17,24 @@ from jiidm.system.errors import InputError
 
 Anchor = Literal["", "brightness", "red_green", "yellow_blue"]
 COLOR_AXES = typing.get_args(Anchor)[1:]
-SAMPLERS = ("ddim", "dpmpp")
-COLOR_TRANSFERS = ("reinhard", "histogram", "transport")
-PREDICTIONS = ("epsilon", "v")
-LOSS_WEIGHTS = ("uniform", "min_snr")
 Precision = Literal["fp32", "bf16"]
-PRECISIONS = typing.get_args(Precision)
+ColorTransfer = Literal["reinhard", "histogram", "transport"]
+COLOR_TRANSFERS = typing.get_args(ColorTransfer)
+RETIRED = {("inference", "class_noise"): 0.0}  # keys of older checkpoints, with the value that means nothing
 
 
 class Range(NamedTuple):
-    """What a number may be, both ends included: the annotation of a field."""
+    """The bounds of a number, both included (no `most`: no upper one)."""
 
-    least: float = 0
-    most: float = math.inf
+    least: float
+    most: float | None = None
+
+    def __str__(self):
+        return f"at least {self.least:g}" if self.most is None else f"a number from {self.least:g} to {self.most:g}"
 
 
-_NOT_NEGATIVE = Range()
-Positive = Annotated[int, Range(1)]
 Fraction = Annotated[float, Range(0, 1)]
+Positive = Annotated[int, Range(1)]
 Enlargement = Annotated[float, Range(1)]
 
 
@@ -48,7 +48,7 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The VQ autoencoder (Esser et al. 2021; Rombach et al. 2022); the down-sampling factor is 2 ** (levels - 1)."""
+    """The VQ autoencoder (Esser et al. 2021; Rombach et al. 2022); its down-sampling factor is 2 ** (levels - 1)."""
 
     ch: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 4)
@@ -59,7 +59,7 @@ class AutoencoderConfig:
     norm_groups: int = 32
 
     @property
-    def factor(self):
+    def factor(self) -> int:
         """Pixels a side of a latent position."""
         return 2 ** (len(self.ch_mult) - 1)
 
@@ -79,34 +79,38 @@ class UNetConfig:
     norm_groups: int = 32
 
     @property
-    def factor(self):
+    def factor(self) -> int:
         """Down-sampling factor of the deepest level; latents are padded to a multiple of it inside the network."""
         return 2 ** (len(self.channel_mult) - 1)
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The forward process: `timesteps` steps with beta linear from `beta_start` to `beta_end`; what is predicted of it,
-    and how the loss weighs the steps.
+    """The forward process, what the network predicts of it, and how the loss weighs the timesteps.
 
-    `prediction` is "epsilon", the paper's, or "v" (Salimans & Ho 2022). `zero_terminal_snr` (Lin et al. 2023) rescales
-    the betas so that nothing of the picture is left at the last step, where only "v" still tells something.
-    `loss_weight` "min_snr" weighs the squared errors by Min-SNR with `min_snr_gamma` (Hang et al. 2023); that of v at a
-    step without signal is 0.
+    timesteps: how many there are; their betas rise linearly from `beta_start` to `beta_end`.
+    prediction: "epsilon" (the paper's) or "v" (Salimans & Ho 2022).
+    zero_terminal_snr: rescale the betas so that no signal is left at the last timestep (Lin et al. 2023); needs "v".
+    loss_weight: "uniform", or "min_snr" for Min-SNR with `min_snr_gamma` (Hang et al. 2023).
     """
 
     timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    prediction: str = "epsilon"
+    prediction: Literal["epsilon", "v"] = "epsilon"
     zero_terminal_snr: bool = False
-    loss_weight: str = "uniform"
+    loss_weight: Literal["uniform", "min_snr"] = "uniform"
     min_snr_gamma: float = 5.0
 
 
 @dataclass(frozen=True)
 class RoundConfig:
-    """One pass of noising and denoising: guidance scale, respacing ("ddimN") and start index in the respaced chain."""
+    """One round of noising and denoising.
+
+    guidance: the scale, at least 0; 1 is no guidance, 0 ignores the mask.
+    respacing: "ddimN", the chain of N timesteps out of all.
+    start: the index in the chain that latents are noised to.
+    """
 
     guidance: float = 3.5
     respacing: str = "ddim500"
@@ -115,17 +119,18 @@ class RoundConfig:
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """The recipe: the rounds in order (the paper's table), the method of colour transfer, and the sampler.
+    """The recipe of a picture.
 
-    `color_transfer` "reinhard", the paper's, "histogram" or "transport" comes before each round but the first;
-    `final_color_transfer` is a method for the picture after the last round ("": none, the paper's), of which it takes
-    the share `final_color_share`, 0 to 1, of the change (of "transport": towards a mixture of both pictures' colours).
-    `sampler` "ddim" is the paper's: each round goes down its chain index by index. "dpmpp" is DPM-Solver++(2M), which
-    goes down from the same noise in `steps` evaluations a round; "ddim" does not read `steps`.
-    `guidance_rescale`, 0 to 1, is how far guided predictions are brought back to the standard deviation of unguided
-    ones (phi of Lin et al. 2023, section 3.4). There is guidance at the timesteps of the full chain from
-    `guidance_from` to below `guidance_to` (Kynkäänniemi et al. 2024; 0: to the end). `class_noise`, 0 to 1, is the
-    share of the start noise's variance that the places of one class in an image have in common.
+    rounds: the rounds in order (the paper's table).
+    color_transfer: the method before each round but the first: "reinhard" (the paper's), "histogram" or "transport".
+    final_color_transfer: the method for the picture after the last round ("": none, the paper's).
+    final_color_share: how much of the final transfer is applied, 0 to 1.
+    sampler: "ddim" (the paper's) visits each index of a round's chain; "dpmpp" is DPM-Solver++(2M).
+    steps: how many timesteps "dpmpp" visits in each round; "ddim" does not read it.
+    guidance_rescale: how far the std of guided predictions is moved to that of unguided ones, 0 to 1 (phi of Lin et al.
+        2023, section 3.4).
+    guidance_from, guidance_to: guidance at timesteps from the one to below the other (0: to the last one; Kynkäänniemi
+        et al. 2024).
     """
 
     rounds: tuple[RoundConfig, ...] = (
@@ -133,15 +138,14 @@ class InferenceConfig:
         RoundConfig(3.7, "ddim500", 320),
         RoundConfig(3.7, "ddim50", 20),
     )
-    color_transfer: str = "reinhard"
-    final_color_transfer: str = ""
-    final_color_share: float = 1.0
-    sampler: str = "ddim"
-    steps: int = 20
-    guidance_rescale: float = 0.0
+    color_transfer: ColorTransfer = "reinhard"
+    final_color_transfer: Literal[ColorTransfer, ""] = ""
+    final_color_share: Fraction = 1.0
+    sampler: Literal["ddim", "dpmpp"] = "ddim"
+    steps: Positive = 20
+    guidance_rescale: Fraction = 0.0
     guidance_from: int = 0
     guidance_to: int = 0
-    class_noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -268,21 +272,48 @@ class Config:
 
 
 def load_config(path, kind=Config):
-    """Reads a `Config`, or another dataclass of sections, from the YAML file `path`; raises InputError that names the
-    file and the key."""
+    """Reads a `Config`, or another dataclass of sections, from a YAML file.
+
+    Raises:
+        InputError: what is wrong, with the file and the key.
+    """
     return from_dict(kind, _read_yaml(path), str(path))
 
 
-def with_recipe(config, recipe):
-    """The `Config` with another recipe: an `InferenceConfig`, or a dict or the path of a YAML file with the keys of the
-    inference section that are to change. Raises InputError as `load_config` and `check_config` do."""
-    where = "recipe"
-    if not isinstance(recipe, InferenceConfig):
-        given, where = (recipe, where) if isinstance(recipe, dict) else (_read_yaml(recipe), str(recipe))
-        from_dict(InferenceConfig, given, where)
-        recipe = from_dict(InferenceConfig, {**to_dict(config.inference), **given}, where)
-    _check_recipe(recipe, config.diffusion.timesteps, f"{where}: ")
-    return dataclasses.replace(config, inference=recipe)
+def load_recipe(path: str | Path) -> dict:
+    """Reads keys of a recipe from a YAML file; raises InputError for a key or a type that is none of a recipe's."""
+    keys = _read_yaml(path)
+    from_dict(InferenceConfig, keys, str(path))
+    return keys
+
+
+def with_recipe(config: Config, recipe: InferenceConfig | dict | str | Path | None) -> Config:
+    """The configuration with another recipe.
+
+    Args:
+        config: the whole configuration.
+        recipe: an `InferenceConfig`, or a dict or the path of a YAML file; keys that are absent keep their value.
+
+    Raises:
+        InputError: a key or a value that is none, or steps for a sampler that does not read them.
+    """
+    if recipe is None:
+        return config
+    if isinstance(recipe, InferenceConfig):
+        check_recipe(recipe, config.diffusion.timesteps, "recipe: ")
+        return dataclasses.replace(config, inference=recipe)
+    if not isinstance(recipe, dict | str | Path):
+        raise InputError(f"recipe {recipe!r}: expected an InferenceConfig, a dict or the path of a YAML file")
+    where, keys = ("recipe", recipe) if isinstance(recipe, dict) else (str(recipe), load_recipe(recipe))
+    from_dict(InferenceConfig, keys, where)
+    chosen = from_dict(InferenceConfig, {**to_dict(config.inference), **keys}, where)
+    check_recipe(chosen, config.diffusion.timesteps, f"{where}: ")
+    if chosen.sampler == "ddim" and chosen.steps != config.inference.steps:
+        raise InputError(
+            f"{where}: steps {chosen.steps}: DDIM takes the steps that each round's start index says; leave steps out, "
+            'or choose the sampler "dpmpp"'
+        )
+    return dataclasses.replace(config, inference=chosen)
 
 
 def _read_yaml(path):
@@ -294,9 +325,8 @@ def _read_yaml(path):
     return {} if data is None else data
 
 
-def check_config(config):
-    """Raises InputError where the networks of a `Config` are not possible together, or not at its picture size, and
-    where its diffusion or its recipe has a value that means nothing."""
+def check_config(config: Config) -> None:
+    """Raises InputError where the sections of a `Config` contradict each other or hold a value that is none."""
     image, autoencoder, unet = config.image, config.autoencoder, config.unet
     if not autoencoder.ch_mult or not unet.channel_mult:
         raise InputError("autoencoder.ch_mult and unet.channel_mult: expected one number a level, at least one")
@@ -310,33 +340,23 @@ def check_config(config):
             f"unet.in_channels {unet.in_channels}: expected {autoencoder.embed_dim}, which is autoencoder.embed_dim"
         )
     _check_diffusion(config.diffusion)
-    _check_recipe(config.inference, config.diffusion.timesteps)
+    check_recipe(config.inference, config.diffusion.timesteps, "inference.")
 
 
 def _check_diffusion(diffusion):
-    for name, known in (("prediction", PREDICTIONS), ("loss_weight", LOSS_WEIGHTS)):
-        if getattr(diffusion, name) not in known:
-            raise InputError(f"diffusion.{name} {getattr(diffusion, name)!r}: expected one of {', '.join(known)}")
+    check_values(diffusion, "diffusion.")
     if diffusion.zero_terminal_snr and diffusion.prediction != "v":
         raise InputError(
             f'diffusion.prediction {diffusion.prediction!r}: expected "v" with zero_terminal_snr: at the last step '
-            "the latent is all noise, and epsilon says nothing of the picture"
+            "the latents are all noise, and epsilon says nothing of the picture"
         )
     if diffusion.loss_weight == "min_snr" and not diffusion.min_snr_gamma:
         raise InputError("diffusion.min_snr_gamma 0: expected more than 0, such as 5; all weights would be 0")
 
 
-def _check_recipe(recipe, timesteps, where="inference."):
-    if recipe.sampler not in SAMPLERS:
-        raise InputError(f"{where}sampler {recipe.sampler!r}: expected one of {', '.join(SAMPLERS)}")
-    if recipe.steps < 1:
-        raise InputError(f"{where}steps {recipe.steps}: expected at least 1")
-    for name, known in (("color_transfer", COLOR_TRANSFERS), ("final_color_transfer", (*COLOR_TRANSFERS, ""))):
-        if getattr(recipe, name) not in known:
-            raise InputError(f"{where}{name} {getattr(recipe, name)!r}: expected one of {', '.join(COLOR_TRANSFERS)}")
-    for name in ("guidance_rescale", "class_noise", "final_color_share"):
-        if getattr(recipe, name) > 1:
-            raise InputError(f"{where}{name} {getattr(recipe, name):g}: expected a share from 0 to 1")
+def check_recipe(recipe: InferenceConfig, timesteps: int, where: str = "recipe: ") -> None:
+    """Raises InputError, which begins with `where`, for a value that means nothing in a schedule of `timesteps`."""
+    check_values(recipe, where)
     if not recipe.guidance_from < (recipe.guidance_to or timesteps) <= timesteps:
         raise InputError(
             f"{where}guidance_from {recipe.guidance_from}, guidance_to {recipe.guidance_to}: expected timesteps out of "
@@ -355,7 +375,7 @@ def check_training(config):
 def check_training_section(config, name):
     """Raises InputError where a value of the `TrainingConfig` called `name`, or the seed, is out of its range."""
     training = getattr(config, name)
-    from_dict(type(training), to_dict(training), name)
+    check_values(training, f"{name}.")
     if training.learning_rate <= 0:
         raise InputError(f"{name}: learning_rate {training.learning_rate:g}: expected more than 0")
     if 0 < training.loss_limit <= 1:
@@ -420,18 +440,23 @@ def config_path(text):
     return text if text.endswith((".yaml", ".yml")) else builtin_config(text)
 
 
-def to_dict(config):
+def to_dict(config: Any) -> Any:
     """The dataclass `config` as nested dicts and lists that YAML and JSON can hold."""
     if dataclasses.is_dataclass(config):
         return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
     return [to_dict(item) for item in config] if isinstance(config, tuple) else config
 
 
-def from_dict(cls, data, where):
-    """Builds the dataclass `cls` from nested dicts; `where` is what errors call the source.
+def from_dict(cls, data: Any, where: str):
+    """Builds the dataclass `cls` from nested dicts.
 
-    Raises InputError for an unknown key, a value of the wrong type, a choice that is not one, or a number that is
-    below zero or out of its `Range`.
+    Args:
+        cls: the dataclass.
+        data: the values by name; absent ones get their default.
+        where: what errors call the source.
+
+    Raises:
+        InputError: an unknown key, a value of the wrong type, or a number out of its range.
     """
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected keys and values for {cls.__name__}, found {data!r}")
@@ -439,30 +464,52 @@ def from_dict(cls, data, where):
     for key in data:
         if key not in hints:
             raise InputError(f"{where}: unknown key {key!r}; known here: {', '.join(hints)}")
-    return cls(**{key: _checked(hints[key], value, f"{where}: {key}") for key, value in data.items()})
+    return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()})
 
 
-def _checked(kind, value, where, limits=_NOT_NEGATIVE):
+def check_values(section: Any, where: str) -> None:
+    """Raises InputError, which begins with `where`, for a field of a dataclass that its type does not allow."""
+    for name, kind in typing.get_type_hints(type(section), include_extras=True).items():
+        _convert(kind, to_dict(getattr(section, name)), f"{where}{name}")
+
+
+def drop_retired(config: Any) -> Any:
+    """The configuration of a checkpoint, as JSON gave it, without keys that are no longer known and meant nothing."""
+    if isinstance(config, dict):
+        for (section, key), value in RETIRED.items():
+            found = config.get(section)
+            if isinstance(found, dict) and found.get(key) == value:
+                del found[key]
+    return config
+
+
+def _convert(kind, value, where):
+    """The value as `kind`, a type of a dataclass's field; `where` names the field."""
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value, where)
-    if typing.get_origin(kind) is Annotated:
-        return _checked(kind.__origin__, value, where, kind.__metadata__[0])
-    if typing.get_origin(kind) is Literal:
-        if value not in typing.get_args(kind):
-            raise InputError(f"{where}: expected one of {', '.join(map(repr, typing.get_args(kind)))}, found {value!r}")
-        return value
-    if typing.get_origin(kind) is tuple:
+    origin, bounds = typing.get_origin(kind), None
+    if origin is tuple:
         if not isinstance(value, list | tuple):
             raise InputError(f"{where}: expected a list, found {value!r}")
         item = typing.get_args(kind)[0]
-        return tuple(_checked(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+        return tuple(_convert(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is Literal:
+        if type(value) is not str:
+            raise InputError(f"{where}: expected str, found {value!r}")
+        words = [word for word in typing.get_args(kind) if word]
+        if value not in typing.get_args(kind):
+            raise InputError(f"{where} {value!r}: expected one of {', '.join(words)}")
+        return value
+    if origin is Annotated:
+        kind, bounds = typing.get_args(kind)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is float and isinstance(value, str) and re.fullmatch(r"\d+e[+-]?\d+", value):
         value = float(value)  # YAML 1.1 wants a point before the exponent and takes 1e-4 for text
     if type(value) is not kind:
         raise InputError(f"{where}: expected {kind.__name__}, found {value!r}")
-    if kind in (int, float) and not limits.least <= value <= limits.most:
-        most = f" and at most {limits.most:g}" if limits.most < math.inf else ""
-        raise InputError(f"{where}: expected a number of at least {limits.least:g}{most}, found {value!r}")
+    if bounds is not None and not (bounds.least <= value and (bounds.most is None or value <= bounds.most)):
+        raise InputError(f"{where} {value:g}: expected {bounds}")
+    if kind in (int, float) and not value >= 0:
+        raise InputError(f"{where}: expected a number of at least 0, found {value!r}")
     return value

@@ -25,7 +25,7 @@ from jiidm.checkpoint import load_tensors, save_tensors
 from jiidm.config import ImageConfig, builtin_config
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_training_folder
-from jiidm.generator import Generator
+from jiidm.generator import Generator, load
 from jiidm.models.vgg import STAGES
 from jiidm.system.runtime import jt
 from jiidm.training import perceptual
@@ -270,16 +270,17 @@ def test_pictures(generator):
     assert np.array_equal(*means)  # without a seed nothing is drawn
     seen = []
     large = generator.infer(np.kron(labels[0], np.ones((2, 2), np.uint8)), photos[0], size="mask",
-                            on_step=lambda *step: seen.append(step))
-    assert large.size == (128, 96) and seen[0][:3] == (0, 1, 1) and len(seen) == 1
+                            on_step=seen.append)
+    assert large.size == (128, 96) and (seen[0].round, seen[0].done, seen[0].steps) == (0, 1, 1) and len(seen) == 1
+    assert seen[0].preview().shape == (1, 48, 64, 3)
     assert "step 6" in generator.describe()
 
 
 @pytest.mark.parametrize("setting, words", [
     ({"rounds": 2}, ("rounds 2", "one pass")), ({"rounds": True}, ("rounds True",)),
-    ({"ensemble": [1, 2]}, ("ensemble [1, 2]", "one network")), ({"sampler": "dpmpp"}, ("sampler",)),
-    ({"steps": 20}, ("steps 20",)), ({"color_transfer": "reinhard"}, ("color_transfer",)),
-    ({"final_color_transfer": "reinhard"}, ("final_color_transfer",)),
+    ({"ensemble": [1, 2]}, ("ensemble [1, 2]", "one network")), ({"recipe": {"sampler": "dpmpp"}}, ("recipe",)),
+    ({"recipe": {"steps": 20}}, ("recipe", "steps", "20")), ({"color_transfer": "reinhard"}, ("color_transfer",)),
+    ({"recipe": {"final_color_transfer": "reinhard"}}, ("final_color_transfer",)),
     ({"size": "large"}, ("size",)), ({"names": "a"}, ("names",)),
 ])
 def test_what_a_baseline_refuses(generator, setting, words):
@@ -290,8 +291,7 @@ def test_what_a_baseline_refuses(generator, setting, words):
 def test_what_means_nothing_but_is_off(generator):
     labels, photos = inputs(1)
     plain = generator.infer(labels[0], photos[0])
-    off = generator.infer(labels[0], photos[0], rounds=1, ensemble=False, color_transfer=False,
-                          final_color_transfer=False)
+    off = generator.infer(labels[0], photos[0], rounds=1, ensemble=False, color_transfer=False, recipe={})
     assert np.array_equal(plain, off)
 
 
@@ -307,15 +307,21 @@ def test_wrong_checkpoints(finished, tmp_path):
     refused(lambda: load_baseline(tmp_path / "y.safetensors"), "holds the unet", "expected one of gaugan, clade")
 
 
-@pytest.mark.parametrize("options", [{"recipe": {"guidance_rescale": 0.7}}, {"precision": "bf16"}, {"reference": True}])
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"reference": True}])
 def test_options_that_are_for_iidm(finished, options):
-    refused(lambda: Generator.from_checkpoint(finished["gaugan"] / "weights", "cpu", **options), "weights",
-            "a baseline has", "leave recipe, precision and reference out")
+    refused(lambda: load(finished["gaugan"] / "weights", "cpu", **options), "weights",
+            "a baseline has", "leave precision and reference out")
+
+
+def test_load_returns_what_the_file_is(finished):
+    assert isinstance(load(finished["gaugan"] / "weights", "cpu"), BaselineGenerator)
+    refused(lambda: Generator.from_checkpoint(finished["gaugan"] / "weights", "cpu"), "gaugan.safetensors",
+            "a baseline", "jiidm.load")
 
 
 def test_two_baselines_are_no_model(finished, tmp_path):
     files = [finished[model] / "weights" / f"{model}.safetensors" for model in RUNS]
-    refused(lambda: Generator.from_checkpoint(files, "cpu"), "2 checkpoints", "gaugan.safetensors is a baseline",
+    refused(lambda: load(files, "cpu"), "2 checkpoints", "gaugan.safetensors is a baseline",
             "give that file alone")
 
 

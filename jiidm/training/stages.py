@@ -9,7 +9,7 @@ from jiidm.data.folders import TrainingFolder
 from jiidm.data.latents import LatentStore, PhotoLatents, description, write_latents
 from jiidm.diffusion.schedule import Schedule
 from jiidm.inference.ensemble import average, ensemble_weights
-from jiidm.inference.refinement import chosen_solver_steps
+from jiidm.inference.plan import make_plan
 from jiidm.kernels.convolution import bfloat16_available
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.system.distributed import barrier, is_main_process, world_size
@@ -28,9 +28,7 @@ def check_run(config, device="auto"):
     """Chooses the device; raises InputError where a `Config` cannot be trained on it."""
     check_config(config)
     check_training(config)
-    schedule = Schedule(config.diffusion)
-    for settings in config.inference.rounds:  # told now, not after the autoencoder's hours
-        schedule.check_start(settings.respacing, settings.start, chosen_solver_steps(None, None, config.inference))
+    make_plan(config.inference, Schedule(config.diffusion))  # raises now, not after the autoencoder's hours
     use_device(device)
     if config.train_unet.precision == "bf16" and not bfloat16_available():
         raise InputError("train_unet.precision bf16: expected a GPU of compute capability 8.0 or more; use fp32")

@@ -6,12 +6,12 @@ from jiidm.config import to_dict
 from jiidm.data.labels import colorize
 from jiidm.data.latents import one_hot_batch
 from jiidm.data.pictures import to_pixels
-from jiidm.diffusion.guidance import Guidance, GuidedDenoiser
 from jiidm.diffusion.loss import hybrid_loss, weighted
-from jiidm.diffusion.samplers import translate
 from jiidm.diffusion.schedule import Schedule
+from jiidm.inference.plan import make_plan
+from jiidm.inference.refinement import sample_round
 from jiidm.models.blocks import round_operands
-from jiidm.models.unet import UNet
+from jiidm.models.unet import Conditions, UNet
 from jiidm.system.distributed import shard
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt
@@ -86,7 +86,7 @@ class UNetTrainer(Trainer):
         rows, labels, t, noise, keep = part
         z0, noise = self.samples.latents_of(rows), jt.array(noise)
         mask = one_hot_batch(labels, self.config.unet.num_classes) * jt.array(keep).reshape(-1, 1, 1, 1)
-        output = self.denoise(self.schedule.noised(z0, noise, t), jt.array(t.astype(np.int32)), mask)
+        output = self.denoise(self.schedule.add_noise(z0, noise, t), jt.array(t.astype(np.int32)), mask)
         mse, bound = hybrid_loss(self.schedule, output, z0, noise, t)
         error, bound = weighted(self.schedule, mse, t).mean(), bound.mean()
         # means over the quarters of the timesteps: four times the quarter's part of the batch's mean, so that a batch
@@ -107,12 +107,11 @@ class UNetTrainer(Trainer):
 
     def pictures(self, step):
         mask = one_hot_batch(self.masks, self.config.unet.num_classes)
-        guidance = Guidance(self.schedule, self.config.inference)
         noise = self.rng(0, "sample grid").standard_normal(self.styles.shape, np.float32)
-        styles, settings = jt.array(self.styles), self.config.inference.rounds[0]
+        styles, planned = jt.array(self.styles), make_plan(self.config.inference, self.schedule, rounds=1).rounds[0]
         with self.ema.averaged(), jt.no_grad():
-            denoiser = GuidedDenoiser(self.network, mask, *self.styles.shape[2:], guidance=guidance)
-            *_, (_, latents) = translate(denoiser, self.schedule, styles, jt.array(noise), settings)
+            conditions = Conditions(self.network, mask, *self.styles.shape[2:])
+            *_, (_, latents) = sample_round(conditions, self.schedule, planned, styles, noise)
             results, styles = (to_pixels(self.autoencoder.decode(z).numpy()) for z in (latents, styles))
         factor = self.config.autoencoder.factor
         masks = [colorize(m).repeat(factor, 0).repeat(factor, 1) for m in self.masks]
