@@ -23,6 +23,9 @@ COLOR_TRANSFERS = typing.get_args(ColorTransfer)
 RETIRED = {("inference", "class_noise"): 0.0}  # keys of older checkpoints, with the value that means nothing
 
 
+_T = typing.TypeVar("_T")
+
+
 class Range(NamedTuple):
     """The bounds of a number, both included (no `most`: no upper one)."""
 
@@ -447,7 +450,7 @@ def to_dict(config: Any) -> Any:
     return [to_dict(item) for item in config] if isinstance(config, tuple) else config
 
 
-def from_dict(cls, data: Any, where: str):
+def from_dict(cls: type[_T], data: Any, where: str) -> _T:
     """Builds the dataclass `cls` from nested dicts.
 
     Args:
@@ -485,7 +488,7 @@ def drop_retired(config: Any) -> Any:
 
 def _convert(kind, value, where):
     """The value as `kind`, a type of a dataclass's field; `where` names the field."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_dict(kind, value, where)
     origin, bounds = typing.get_origin(kind), None
     if origin is tuple:
