@@ -1,0 +1,205 @@
+"""What the judge says of pictures that everybody can rank: its own test, and the rows that every table starts from.
+
+Real photos, the same blurred by a Gaussian, flat colours (each class's mean colour in the photo), the autoencoder's
+reconstruction, one round, and the full recipe. Mask accuracy against hand-made label maps, exact and with near classes
+as one; KID and sharpness against the real photos of the same masks.
+
+  python benchmarks/judge.py --input_path data/test --img_path data/val
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measuring import machine  # noqa: E402
+from jiidm import Generator  # noqa: E402
+from jiidm.checkpoint import load_checkpoint, load_into  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
+from jiidm.data.folders import TestFolder, TrainingFolder  # noqa: E402
+from jiidm.data.labels import CLASSES, fit_labels, read_label_map  # noqa: E402
+from jiidm.data.pictures import fit_photo, from_pixels, read_photo, sheet_of, to_pixels  # noqa: E402
+from jiidm.evaluation.judge import load_judge, merge_near_classes  # noqa: E402
+from jiidm.evaluation.metrics import (  # noqa: E402
+    HistogramProtocol,
+    confusion,
+    figure,
+    mask_accuracy,
+    resamples,
+    style_correlation,
+)
+from jiidm.evaluation.realism import kid, ratio_of_means, sharpness  # noqa: E402
+from jiidm.generator import DEFAULT_WEIGHTS  # noqa: E402
+from jiidm.models.autoencoder import Autoencoder  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.files import output_folder, written_whole  # noqa: E402
+from jiidm.system.runtime import jt  # noqa: E402
+
+BATCH = 4
+BLURS = 1, 2, 4  # pixels
+# For weights that know Stanford's eight classes: what each other class is drawn as.
+_NEAREST_OF_EIGHT = {
+    "sky": "sky", "tree": "tree plant", "road": "road path earth land sand", "grass": "grass field",
+    "water": "water sea river lake waterfall", "building": "building house bridge wall pier",
+    "mountain": "mountain hill rock", "other": "other person boat ship railing fence",
+}
+
+
+class Row(NamedTuple):
+    """Pictures of all masks under one name."""
+
+    name: str
+    pictures: list
+
+
+def blurred(photo, sigma):
+    """Returns H x W x 3 uint8 blurred by a Gaussian of `sigma` pixels."""
+    return cv2.GaussianBlur(photo, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+
+
+def flat(photo, labels):
+    """Returns the label map painted in the photo's mean colour of each class."""
+    picture = np.zeros_like(photo)
+    for c in np.unique(labels):
+        picture[labels == c] = np.rint(photo[labels == c].mean(0))
+    return picture
+
+
+def reconstructed(photos, weights):
+    """Returns what the autoencoder of a folder of weights makes of the photos."""
+    found = [c for c in (load_checkpoint(p) for p in sorted(Path(weights).glob("*.safetensors")))
+             if c.kind == "autoencoder"]
+    if len(found) != 1:
+        raise InputError(f"{weights}: {len(found)} autoencoders, one was expected")
+    network = Autoencoder(found[0].config.autoencoder)
+    load_into(network, found[0].tensors, found[0].path)
+    network.eval()
+    pictures = []
+    for photo in photos:
+        with jt.no_grad():
+            pictures.append(to_pixels(network.decode(network.encode(jt.array(from_pixels(photo[None])))).numpy())[0])
+    return pictures
+
+
+def eight_classes():
+    """Returns 29 uint8: each class as the nearest of Stanford's eight."""
+    table = np.zeros(len(CLASSES), np.uint8)
+    for name, members in _NEAREST_OF_EIGHT.items():
+        table[[CLASSES.index(member) for member in members.split()]] = CLASSES.index(name)
+    return table
+
+
+def generated(items, generator, reduce, **options):
+    """Returns the pictures of test items, each in the generator's size."""
+    pictures = []
+    for start in range(0, len(items), BATCH):
+        some = items[start:start + BATCH]
+        masks = [read_label_map(item.mask) for item in some]
+        masks = [eight_classes()[mask] for mask in masks] if reduce else masks
+        names = [Path(item.name).stem for item in some]
+        made = generator.infer(masks, [item.reference for item in some], names=names, **options)
+        pictures += [np.asarray(picture) for picture in made]
+        print(f"\r{len(pictures)} of {len(items)}", end="", file=sys.stderr, flush=True)
+    return pictures
+
+
+def rows_of(items, photos, labels, weights, reduce):
+    """Yields the `Row`s of the table."""
+    yield Row("real photos", photos)
+    for sigma in BLURS:
+        yield Row(f"blurred, {sigma} px", [blurred(photo, sigma) for photo in photos])
+    yield Row("reconstruction by the autoencoder", reconstructed(photos, weights))
+    yield Row("flat colours", [flat(*each) for each in zip(photos, labels, strict=True)])
+    generator = Generator.from_checkpoint(str(weights))
+    yield Row("one round", generated(items, generator, reduce, rounds=1))
+    yield Row("full recipe", generated(items, generator, reduce))
+
+
+def measure(row, real, labels, references, judge, number):
+    """Measures one row.
+
+    Returns:
+        {measure: [value, low, high]}, and what the shares of later rows are taken of.
+    """
+    predicted, features = judge.judge(row.pictures, [label.shape for label in labels])
+    matrices = np.stack([confusion(*each, len(CLASSES)) for each in zip(labels, predicted, strict=True)])
+    size = labels[0].shape[::-1]
+    sharp = [sharpness(cv2.resize(p, size, interpolation=cv2.INTER_CUBIC) if p.shape[1::-1] != size else p)
+             for p in row.pictures]
+    found = {"exact": mask_accuracy(matrices), "near": mask_accuracy(merge_near_classes(matrices)), "sharp": sharp,
+             "features": features}
+    real = real or found
+    style = [style_correlation(*each, HistogramProtocol()) for each in zip(row.pictures, references, strict=True)]
+    indices = resamples(len(labels), number)
+    figures = {
+        "mask accuracy": figure(found["exact"].mean(), found["exact"][indices].mean(1)),
+        "near classes as one": figure(found["near"].mean(), found["near"][indices].mean(1)),
+        "of real": ratio_of_means(found["near"], real["near"], number),
+        "KID": kid(features, real["features"], number),
+        "sharpness, of real": ratio_of_means(sharp, real["sharp"], number),
+        "style": figure(np.mean(style), np.array(style)[indices].mean(1)),
+    }
+    return figures, real
+
+
+def table_of(measured):
+    """Returns the Markdown table of {row: {measure: Figure}}."""
+    names = list(next(iter(measured.values())))
+    lines = [f"| | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
+    for name, figures in measured.items():
+        cells = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in figures.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main():
+    """Measures the rows, prints the table and writes judge.md, judge.json and a sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input_path", type=Path, required=True, help="test folder of hand-made label maps")
+    parser.add_argument("--img_path", type=Path, required=True,
+                        help="training folder that has the style photos and the masks' own photos")
+    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_WEIGHTS, help="folder of weights")
+    parser.add_argument("--judge", type=Path, help="file of the judge's head (default: the package's)")
+    parser.add_argument("--eight-classes", action="store_true", help="reduce the maps to Stanford's eight classes")
+    parser.add_argument("--test-only", action="store_true", help="only the rows that need no UNet: the judge's own test")
+    parser.add_argument("--limit", type=int, help="take this many label maps alone")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
+    args = parser.parse_args()
+    folder, judge = TrainingFolder(args.img_path), load_judge(args.judge)
+    size = judge.config.picture_width, judge.config.picture_height
+    items = TestFolder(args.input_path, args.img_path).items[:args.limit]
+    names = [Path(item.name).stem for item in items]
+    labels = [fit_labels(read_label_map(item.mask), *size) for item in items]
+    photos = [fit_photo(folder.photo(name), *size) for name in names]
+    references = [read_photo(item.reference) for item in items]
+    measured, real, shown = {}, None, []
+    for row in rows_of(items, photos, labels, args.checkpoint, args.eight_classes):
+        measured[row.name], real = measure(row, real, labels, references, judge, args.resamples)
+        shown.append([row.pictures[i] for i in np.linspace(0, len(items) - 1, 8).astype(int)])
+        print(table_of({row.name: measured[row.name]}).splitlines()[-1], file=sys.stderr, flush=True)
+        if args.test_only and row.name == "flat colours":
+            break
+    text = (f"# The judge's rows\n\n{len(items)} hand-made label maps, {size[0]}x{size[1]}; judge {judge.file}, sha256 "
+            f"{judge.sha256[:16]}; weights {args.checkpoint.name}{', eight classes' if args.eight_classes else ''}; "
+            f"brackets: 95 %\n\n{table_of(measured)}\n")
+    output_folder(args.output)
+    about = {"judge": judge.sha256, "label maps": len(items), **machine()}
+    figures = {row: {name: list(f) for name, f in found.items()} for row, found in measured.items()}
+    for suffix, content in (("md", text), ("json", json.dumps({"about": about, "rows": figures}, indent=1) + "\n")):
+        with written_whole(args.output / f"judge.{suffix}") as path:
+            path.write_text(content, "utf-8")
+    with written_whole(args.output / "judge.jpg") as path:
+        Image.fromarray(sheet_of(shown, list(measured))).save(path, quality=90)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
