@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,16 +24,10 @@ from jiidm.commands.entry import run_tool  # noqa: E402
 from jiidm.data.folders import TestFolder, TrainingFolder  # noqa: E402
 from jiidm.data.labels import CLASSES, fit_labels, read_label_map  # noqa: E402
 from jiidm.data.pictures import fit_photo, from_pixels, read_photo, sheet_of, to_pixels  # noqa: E402
-from jiidm.evaluation.judge import load_judge, merge_near_classes  # noqa: E402
-from jiidm.evaluation.metrics import (  # noqa: E402
-    HistogramProtocol,
-    confusion,
-    figure,
-    mask_accuracy,
-    resamples,
-    style_correlation,
-)
-from jiidm.evaluation.realism import kid, ratio_of_means, sharpness  # noqa: E402
+from jiidm.evaluation.judge import load_judge  # noqa: E402
+from jiidm.evaluation.judged import JUDGED, judge_folders  # noqa: E402
+from jiidm.evaluation.metrics import resamples  # noqa: E402
+from jiidm.evaluation.pairing import Task  # noqa: E402
 from jiidm.generator import DEFAULT_WEIGHTS  # noqa: E402
 from jiidm.models.autoencoder import Autoencoder  # noqa: E402
 from jiidm.system.errors import InputError  # noqa: E402
@@ -49,13 +42,6 @@ _NEAREST_OF_EIGHT = {
     "water": "water sea river lake waterfall", "building": "building house bridge wall pier",
     "mountain": "mountain hill rock", "other": "other person boat ship railing fence",
 }
-
-
-class Row(NamedTuple):
-    """Pictures of all masks under one name."""
-
-    name: str
-    pictures: list
 
 
 def blurred(photo, sigma):
@@ -95,9 +81,9 @@ def eight_classes():
     return table
 
 
-def generated(items, generator, reduce, **options):
-    """Returns the pictures of test items, each in the generator's size."""
-    pictures = []
+def generated(items, weights, reduce, **options):
+    """Returns the pictures that a folder of weights makes of test items."""
+    generator, pictures = Generator.from_checkpoint(str(weights)), []
     for start in range(0, len(items), BATCH):
         some = items[start:start + BATCH]
         masks = [read_label_map(item.mask) for item in some]
@@ -110,56 +96,38 @@ def generated(items, generator, reduce, **options):
 
 
 def rows_of(items, photos, labels, weights, reduce):
-    """Yields the `Row`s of the table."""
-    yield Row("real photos", photos)
+    """Yields (name of the row, function that gives its pictures)."""
+    yield "real", lambda: photos
     for sigma in BLURS:
-        yield Row(f"blurred, {sigma} px", [blurred(photo, sigma) for photo in photos])
-    yield Row("reconstruction by the autoencoder", reconstructed(photos, weights))
-    yield Row("flat colours", [flat(*each) for each in zip(photos, labels, strict=True)])
-    generator = Generator.from_checkpoint(str(weights))
-    yield Row("one round", generated(items, generator, reduce, rounds=1))
-    yield Row("full recipe", generated(items, generator, reduce))
+        yield f"blurred, {sigma} px", lambda sigma=sigma: [blurred(photo, sigma) for photo in photos]
+    yield "reconstruction by the autoencoder", lambda: reconstructed(photos, weights)
+    yield "flat colours", lambda: [flat(*each) for each in zip(photos, labels, strict=True)]
+    yield "one round", lambda: generated(items, weights, reduce, rounds=1)
+    yield "full recipe", lambda: generated(items, weights, reduce)
 
 
-def measure(row, real, labels, references, judge, number):
-    """Measures one row.
-
-    Returns:
-        {measure: [value, low, high]}, and what the shares of later rows are taken of.
-    """
-    predicted, features = judge.judge(row.pictures, [label.shape for label in labels])
-    matrices = np.stack([confusion(*each, len(CLASSES)) for each in zip(labels, predicted, strict=True)])
-    size = labels[0].shape[::-1]
-    sharp = [sharpness(cv2.resize(p, size, interpolation=cv2.INTER_CUBIC) if p.shape[1::-1] != size else p)
-             for p in row.pictures]
-    found = {"exact": mask_accuracy(matrices), "near": mask_accuracy(merge_near_classes(matrices)), "sharp": sharp,
-             "features": features}
-    real = real or found
-    style = [style_correlation(*each, HistogramProtocol()) for each in zip(row.pictures, references, strict=True)]
-    indices = resamples(len(labels), number)
-    figures = {
-        "mask accuracy": figure(found["exact"].mean(), found["exact"][indices].mean(1)),
-        "near classes as one": figure(found["near"].mean(), found["near"][indices].mean(1)),
-        "of real": ratio_of_means(found["near"], real["near"], number),
-        "KID": kid(features, real["features"], number),
-        "sharpness, of real": ratio_of_means(sharp, real["sharp"], number),
-        "style": figure(np.mean(style), np.array(style)[indices].mean(1)),
-    }
-    return figures, real
+def kept(folder, stems, make):
+    """Returns {stem: path} of a row's pictures in `folder`, which `make()` gives where they are not there yet."""
+    files = {stem: folder / f"{stem}.png" for stem in stems}
+    if not all(file.exists() for file in files.values()):
+        output_folder(folder)
+        for file, picture in zip(files.values(), make(), strict=True):
+            Image.fromarray(picture).save(file)
+    return files
 
 
-def table_of(measured):
-    """Returns the Markdown table of {row: {measure: Figure}}."""
-    names = list(next(iter(measured.values())))
-    lines = [f"| | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
-    for name, figures in measured.items():
-        cells = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in figures.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+def table_of(judged):
+    """Returns the Markdown table of {row: `Judged`}."""
+    names = [name for name in JUDGED if name != "sharpness"]
+    lines = [f"| | {' | '.join(JUDGED[name][0] for name in names)} |", f"| --- |{' ---: |' * len(names)}"]
+    for row, found in judged.items():
+        cells = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in (found.figures[name] for name in names)]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main():
-    """Measures the rows, prints the table and writes judge.md, judge.json and a sheet."""
+    """Measures the rows, prints the table and writes judge.md and judge.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input_path", type=Path, required=True, help="test folder of hand-made label maps")
     parser.add_argument("--img_path", type=Path, required=True,
@@ -167,36 +135,39 @@ def main():
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_WEIGHTS, help="folder of weights")
     parser.add_argument("--judge", type=Path, help="file of the judge's head (default: the package's)")
     parser.add_argument("--eight-classes", action="store_true", help="reduce the maps to Stanford's eight classes")
-    parser.add_argument("--test-only", action="store_true", help="only the rows that need no UNet: the judge's own test")
+    parser.add_argument("--test-only", action="store_true", help="only the rows that need no UNet, the own test")
     parser.add_argument("--limit", type=int, help="take this many label maps alone")
     parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--pictures", type=Path, default=Path("runs/judge-pictures"),
+                        help="folder that keeps the rows' pictures, and a sheet of some; those in it are used again")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
     args = parser.parse_args()
     folder, judge = TrainingFolder(args.img_path), load_judge(args.judge)
     size = judge.config.picture_width, judge.config.picture_height
     items = TestFolder(args.input_path, args.img_path).items[:args.limit]
-    names = [Path(item.name).stem for item in items]
+    stems = [Path(item.name).stem for item in items]
     labels = [fit_labels(read_label_map(item.mask), *size) for item in items]
-    photos = [fit_photo(folder.photo(name), *size) for name in names]
-    references = [read_photo(item.reference) for item in items]
-    measured, real, shown = {}, None, []
-    for row in rows_of(items, photos, labels, args.checkpoint, args.eight_classes):
-        measured[row.name], real = measure(row, real, labels, references, judge, args.resamples)
-        shown.append([row.pictures[i] for i in np.linspace(0, len(items) - 1, 8).astype(int)])
-        print(table_of({row.name: measured[row.name]}).splitlines()[-1], file=sys.stderr, flush=True)
-        if args.test_only and row.name == "flat colours":
+    photos = [fit_photo(folder.photo(stem), *size) for stem in stems]
+    pictures = {}
+    for row, make in rows_of(items, photos, labels, args.checkpoint, args.eight_classes):
+        pictures[row] = kept(args.pictures / row, stems, make)
+        if args.test_only and row == "flat colours":
             break
+    tasks = [Task(stem, item.mask, item.reference) for stem, item in zip(stems, items, strict=True)]
+    judged = judge_folders(judge, tasks, pictures, resamples(len(tasks), args.resamples))
     text = (f"# The judge's rows\n\n{len(items)} hand-made label maps, {size[0]}x{size[1]}; judge {judge.file}, sha256 "
             f"{judge.sha256[:16]}; weights {args.checkpoint.name}{', eight classes' if args.eight_classes else ''}; "
-            f"brackets: 95 %\n\n{table_of(measured)}\n")
+            f"brackets: 95 %\n\n{table_of(judged)}\n")
     output_folder(args.output)
     about = {"judge": judge.sha256, "label maps": len(items), **machine()}
-    figures = {row: {name: list(f) for name, f in found.items()} for row, found in measured.items()}
+    figures = {row: {name: list(f) for name, f in found.figures.items()} for row, found in judged.items()}
     for suffix, content in (("md", text), ("json", json.dumps({"about": about, "rows": figures}, indent=1) + "\n")):
         with written_whole(args.output / f"judge.{suffix}") as path:
             path.write_text(content, "utf-8")
-    with written_whole(args.output / "judge.jpg") as path:
-        Image.fromarray(sheet_of(shown, list(measured))).save(path, quality=90)
+    some = [stems[i] for i in np.linspace(0, len(stems) - 1, 8).astype(int)]
+    shown = [[read_photo(files[stem]) for stem in some] for files in pictures.values()]
+    with written_whole(args.pictures / "sheet.jpg") as path:
+        Image.fromarray(sheet_of(shown, list(pictures))).save(path, quality=90)
     print(text)
     return 0
 

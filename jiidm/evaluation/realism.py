@@ -1,8 +1,7 @@
-"""How much pictures are like photographs: KID over a network's features, and sharpness, each with its interval."""
+"""How much pictures are like photographs: KID over a network's features, and sharpness."""
 import cv2
 import numpy as np
 
-from jiidm.evaluation.metrics import figure, resamples
 from jiidm.system.errors import InputError
 
 _FEWEST = 4  # pictures; two in each random half
@@ -51,13 +50,6 @@ def kernel_distances_of_halves(first, second, number, seed=0):
     return np.array(values)
 
 
-def kid(first, second, number=1000, seed=0):
-    """Computes KID with its 95 % interval, as a `Figure`; arguments as for `kernel_distances_of_halves`."""
-    value = kernel_distance(first, second)
-    halves = kernel_distances_of_halves(first, second, number, seed)
-    return figure(value, halves - halves.mean() + value)
-
-
 def _half(rng, count):
     chosen = np.zeros(count)
     chosen[rng.permutation(count)[:count // 2]] = 1
@@ -93,18 +85,3 @@ def sharpness(picture):
     """
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY).astype(np.float32)
     return float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean())
-
-
-def ratio_of_means(values, whole, number=1000, seed=0):
-    """Computes mean(values) / mean(whole) with its 95 % bootstrap interval, as a `Figure`.
-
-    Args:
-        values: one number a picture.
-        whole: one number a photo of the same mask, in the same order, such as `sharpness` of the real ones.
-        number: resamples of the pairs.
-        seed: of the resamples.
-    """
-    values, whole = np.asarray(values, np.float64), np.asarray(whole, np.float64)
-    indices = resamples(len(values), number, seed)
-    replicates = values[indices].mean(1) / np.maximum(whole[indices].mean(1), 1e-12)
-    return figure(values.mean() / max(whole.mean(), 1e-12), replicates)
