@@ -1,6 +1,10 @@
 """The judge: its head, its files, its training on a few photos, and the test that it must pass before it judges."""
 import importlib.util
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -167,3 +171,22 @@ def test_folders_are_judged(tmp_path):
     alone = judge_folders(judge, tasks, {"results": pictures["grey"]}, resamples(len(tasks), 60), 60)["results"]
     assert set(alone.figures) == {"judge", "judge_near", "sharpness"}
     assert alone.figures["judge"] == figures["grey"]["judge"]
+
+
+@installed
+@pytest.mark.skipif("JIIDM_LANDSCAPES" not in os.environ, reason="JIIDM_LANDSCAPES: a folder of jiidm data landscapes")
+def test_the_package_judge_passes_its_own_test(tmp_path):
+    """Real photos > blurred by 1, 2, 4 pixels > flat colours, each clearly; the autoencoder's reconstruction between
+    real photos and strong blur; real photos at 0.85 or more."""
+    data = Path(os.environ["JIIDM_LANDSCAPES"])
+    command = [sys.executable, ROOT / "benchmarks" / "judge.py", "--input_path", data / "test", "--img_path",
+               data / "val", "--test-only", "--pictures", tmp_path / "pictures", "--output", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "judge.json").read_text())["rows"]
+    near = {row: found["judge_near"][0] for row, found in rows.items()}
+    assert near["real"] >= 0.85
+    order = ["real", "blurred, 1 px", "blurred, 2 px", "blurred, 4 px", "flat colours"]
+    assert all(near[a] > near[b] for a, b in zip(order, order[1:], strict=False)), near
+    assert all(rows[row]["judge_of_real"][2] < 1 for row in order[1:]), rows  # above the interval of each
+    assert near["real"] > near["reconstruction by the autoencoder"] > near["flat colours"]
