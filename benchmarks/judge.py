@@ -49,6 +49,13 @@ def blurred(photo, sigma):
     return cv2.GaussianBlur(photo, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
 
 
+def enlarged(photo):
+    """Returns H x W x 3 uint8 reduced to three quarters of its sides, and enlarged again."""
+    height, width = photo.shape[:2]
+    small = cv2.resize(photo, (width * 3 // 4, height * 3 // 4), interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
 def flat(photo, labels):
     """Returns the label map painted in the photo's mean colour of each class."""
     picture = np.zeros_like(photo)
@@ -101,6 +108,7 @@ def rows_of(items, photos, labels, weights, reduce):
     for sigma in BLURS:
         yield f"blurred, {sigma} px", lambda sigma=sigma: [blurred(photo, sigma) for photo in photos]
     yield "reconstruction by the autoencoder", lambda: reconstructed(photos, weights)
+    yield "reduced to 3/4 and enlarged again", lambda: [enlarged(photo) for photo in photos]
     yield "flat colours", lambda: [flat(*each) for each in zip(photos, labels, strict=True)]
     yield "one round", lambda: generated(items, weights, reduce, rounds=1)
     yield "full recipe", lambda: generated(items, weights, reduce)
@@ -146,14 +154,14 @@ def main():
     size = judge.config.picture_width, judge.config.picture_height
     items = TestFolder(args.input_path, args.img_path).items[:args.limit]
     stems = [Path(item.name).stem for item in items]
-    labels = [fit_labels(read_label_map(item.mask), *size) for item in items]
+    labels = [fit_labels(folder.labels(stem), *size) for stem in stems]
     photos = [fit_photo(folder.photo(stem), *size) for stem in stems]
     pictures = {}
     for row, make in rows_of(items, photos, labels, args.checkpoint, args.eight_classes):
         pictures[row] = kept(args.pictures / row, stems, make)
         if args.test_only and row == "flat colours":
             break
-    tasks = [Task(stem, item.mask, item.reference) for stem, item in zip(stems, items, strict=True)]
+    tasks = [Task(stem, folder.paths(stem)[1], item.reference) for stem, item in zip(stems, items, strict=True)]
     judged = judge_folders(judge, tasks, pictures, resamples(len(tasks), args.resamples))
     text = (f"# The judge's rows\n\n{len(items)} hand-made label maps, {size[0]}x{size[1]}; judge {judge.file}, sha256 "
             f"{judge.sha256[:16]}; weights {args.checkpoint.name}{', eight classes' if args.eight_classes else ''}; "

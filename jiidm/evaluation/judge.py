@@ -23,6 +23,10 @@ from jiidm.system.runtime import jt, nn
 KIND = "judge"
 DEFAULT_JUDGE = Path(__file__).parent.parent / "weights" / "judge" / "judge.safetensors"
 BATCH = 8
+# What the judge predicts where it recognises nothing. Without that choice it names the likeliest class of any patch of
+# the right colour in the right place.
+NOTHING = len(CLASSES)
+_NAMES = (*CLASSES, "nothing")
 # Names that people give to one and the same thing in a photo: a lake's shore looks like a sea's, a hill is a low
 # mountain. A judge that confuses them has seen the texture, so the accuracy on these groups is told beside the exact
 # one.
@@ -62,17 +66,17 @@ def check_judge(config):
 
 
 def near_class_table():
-    """Returns 29 uint8: for each class the first class of its group in `NEAR_CLASSES`, else itself."""
-    table = np.arange(len(CLASSES), dtype=np.uint8)
+    """Returns 30 uint8: for each class the first class of its group in `NEAR_CLASSES`, else itself; so `NOTHING`."""
+    table = np.arange(NOTHING + 1, dtype=np.uint8)
     for group in NEAR_CLASSES:
         table[[CLASSES.index(name) for name in group]] = CLASSES.index(group[0])
     return table
 
 
 def merge_near_classes(matrix):
-    """Returns the confusion matrices (... x 29 x 29) with near classes counted as one."""
-    merge = np.zeros((len(CLASSES), len(CLASSES)), matrix.dtype)
-    merge[np.arange(len(CLASSES)), near_class_table()] = 1
+    """Returns the confusion matrices (... x 30 x 30) with near classes counted as one."""
+    merge = np.zeros((NOTHING + 1, NOTHING + 1), matrix.dtype)
+    merge[np.arange(NOTHING + 1), near_class_table()] = 1
     return merge.T @ matrix @ merge
 
 
@@ -105,7 +109,7 @@ class Judge:
 
         Args:
             config: the `JudgeConfig`.
-            classes: numbers of the classes that it can predict, in the order of the head's outputs.
+            classes: numbers of the classes that it can predict, in the order of the head's outputs; `NOTHING` is one.
             head: the `JudgeHead`.
             file, sha256: name and SHA-256 of the head's file, for reports.
         """
@@ -120,7 +124,7 @@ class Judge:
             sizes: (height, width) of each label map; None takes the pictures' own.
 
         Returns:
-            A list of H x W uint8 label maps, and N x 1280 float32 features.
+            A list of H x W uint8 label maps, `NOTHING` where nothing is recognised, and N x 1280 float32 features.
         """
         sizes = sizes or [picture.shape[:2] for picture in pictures]
         labels, pooled = [], []
@@ -155,7 +159,7 @@ def save_judge(path, head, config, classes, note):
         if not np.isfinite(value).all():
             raise InputError(f"{path}: NaN or a number too large for float16 in {name}; not written")
     metadata = {"format": FORMAT, "kind": KIND, "config": json.dumps(to_dict(config)),
-                "classes": json.dumps([CLASSES[c] for c in classes]), "note": note}
+                "classes": json.dumps([_NAMES[c] for c in classes]), "note": note}
     save_tensors(path, arrays, metadata)
 
 
@@ -175,7 +179,7 @@ def load_judge(path=None):
                          f"wrote")
     try:
         config = from_dict(JudgeConfig, json.loads(metadata["config"]), str(path))
-        classes = [CLASSES.index(name) for name in json.loads(metadata["classes"])]
+        classes = [_NAMES.index(name) for name in json.loads(metadata["classes"])]
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: its metadata cannot be used ({error}); copy it again") from error
     check_judge(config)

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from jiidm.data.labels import CLASSES, read_label_map
 from jiidm.data.pictures import read_photo
-from jiidm.evaluation.judge import BATCH, merge_near_classes
+from jiidm.evaluation.judge import BATCH, NOTHING, merge_near_classes
 from jiidm.evaluation.metrics import confusion, figure, mask_accuracy
 from jiidm.evaluation.realism import kernel_distance, kernel_distances_of_halves, sharpness
 
@@ -63,7 +63,7 @@ def _measure(judge, tasks, files, part):
         labels, pooled = judge.judge(shown, [truth.shape for truth in truths])
         features.append(pooled)
         for picture, truth, predicted in zip(shown, truths, labels, strict=True):
-            matrix = confusion(truth, predicted, len(CLASSES))
+            matrix = confusion(truth, predicted, NOTHING + 1)
             numbers["judge"].append(mask_accuracy(matrix))
             numbers["judge_near"].append(mask_accuracy(merge_near_classes(matrix)))
             numbers["sharpness"].append(sharpness(_at_size(picture, truth.shape)))

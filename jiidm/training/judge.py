@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -12,7 +13,16 @@ from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES, NO_CLASS, fit_labels, resize_labels
 from jiidm.data.pictures import fit_photo, from_pixels
 from jiidm.data.sets.landscapes import BY_HAND
-from jiidm.evaluation.judge import BATCH, Judge, JudgeConfig, JudgeHead, check_judge, merge_near_classes, save_judge
+from jiidm.evaluation.judge import (
+    BATCH,
+    NOTHING,
+    Judge,
+    JudgeConfig,
+    JudgeHead,
+    check_judge,
+    merge_near_classes,
+    save_judge,
+)
 from jiidm.evaluation.metrics import confusion, mask_accuracy
 from jiidm.foreign.efficientnet import load_efficientnet
 from jiidm.system.errors import InputError
@@ -23,6 +33,7 @@ from jiidm.training.state import batch_indices, learning_rate
 from jiidm.training.table import Table
 
 _AUGMENTATION = 7  # purpose of random numbers
+_VISIBLE, _SURROUNDINGS = 5.0, 15  # grey levels, pixels
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,8 @@ class JudgeTrainingConfig:
     """Training of the head.
 
     Attributes:
-        variants: how often features of each photo are computed: once as it is, then augmented. An epoch uses one.
+        variants: how often features of each photo are computed: as it is, augmented, and with its texture destroyed
+            (every even one). An epoch uses one.
         epochs: passes over the photos.
         batch: photos a step.
         learning_rate, weight_decay: of AdamW; the rate falls as a half cosine.
@@ -38,16 +50,16 @@ class JudgeTrainingConfig:
         scale_least, scale_most, jitter, hue: the augmentation, as in the segmenter's training.
     """
 
-    variants: int = 3
-    epochs: int = 18
+    variants: int = 5
+    epochs: int = 10
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     least_maps: int = 10
     scale_least: float = 0.8
     scale_most: float = 1.3
-    jitter: float = 0.25
-    hue: float = 0.02
+    jitter: float = 0.35
+    hue: float = 0.04
 
 
 @dataclass(frozen=True)
@@ -107,14 +119,14 @@ def measure_judge(judge, folder):
     """Measures a `Judge` on the hand-made label maps of a `TrainingFolder`.
 
     Returns:
-        29 x 29 confusion matrices, one for each photo, and the photos' names.
+        30 x 30 confusion matrices, one for each photo, and the photos' names.
     """
     config, names, matrices = judge.config, _by_hand(folder), []
     for name in names:
         size = config.picture_width, config.picture_height
         photo, truth = fit_photo(folder.photo(name), *size), fit_labels(folder.labels(name), *size)
         (predicted,), _ = judge.judge([photo])
-        matrices.append(confusion(truth, predicted, len(CLASSES)))
+        matrices.append(confusion(truth, predicted, NOTHING + 1))
     return np.stack(matrices), names
 
 
@@ -138,7 +150,7 @@ def _known_classes(labels, least):
     if len(found) < 2:
         raise InputError(f"train_judge.least_maps {least}: {len(found)} classes are in so many label maps; expected 2 "
                          f"at least")
-    return found
+    return [*found, NOTHING]
 
 
 # ------------------------------------------------------------------------------------------------------------ features
@@ -206,13 +218,78 @@ def _compute_features(config, folder, names, path):
 
 
 def _pair(config, folder, name, index, variant):
-    """Returns a photo and its labels at the judge's size: as they are for variant 0, else augmented."""
+    """Returns a photo and its labels at the judge's size: as they are for variant 0, else augmented, and destroyed for
+    every even one."""
     size = config.judge.picture_width, config.judge.picture_height
     photo, labels = fit_photo(folder.photo(name), *size), fit_labels(folder.labels(name), *size)
     if variant == 0:
         return photo, labels
     rng = np.random.Generator(np.random.PCG64([config.seed, _AUGMENTATION, variant, index]))
-    return augmented(photo, labels, config.train_judge, rng)
+    photo, labels = augmented(photo, labels, config.train_judge, rng)
+    return (photo, labels) if variant % 2 else destroyed(photo, labels, rng)
+
+
+def destroyed(photo, labels, rng):
+    """Destroys the texture of a photo, in all of it or in some of its classes, so that nothing is left to recognise.
+
+    One of: blur, blur under grain, each class in its mean colour, a smear that keeps edges, a mosaic, frosted glass. A
+    pixel becomes `NOTHING` where its surroundings changed by more than `_VISIBLE` grey levels on average: a blurred
+    sky is still a sky.
+
+    Args:
+        photo: H x W x 3 uint8.
+        labels: H x W uint8.
+        rng: random generator.
+
+    Returns:
+        The photo and the labels.
+    """
+    changed = _WAYS[int(rng.integers(len(_WAYS)))](photo, labels, rng)
+    present = np.unique(labels)
+    chosen = present if rng.random() < 0.5 else present[rng.random(len(present)) < 0.5]
+    changed = np.where(np.isin(labels, chosen)[:, :, None], changed, photo)
+    difference = np.abs(changed.astype(np.float32) - photo).mean(2)
+    lost = (cv2.blur(difference, (_SURROUNDINGS, _SURROUNDINGS)) > _VISIBLE) & (labels != NO_CLASS)
+    return changed, np.where(lost & np.isin(labels, chosen), np.uint8(NOTHING), labels)
+
+
+def _blur(photo, labels, rng):
+    return cv2.GaussianBlur(photo, (0, 0), float(np.exp(rng.uniform(np.log(2.5), np.log(8)))))
+
+
+def _grain(photo, labels, rng):
+    noise = rng.normal(0, rng.uniform(4, 20), (*labels.shape, 1))
+    return np.clip(_blur(photo, labels, rng) + noise, 0, 255).astype(np.uint8)
+
+
+def _flat(photo, labels, rng):
+    picture = np.empty_like(photo)
+    for c in np.unique(labels):
+        picture[labels == c] = photo[labels == c].mean(0)
+    return picture
+
+
+def _smear(photo, labels, rng):
+    for _ in range(2):
+        photo = cv2.bilateralFilter(photo, 9, float(rng.uniform(40, 90)), 5)
+    return photo
+
+
+def _mosaic(photo, labels, rng):
+    side = int(rng.integers(4, 11))
+    small = cv2.resize(photo, (max(1, labels.shape[1] // side), max(1, labels.shape[0] // side)),
+                       interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, labels.shape[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _frost(photo, labels, rng):
+    rows, columns = np.mgrid[:labels.shape[0], :labels.shape[1]].astype(np.float32)
+    reach = rng.uniform(3, 8)
+    shift = rng.uniform(-reach, reach, (2, *labels.shape)).astype(np.float32)
+    return cv2.remap(photo, columns + shift[0], rows + shift[1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
+
+
+_WAYS = (_blur, _grain, _flat, _smear, _mosaic, _frost)
 
 
 # ---------------------------------------------------------------------------------------------------------------- head
@@ -242,12 +319,13 @@ def _trained(config, classes, features, labels, statistics, run, validation):
             loss = nn.cross_entropy_loss(logits, truth, ignore_index=NO_CLASS)
             optimizer.lr = learning_rate(training.learning_rate, step, steps, steps_an_epoch // 2, 0.0)
             optimizer.step(loss)
+            jt.sync_all()  # else what is measured between two steps changes how their operations are fused
             known = truth != NO_CLASS
             right = ((logits.argmax(1)[0] == truth) & known).float32().sum() / known.float32().sum()
             sums += loss.item(), right.item()
             bar.update()
             if (step + 1) % steps_an_epoch == 0:
-                exact, near = _validated(judge, validation) if validation and epoch % 3 == 2 else (np.nan, np.nan)
+                exact, near = _validated(judge, validation) if validation and epoch % 5 == 4 else (np.nan, np.nan)
                 means = sums / steps_an_epoch
                 table.write(epoch=epoch + 1, cross_entropy=means[0], accuracy=means[1], validation=exact,
                             validation_near=near)
