@@ -6,6 +6,7 @@ from jiidm.commands.entry import run_processes, run_tool
 
 COMMANDS = {
     "infer": "the pictures of a test folder",
+    "paint": "draw in the browser, see the landscape",
     "train": "train the networks",
     "evaluate": "measure a folder of pictures",
     "convert": "convert weights of other programs",

@@ -1,0 +1,4 @@
+"""The command `jiidm paint`."""
+from jiidm.commands.main import run
+
+run("paint")
