@@ -18,7 +18,8 @@ def main():
     parser.add_argument("--checkpoint", default="default", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--styles", type=Path, metavar="FOLDER", help="photos for the style gallery (default: examples)")
+    parser.add_argument("--styles", type=Path, metavar="FOLDER", 
+                        help="photos for the style gallery (default: the examples)")
     parser.add_argument("--port", type=int, help=f"default {_PORT}, or any free one where that is taken")
     parser.add_argument("--host", metavar="ADDRESS",
                         help="address to serve other machines at, such as 0.0.0.0; they need the token in the printed "

@@ -203,7 +203,9 @@ class Jobs:
         """Ends the worker and the compilers that it may have started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.communicate()
+        self._process.stdin.close()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._process.wait(), 2)
 
 
 async def _receive(process):

@@ -118,7 +118,7 @@ class Server:
         return Response(png_of(labels), media_type="image/png")
 
     async def picture(self, request):
-        """POST /api/picture: a picture, as a stream of JSON lines, or as a PNG where `Accept: image/png` asks for it."""
+        """POST /api/picture: a picture, as a stream of JSON lines, or with `Accept: image/png` as a PNG."""
         self._check_ready()
         async with self._body(request, ("application/json", "image/png")) as (body, kind):
             arguments = await run_in_threadpool(self._paint_arguments, body, kind, dict(request.query_params))
