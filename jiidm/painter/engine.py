@@ -102,12 +102,9 @@ class GeneratorEngine:
                 previewed = time.monotonic()
                 emit({"event": "preview", "picture": np.asarray(step.preview()[0])})
 
-        picture = self._infer(labels, style, recipe, settings, on_step)
+        picture = self._generator.infer(labels, style, recipe=recipe, seed=settings.seed, size=settings.size,
+                                        on_step=on_step)
         emit({"event": "result", "picture": np.asarray(picture), "seconds": round(time.monotonic() - begin, 3)})
-
-    def _infer(self, labels, style, recipe, settings, on_step):
-        return self._generator.infer(labels, style, recipe=recipe, seed=settings.seed, size=settings.size,
-                                     on_step=on_step)
 
     def segment(self, photo, width, height):
         from jiidm.data.pictures import centre_crop
