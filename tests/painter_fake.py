@@ -1,7 +1,10 @@
 """A worker for the painter's tests with an engine that computes nothing: a picture is the map's own colours.
 
-It shows what it was given: each picture has the colours of its label map, so a test can read from the picture which
-map it is of. `python painter_fake.py SECONDS` takes that long for a picture; label maps of certain classes misbehave.
+Each picture has the colours of its label map, so a test can read from the picture which map it is of. Label maps of
+certain classes misbehave.
+
+    python painter_fake.py worker SECONDS             the worker process; a picture takes SECONDS
+    python painter_fake.py paint SECONDS [OPTION ...]  `jiidm paint` with that worker
 """
 import os
 import sys
@@ -23,6 +26,7 @@ class FakeEngine:
 
     def __init__(self, seconds):
         self._seconds = seconds
+        self._count = 0
 
     def describe(self):
         return {
@@ -38,6 +42,7 @@ class FakeEngine:
         say("warming up")
 
     def paint(self, labels, style, settings, emit):
+        self._count += 1
         first = labels[0, 0]
         if first == FAILS:
             raise RuntimeError("the fake engine was asked to fail")
@@ -56,7 +61,7 @@ class FakeEngine:
                 emit({"event": "preview", "picture": picture[::4, ::4]})
         if settings.size == "mask":
             picture = colorize(labels)
-        emit({"event": "result", "picture": picture, "seconds": self._seconds})
+        emit({"event": "result", "picture": picture, "seconds": self._seconds, "count": self._count})
 
     def segment(self, photo, width, height):
         labels = np.full((height, width), CLASSES.index("grass"), np.uint8)
@@ -64,5 +69,19 @@ class FakeEngine:
         return labels
 
 
+def run_paint(seconds):
+    """Runs `jiidm paint` with the fake worker."""
+    import jiidm.painter.jobs as jobs
+    from jiidm.commands.main import run
+
+    jobs.worker_command = lambda *_: [sys.executable, __file__, "worker", seconds]
+    run("paint")
+
+
 if __name__ == "__main__":
-    serve(lambda: FakeEngine(float(sys.argv[1])))
+    mode, seconds = sys.argv[1:3]
+    if mode == "worker":
+        serve(lambda: FakeEngine(float(seconds)))
+    else:
+        del sys.argv[1:3]
+        run_paint(seconds)

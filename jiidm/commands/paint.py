@@ -18,7 +18,7 @@ def main():
     parser.add_argument("--checkpoint", default="default", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--styles", type=Path, metavar="FOLDER", 
+    parser.add_argument("--styles", type=Path, metavar="FOLDER",
                         help="photos for the style gallery (default: the examples)")
     parser.add_argument("--port", type=int, help=f"default {_PORT}, or any free one where that is taken")
     parser.add_argument("--host", metavar="ADDRESS",
@@ -62,7 +62,7 @@ def main():
     server = Server(jobs, gallery, package_version(), args.host or "127.0.0.1", token)
     uvicorn_server = uvicorn.Server(uvicorn.Config(
         server.app, http="h11", ws="none", log_level="error", access_log=False, server_header=False,
-        proxy_headers=False, limit_concurrency=256, timeout_keep_alive=10, timeout_graceful_shutdown=2,
+        proxy_headers=False, limit_concurrency=256, timeout_keep_alive=10, timeout_graceful_shutdown=1,
     ))
     uvicorn_server.run(sockets=[listener])
     if failure:

@@ -48,6 +48,8 @@ class GeneratorEngine:
 
     def __init__(self, weights="default", device="auto"):
         """Loads the generator: `weights` and `device` as in `Generator.from_checkpoint`."""
+        for kind in (np.float32, np.float64):
+            np.finfo(kind)  # numpy looks at subnormal numbers once, and warns where Jittor flushes them to zero
         from jiidm.generator import Generator
 
         self._generator = Generator.from_checkpoint(weights, device)

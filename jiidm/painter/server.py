@@ -24,6 +24,7 @@ from jiidm.system.errors import InputError
 PAGE = Path(__file__).parent / "page"
 _BODY_BYTES = (MAP_BYTES + PHOTO_BYTES) * 4 // 3 + 2**16  # a project with the largest map and photo, in base64
 _BODY_SECONDS = 30
+_DRAINED_BYTES = 2**26  # of a body that is too large: read to its end, so that the client gets to read the answer
 _READING = 8  # bodies that are read and decoded at a time
 _PICTURES = ("image/png", "image/jpeg", "image/webp")
 
@@ -201,7 +202,7 @@ class Server:
         length = request.headers.get("content-length", "0")
         if not length.isdecimal():
             raise HTTPException(400, "Content-Length: expected a number")
-        if int(length) > limit:
+        if int(length) > _DRAINED_BYTES:
             raise _too_large(limit)
         if self._reading >= _READING:
             raise Busy
@@ -216,11 +217,17 @@ class Server:
 
 
 async def _read(request, limit):
-    body = bytearray()
+    body, size = bytearray(), 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
+        size += len(chunk)
+        if size > _DRAINED_BYTES:
+            break
+        if size <= limit:
+            body += chunk
+        else:
+            body.clear()
+    if size > limit:
+        raise _too_large(limit)
     return bytes(body)
 
 
