@@ -42,7 +42,7 @@ async function main() {
     pick: (label, background) => { state[background ? 'background' : 'label'] = label; selected(); },
     sized: (step) => setSize(state.size + step * Math.max(1, Math.round(state.size / 10))),
   });
-  window.painter = { state, settings, buffer, history, view, live, model, engine }; // for scripts
+  window.painter = { state, settings, buffer, history, view, live, pictures, model, engine }; // for scripts
   buildTools();
   buildStyles();
   bind();
