@@ -1,15 +1,14 @@
 """The paper's modules, measured on the pictures of a test folder: what each of them gives alone and with the others,
 what the further options of the recipe give, and curves over guidance, start strength and steps.
 
-  python benchmarks/ablation.py --labels TEST --references TRAIN --real VAL
+  python -m benchmarks.ablation --labels TEST --references TRAIN --real VAL
 
-writes results.md and the curves (PNG) into docs/ and all figures into benchmarks/results/ablation.json. A section that
+writes measurements.md and the curves (PNG) into docs/ and all figures into benchmarks/results/ablation.json. A section that
 stands there for the same weights, pictures and evaluator is not measured again: after a stop, the same command goes on.
 """
 import argparse
 import hashlib
 import json
-import sys
 import tempfile
 import time
 import warnings
@@ -18,11 +17,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.ablation_report import check_drawing  # noqa: E402
-from benchmarks.ablation_settings import CURVES, ONE_ROUND, TABLES, Setting, evaluations, settings_of  # noqa: E402
-from benchmarks.gallery import (  # noqa: E402
+from benchmarks.ablation_report import check_drawing
+from benchmarks.ablation_settings import CURVES, ONE_ROUND, TABLES, Setting, evaluations, settings_of
+from benchmarks.gallery import (
     Gallery,
     about_weights,
     add_arguments,
@@ -34,12 +31,12 @@ from benchmarks.gallery import (  # noqa: E402
     weights_of,
     write_sheet,
 )
-from jiidm import Generator  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.config import COLOR_TRANSFERS, to_dict  # noqa: E402
-from jiidm.inference.color_transfer import transfer_color  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
-from jiidm.system.files import output_folder  # noqa: E402
+from jiidm import Generator
+from jiidm.commands.entry import run_tool
+from jiidm.config import COLOR_TRANSFERS, to_dict
+from jiidm.inference.color_transfer import transfer_color
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder
 
 # ------------------------------------------------------------------------------------------------- making and measuring
 
@@ -150,7 +147,7 @@ def main():
     arguments = parse_arguments()
     wanted = [s for s in (*TABLES, *CURVES) if s in arguments.only and (s != "real" or arguments.real is not None)]
     _check_arguments(arguments, wanted)
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     generator = Generator.from_checkpoint(arguments.checkpoint, recipe=arguments.recipe)
     if not isinstance(generator, Generator):
         raise InputError(f"{arguments.checkpoint}: a baseline has none of the modules; give the weights of IIDM")

@@ -59,7 +59,7 @@ _QUALITY = {"psnr": "PSNR, dB", "ssim": "SSIM"}  # of reconstructions, beside ME
 
 
 def write_results(kept, folder):
-    """Writes results.md and a PNG for each measured curve into `folder`; returns their paths.
+    """Writes measurements.md and a PNG for each measured curve into `folder`; returns their paths.
 
     kept is what ablation.json holds. Raises InputError where they cannot be written or matplotlib is missing.
     """
@@ -70,9 +70,9 @@ def write_results(kept, folder):
             figure = _curves(kept["sections"][section], name)
             with written_whole(written[-1]) as path:
                 figure.savefig(path, dpi=100)
-    with written_whole(folder / "results.md") as path:
+    with written_whole(folder / "measurements.md") as path:
         path.write_text(markdown_of(kept), "utf-8")
-    return [folder / "results.md", *written]
+    return [folder / "measurements.md", *written]
 
 
 def check_drawing():

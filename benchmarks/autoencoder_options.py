@@ -1,14 +1,13 @@
 """How near autoencoders come to held-out photos: that of the weights, and others of other widths, with other losses and
 with the discriminator, trained equally long.
 
-  python benchmarks/autoencoder_options.py --run RUN --data TRAIN --labels TEST --references TRAIN --real VAL
+  python -m benchmarks.autoencoder_options --run RUN --data TRAIN --labels TEST --references TRAIN --real VAL
 
 Each option is trained in a folder of its own below RUN/autoencoders; after a stop, the same command goes on. VAL holds
 the photos of TEST's label maps. The table goes where benchmarks/ablation.py puts its own.
 """
 import argparse
 import dataclasses
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -17,9 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.gallery import (  # noqa: E402
+from benchmarks.gallery import (
     Gallery,
     about_weights,
     add_arguments,
@@ -28,30 +25,30 @@ from benchmarks.gallery import (  # noqa: E402
     kept_figures,
     row_of,
 )
-from benchmarks.training_options import (  # noqa: E402
+from benchmarks.training_options import (
     Option,
     add_training_arguments,
     check_trained,
     with_keys,
 )
-from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.config import config_path, load_config  # noqa: E402
-from jiidm.data.pictures import (  # noqa: E402
+from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint
+from jiidm.commands.entry import run_tool
+from jiidm.config import config_path, load_config
+from jiidm.data.pictures import (
     from_pixels,
-    read_photo,  # noqa: E402
+    read_photo,
     to_pixels,
 )
-from jiidm.evaluation import metrics  # noqa: E402
-from jiidm.evaluation.measure import resized  # noqa: E402
-from jiidm.generator import DEFAULT_WEIGHTS  # noqa: E402
-from jiidm.models.autoencoder import Autoencoder  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
-from jiidm.system.files import output_folder  # noqa: E402
-from jiidm.system.runtime import jt  # noqa: E402
-from jiidm.system.stopping import stoppable  # noqa: E402
-from jiidm.training.quality import psnr_ssim  # noqa: E402
-from jiidm.training.stages import Stages  # noqa: E402
+from jiidm.evaluation import metrics
+from jiidm.evaluation.measure import resized
+from jiidm.generator import DEFAULT_WEIGHTS
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder
+from jiidm.system.runtime import jt
+from jiidm.system.stopping import stoppable
+from jiidm.training.quality import psnr_ssim
+from jiidm.training.stages import Stages
 
 QUANTIZED, ADVERSARIAL = 6 / 7, 1 / 2  # shares of a training after which there is a codebook, and a discriminator
 # the first is what the others are compared with
@@ -117,7 +114,7 @@ def measured(gallery, checkpoint):
 
 def measure(arguments, files):
     """Measures {words: file of weights} and writes the section."""
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     rows, base, named = [], None, {}
     with tempfile.TemporaryDirectory(prefix="jiidm-autoencoders-") as folder:
         gallery = Gallery(arguments, Path(folder))

@@ -11,40 +11,40 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JIIDM_DEVICE", "cpu")
 
-from benchmarks.measuring import (  # noqa: E402
+from benchmarks.measuring import (
+    ROOT,
     machine,
     normal,
     peak_gb,
+    program,
     resident_gb,
     row,
     seconds,
     with_random_weights,
     write_report,
 )
-from jiidm.baselines.config import load_baseline_run  # noqa: E402
-from jiidm.baselines.cost import parameter_count  # noqa: E402
-from jiidm.baselines.inference import BaselineGenerator  # noqa: E402
-from jiidm.baselines.networks import Baseline, save_baseline  # noqa: E402
-from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig, builtin_config  # noqa: E402
-from jiidm.data.latents import one_hot_batch  # noqa: E402
-from jiidm.diffusion.guidance import GuidedDenoiser, ReferenceDenoiser  # noqa: E402
-from jiidm.diffusion.samplers import ddim  # noqa: E402
-from jiidm.diffusion.schedule import Schedule  # noqa: E402
-from jiidm.kernels.attention import attention, attention_plain  # noqa: E402
-from jiidm.kernels.convolution import PackedConvolution, blocked  # noqa: E402
-from jiidm.kernels.group_norm import group_norm, group_norm_plain  # noqa: E402
-from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain  # noqa: E402
-from jiidm.models.autoencoder import Autoencoder  # noqa: E402
-from jiidm.models.blocks import prepare, upsample_nearest  # noqa: E402
-from jiidm.models.unet import UNet  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
-from jiidm.system.runtime import jt, nn  # noqa: E402
+from jiidm.baselines.config import load_baseline_run
+from jiidm.baselines.cost import parameter_count
+from jiidm.baselines.inference import BaselineGenerator
+from jiidm.baselines.networks import Baseline, save_baseline
+from jiidm.checkpoint import arrays_of, save_checkpoint
+from jiidm.commands.entry import run_tool
+from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig, builtin_config
+from jiidm.data.latents import one_hot_batch
+from jiidm.diffusion.guidance import GuidedDenoiser, ReferenceDenoiser
+from jiidm.diffusion.samplers import ddim
+from jiidm.diffusion.schedule import Schedule
+from jiidm.kernels.attention import attention, attention_plain
+from jiidm.kernels.convolution import PackedConvolution, blocked
+from jiidm.kernels.group_norm import group_norm, group_norm_plain
+from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.blocks import prepare, upsample_nearest
+from jiidm.models.unet import UNet
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt, nn
 
 HEIGHT, WIDTH, SCALE, TIMESTEP = 96, 128, 3.5, 500
 STEP_FLOP = 799e9  # that remain of a guided step at full size, see docs/performance.md
@@ -103,9 +103,8 @@ def step(folder):
 
 def against_torch(weights, given, out, ours, epsilon):
     """The same step in PyTorch, in processes of its own: that it computes the same, then how long it takes."""
-    call = [sys.executable, ROOT / "benchmarks" / "torch_unet.py", "--weights", weights, "--inputs", given]
-    call += ["--scale", str(SCALE)]
-    done = subprocess.run([*call, "--variants", "eager", "--output", out], stdout=subprocess.PIPE, text=True)
+    call = program("torch_unet", "--weights", weights, "--inputs", given, "--scale", SCALE)
+    done = subprocess.run([*call, "--variants", "eager", "--output", out], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         yield row("PyTorch", float("nan"), "s", note="not measured: pip install torch")
         return
@@ -328,7 +327,7 @@ def main():
         rows = sections[name] = []
         print(f"# {name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            process = subprocess.Popen([sys.executable, __file__, "--section", name, "--output", folder],
+            process = subprocess.Popen(program("cpu", "--section", name, "--output", folder), cwd=ROOT,
                                        stdout=subprocess.PIPE, text=True)
             for line in process.stdout:
                 if line.startswith("ROW "):

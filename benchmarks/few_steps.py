@@ -4,22 +4,19 @@ For each label map of a test folder in the contest's layout: the PSNR between th
 correlation of each with its style reference (cv2.compareHist over joint RGB histograms of 8 x 8 x 8 bins).
 """
 import argparse
-import sys
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.measuring import machine, row, write_report  # noqa: E402
-from jiidm import Generator  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.data.folders import TestFolder  # noqa: E402
-from jiidm.data.pictures import fit_photo, read_photo  # noqa: E402
-from jiidm.evaluation.metrics import HistogramProtocol, style_correlation  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
+from benchmarks.measuring import machine, row, write_report
+from jiidm import Generator
+from jiidm.commands.entry import run_tool
+from jiidm.data.folders import TestFolder
+from jiidm.data.pictures import fit_photo, read_photo
+from jiidm.evaluation.metrics import HistogramProtocol, style_correlation
+from jiidm.system.errors import InputError
 
 ROUND = {"guidance": 3.5, "respacing": "ddim500", "start": 300}  # the paper's first
 SAMPLERS = (

@@ -35,7 +35,7 @@ def add_arguments(parser):
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
     parser.add_argument("--note", help="a sentence to stand beside the table")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of ablation.json")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of results.md and the curves")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of measurements.md and the curves")
 
 
 class Gallery:

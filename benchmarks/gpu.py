@@ -1,6 +1,6 @@
 """Is jiidm right and fast on this GPU? One table and, with --output, results.json; exit code 1 on a fault. Minutes.
 
-    python benchmarks/gpu.py --output runs/gpu
+    python -m benchmarks.gpu --output runs/gpu
 
 It needs no files but the package. The first part compares: kernels with their plain twins, networks on the GPU with the
 CPU, a chain of steps with and without the kernels. It runs in a process of its own, in which NVIDIA's libraries do not
@@ -22,10 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.gpu_timing import (  # noqa: E402
+from benchmarks.gpu_timing import (
     COLUMNS,
     REPEATS,
     Row,
@@ -35,29 +32,29 @@ from benchmarks.gpu_timing import (  # noqa: E402
     launched,
     numbers,
 )
-from benchmarks.measuring import machine, with_random_weights  # noqa: E402
-from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.config import AutoencoderConfig, Config, DiffusionConfig, ImageConfig, UNetConfig  # noqa: E402
-from jiidm.data.latents import one_hot_batch  # noqa: E402
-from jiidm.diffusion.guidance import GuidedDenoiser  # noqa: E402
-from jiidm.diffusion.loss import hybrid_loss  # noqa: E402
-from jiidm.diffusion.samplers import ddim  # noqa: E402
-from jiidm.diffusion.schedule import Schedule  # noqa: E402
-from jiidm.kernels import attention_cuda, group_norm_cuda, nearest_code_cuda, plain_operators  # noqa: E402
-from jiidm.kernels.attention import attention, attention_plain  # noqa: E402
-from jiidm.kernels.convolution import inference_convolution  # noqa: E402
-from jiidm.kernels.group_norm import group_norm, group_norm_plain  # noqa: E402
-from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain  # noqa: E402
-from jiidm.models.autoencoder import Autoencoder  # noqa: E402
-from jiidm.models.blocks import prepare, round_operands  # noqa: E402
-from jiidm.models.unet import UNet  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
-from jiidm.system.files import output_folder, written_whole  # noqa: E402
-from jiidm.system.runtime import cuda_reason, jt, nn, use_device  # noqa: E402
-from jiidm.training.plan import gpu_memory, made_up_store  # noqa: E402
-from jiidm.training.plan import measured as measured_step  # noqa: E402
-from jiidm.training.unet import UNetTrainer  # noqa: E402
+from benchmarks.measuring import ROOT, machine, program, with_random_weights
+from jiidm.checkpoint import arrays_of, save_checkpoint
+from jiidm.commands.entry import run_tool
+from jiidm.config import AutoencoderConfig, Config, DiffusionConfig, ImageConfig, UNetConfig
+from jiidm.data.latents import one_hot_batch
+from jiidm.diffusion.guidance import GuidedDenoiser
+from jiidm.diffusion.loss import hybrid_loss
+from jiidm.diffusion.samplers import ddim
+from jiidm.diffusion.schedule import Schedule
+from jiidm.kernels import attention_cuda, group_norm_cuda, nearest_code_cuda, plain_operators
+from jiidm.kernels.attention import attention, attention_plain
+from jiidm.kernels.convolution import inference_convolution
+from jiidm.kernels.group_norm import group_norm, group_norm_plain
+from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.blocks import prepare, round_operands
+from jiidm.models.unet import UNet
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
+from jiidm.system.runtime import cuda_reason, jt, nn, use_device
+from jiidm.training.plan import made_up_store
+from jiidm.training.plan import measured as measured_step
+from jiidm.training.unet import UNetTrainer
 
 STEP_FLOP = 799e9  # that remain of a guided step at full size and 96x128, see docs/performance.md
 SMALL = UNetConfig(model_channels=64, channel_mult=(1, 2, 2), attention_resolutions=(2, 4), head_channels=32)
@@ -274,7 +271,7 @@ def training_steps(bench):
         seconds, memory = measured_step(UNetTrainer(chosen, made_up_store(chosen), None, Path("/"), []), 0)
         yield Row(f"training step, batch 5{', blocks recomputed' if blocks else ''}",
                   "bfloat16" if precision == "bf16" else "float32", call=seconds * 1e3,
-                  note=f"{memory / 1e9:.1f} GB; computed: {gpu_memory(chosen, 5) / 1e9:.1f} GB")
+                  note=f"{memory / 1e9:.1f} GB")
 
 
 def guided_steps(bench):
@@ -317,10 +314,9 @@ def torch_steps(network, height, width):
         for batch in (1, 16):
             np.savez(given, z=normal(batch, 3, height, width), t=np.full(batch, 500, np.int32),
                      mask=random_mask(batch, height, width).numpy())
-            done = subprocess.run(
-                [sys.executable, ROOT / "benchmarks" / "torch_unet.py", "--weights", weights, "--inputs", given,
-                 "--device", "cuda", "--variants", "eager", "bf16_channels_last"], stdout=subprocess.PIPE, text=True,
-                check=False)
+            call = program("torch_unet", "--weights", weights, "--inputs", given, "--device", "cuda",
+                           "--variants", "eager", "bf16_channels_last")
+            done = subprocess.run(call, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode:
                 yield Row(f"PyTorch, guided step, batch {batch}", note="not measured: no PyTorch with CUDA here")
                 continue
@@ -390,8 +386,8 @@ def both_parts(tiny):
     print(f"{card()}, {machine()}, compiled for {list(jt.flags.cuda_archs)}\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--part", "parity", "--output", folder, *["--tiny"] * tiny]
-        subprocess.run(command, env={**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}, check=False)
+        command = program("gpu", "--part", "parity", "--output", folder, *["--tiny"] * tiny)
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}, check=False)
         results = Path(folder, "parity.json")
         if not results.exists():
             raise InputError("the comparisons ended without a result; what they said is above")

@@ -1,29 +1,25 @@
 """Whether memory grows with the number of images: a long contest job with tiny networks, measured as it goes."""
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.measuring import machine, resident_gb  # noqa: E402
-from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.config import AutoencoderConfig, Config, ImageConfig, InferenceConfig, RoundConfig, UNetConfig  # noqa: E402
-from jiidm.contest.job import ContestJob, make_pictures  # noqa: E402
-from jiidm.data.drawn.scenes import draw_landscape  # noqa: E402
-from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder  # noqa: E402
-from jiidm.generator import Generator  # noqa: E402
-from jiidm.models.autoencoder import Autoencoder  # noqa: E402
-from jiidm.models.unet import UNet  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
-from jiidm.system.files import output_folder, written_whole  # noqa: E402
-from jiidm.system.runtime import device_name, jt  # noqa: E402
+from benchmarks.measuring import machine, resident_gb
+from jiidm.checkpoint import arrays_of, save_checkpoint
+from jiidm.commands.entry import run_tool
+from jiidm.config import AutoencoderConfig, Config, ImageConfig, InferenceConfig, RoundConfig, UNetConfig
+from jiidm.contest.job import ContestJob, make_pictures
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
+from jiidm.generator import Generator
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.unet import UNet
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
+from jiidm.system.runtime import device_name, jt
 
 WIDTH, HEIGHT = 96, 64
 CONFIG = Config(

@@ -2,6 +2,7 @@
 import json
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from jiidm.system.files import output_folder, written_whole
 from jiidm.system.runtime import jt
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def seconds(call, repeats=5, warmup=2):
@@ -23,6 +26,11 @@ def seconds(call, repeats=5, warmup=2):
             jt.sync_all(True)
         times.append(time.perf_counter() - start)
     return statistics.median(times[warmup:])
+
+
+def program(name, *arguments):
+    """The command that runs benchmarks/`name`.py in a process of its own, in the folder ROOT."""
+    return [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
 
 
 def normal(*shape, seed=0):

@@ -1,6 +1,6 @@
 """The paper's comparison: GauGAN, CLADE and IIDM on the pictures of one test folder, what they take, and a sheet.
 
-  python benchmarks/tables.py --labels TEST --references TRAIN --real PHOTOS \
+  python -m benchmarks.tables --labels TEST --references TRAIN --real PHOTOS \
       --model GauGAN=runs/gaugan/weights --model CLADE=runs/clade/weights --model IIDM=runs/default/weights
 
 A model with a recipe has two rows, one round and the full recipe; the full recipe of the first of them is what all
@@ -10,7 +10,6 @@ steps, measured here, times their number. The table goes where benchmarks/ablati
 """
 import argparse
 import multiprocessing
-import sys
 import tempfile
 import time
 import warnings
@@ -19,10 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.ablation_settings import ONE_ROUND  # noqa: E402
-from benchmarks.gallery import (  # noqa: E402
+from benchmarks.ablation_settings import ONE_ROUND
+from benchmarks.gallery import (
     Gallery,
     about_weights,
     add_arguments,
@@ -33,21 +30,21 @@ from benchmarks.gallery import (  # noqa: E402
     style_of,
     write_sheet,
 )
-from benchmarks.measuring import peak_gb  # noqa: E402
-from jiidm import Generator  # noqa: E402
-from jiidm.baselines.cost import parameter_count  # noqa: E402
-from jiidm.baselines.training import BaselineTrainer  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.data.folders import TrainingFolder  # noqa: E402
-from jiidm.data.pictures import read_photo  # noqa: E402
-from jiidm.evaluation.measure import resized  # noqa: E402
-from jiidm.evaluation.pairing import find_tasks  # noqa: E402
-from jiidm.inference.color_transfer import transfer_color  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
-from jiidm.system.stopping import stoppable  # noqa: E402
-from jiidm.training.autoencoder import AutoencoderTrainer  # noqa: E402
-from jiidm.training.plan import measured, samples_of  # noqa: E402
-from jiidm.training.unet import UNetTrainer  # noqa: E402
+from benchmarks.measuring import peak_gb
+from jiidm import Generator
+from jiidm.baselines.cost import parameter_count
+from jiidm.baselines.training import BaselineTrainer
+from jiidm.commands.entry import run_tool
+from jiidm.data.folders import TrainingFolder
+from jiidm.data.pictures import read_photo
+from jiidm.evaluation.measure import resized
+from jiidm.evaluation.pairing import find_tasks
+from jiidm.inference.color_transfer import transfer_color
+from jiidm.system.errors import InputError
+from jiidm.system.stopping import stoppable
+from jiidm.training.autoencoder import AutoencoderTrainer
+from jiidm.training.plan import measured, samples_of
+from jiidm.training.unet import UNetTrainer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 REAL = "real photos"
@@ -211,7 +208,7 @@ def main():
         raise InputError(problems[0])
     shown = shown[: arguments.sheet_count]
     kept_figures(arguments)
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     with stoppable(), tempfile.TemporaryDirectory(prefix="jiidm-tables-") as folder:
         gallery = Gallery(arguments, Path(folder))
         manners, base_name, size = manners_of(models)

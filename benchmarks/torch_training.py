@@ -1,6 +1,6 @@
 """Training steps of the UNet in PyTorch, as its user would write them: the yardstick for the speed of jiidm's.
 
-    python benchmarks/torch_training.py --weights unet.safetensors --inputs batch.npz
+    python -m benchmarks.torch_training --weights unet.safetensors --inputs batch.npz
 
 prints one line of JSON. The inputs are z0, noise (N, C, H, W), t (N) and one-hot masks (N, classes, H, W) of one batch.
 A step is the squared error of epsilon, its gradients, AdamW, and the moving average of the weights; the variational
@@ -10,18 +10,14 @@ import argparse
 import json
 import resource
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.torch_unet import VARIANTS, load_network, torch  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
+from benchmarks.torch_unet import VARIANTS, load_network, torch
+from jiidm.commands.entry import run_tool
+from jiidm.system.errors import InputError
 
 _EMA = 0.999
 

@@ -3,7 +3,7 @@
 Whole forwards, twice a guided step, as in the authors' release: no part of them is kept between steps or shared between
 the branches. It needs PyTorch (pip install torch) and runs without Jittor, whose threads would disturb the timing:
 
-    python benchmarks/torch_unet.py --weights unet.safetensors --inputs inputs.npz
+    python -m benchmarks.torch_unet --weights unet.safetensors --inputs inputs.npz
 
 times guided steps and prints one line of JSON; with --output it writes what the variants compute instead, to be
 compared. The weights are a checkpoint of the UNet as jiidm writes it; the inputs are latents z (N, C, H, W), timesteps
@@ -31,12 +31,8 @@ except ModuleNotFoundError:
 from torch import nn
 from torch.nn import functional
 
-try:
-    from jiidm.config import Config, from_dict
-except ImportError:  # not installed, and run from elsewhere
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from jiidm.config import Config, from_dict
 from jiidm.commands.entry import run_tool
+from jiidm.config import Config, from_dict
 from jiidm.system.errors import InputError
 from jiidm.system.files import written_whole
 

@@ -1,8 +1,8 @@
 """What the options of the UNet's training, and other widths of it, do to the pictures: equally long trainings with the
 same batches, each measured in one round.
 
-  python benchmarks/training_options.py --run RUN --data TRAIN --labels TEST --references TRAIN
-  python benchmarks/training_options.py ... --longer 2700 --only epsilon v
+  python -m benchmarks.training_options --run RUN --data TRAIN --labels TEST --references TRAIN
+  python -m benchmarks.training_options ... --longer 2700 --only epsilon v
 
 RUN is a run of tools/train.py with an autoencoder and stored latents. Each option is trained in a folder of its own
 below RUN/options, or RUN/longer; after a stop, the same command goes on. The tables go where benchmarks/ablation.py
@@ -10,25 +10,22 @@ puts its own.
 """
 import argparse
 import shutil
-import sys
 import tempfile
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.ablation import Studio  # noqa: E402
-from benchmarks.ablation_settings import ONE_ROUND, Setting  # noqa: E402
-from benchmarks.gallery import Gallery, about_weights, add_arguments, keep_section, kept_figures, row_of  # noqa: E402
-from jiidm import Generator  # noqa: E402
-from jiidm.checkpoint import open_checkpoint, source_of  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.config import config_path, from_dict, load_config, to_dict  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
-from jiidm.system.files import output_folder, written_whole  # noqa: E402
-from jiidm.system.stopping import stoppable  # noqa: E402
-from jiidm.training.stages import Stages  # noqa: E402
+from benchmarks.ablation import Studio
+from benchmarks.ablation_settings import ONE_ROUND, Setting
+from benchmarks.gallery import Gallery, about_weights, add_arguments, keep_section, kept_figures, row_of
+from jiidm import Generator
+from jiidm.checkpoint import open_checkpoint, source_of
+from jiidm.commands.entry import run_tool
+from jiidm.config import config_path, from_dict, load_config, to_dict
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
+from jiidm.system.stopping import stoppable
+from jiidm.training.stages import Stages
 
 # what every option but for its own keys has in common, whatever the configuration says
 COMMON = {"diffusion": {"prediction": "epsilon", "zero_terminal_snr": False, "loss_weight": "uniform"},
@@ -119,7 +116,7 @@ def train(arguments, config, name):
 
 def measure(arguments, weights):
     """Measures {option: folder of weights} and writes the section."""
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in results.md
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     rows, base, named = [], None, {}
     with tempfile.TemporaryDirectory(prefix="jiidm-options-") as folder:
         for name, path in weights.items():

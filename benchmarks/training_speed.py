@@ -1,6 +1,7 @@
-"""Seconds of a training step of the UNet: with the compiled kernels, with Jittor's own operators, and in PyTorch.
+"""Seconds of a training step of the UNet: with the compiled kernels, with Jittor's own operators, and in PyTorch; and
+how many samples a second the loader's threads prepare.
 
-    python benchmarks/training_speed.py
+    python -m benchmarks.training_speed
 
 PyTorch (pip install torch) runs in a process of its own, from the same weights and on the same batch, see
 torch_training.py; without it that line is missing.
@@ -10,26 +11,23 @@ import importlib.util
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.loader import made_up_store  # noqa: E402
-from benchmarks.measuring import machine, peak_gb, row, with_random_weights, write_report  # noqa: E402
-from jiidm.checkpoint import arrays_of, save_checkpoint  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.config import config_path, load_config  # noqa: E402
-from jiidm.data.latents import one_hot_batch  # noqa: E402
-from jiidm.kernels import plain_operators  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
-from jiidm.system.runtime import device_name, jt  # noqa: E402
-from jiidm.training.unet import UNetTrainer  # noqa: E402
+from benchmarks.measuring import ROOT, machine, peak_gb, program, row, with_random_weights, write_report
+from jiidm.checkpoint import arrays_of, save_checkpoint
+from jiidm.commands.entry import run_tool
+from jiidm.config import config_path, load_config
+from jiidm.data.latents import one_hot_batch
+from jiidm.data.loader import Loader
+from jiidm.kernels import plain_operators
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import device_name, jt
+from jiidm.training.plan import made_up_store
+from jiidm.training.unet import UNetTrainer
 
 
 def step_seconds(trainer, steps, warmup):
@@ -50,6 +48,17 @@ def step_seconds(trainer, steps, warmup):
     return statistics.median(seconds[warmup:]), first
 
 
+def loader_speed(trainer, seconds=3.0):
+    """Samples a second that the loader prepares while nothing else is computed."""
+    with Loader(trainer.batch, 0, 10**9) as batches:
+        next(batches), next(batches)
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            next(batches)
+            count += trainer.training.batch
+        return count / (time.perf_counter() - start)
+
+
 def write_inputs(folder, trainer):
     """Writes the network's weights and its first batch for the yardstick; returns the two paths."""
     latents, labels, t, noise, keep = trainer.batch(0)
@@ -62,9 +71,8 @@ def write_inputs(folder, trainer):
 
 def torch_steps(weights, inputs, steps, warmup):
     """The report of torch_training.py; raises InputError where it fails."""
-    call = [sys.executable, ROOT / "benchmarks" / "torch_training.py", "--weights", weights, "--inputs", inputs,
-            "--steps", steps, "--warmup", warmup]
-    done = subprocess.run([str(part) for part in call], capture_output=True, text=True)
+    call = program("torch_training", "--weights", weights, "--inputs", inputs, "--steps", steps, "--warmup", warmup)
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"torch_training.py: {' '.join(done.stderr.split()[-40:])}")
     return json.loads(done.stdout)
@@ -84,14 +92,15 @@ def main():
     about = {**machine(), "device": device_name(), "batch": config.train_unet.batch}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        trainer = UNetTrainer(config, made_up_store(folder, config, 64), None, folder, [])
+        trainer = UNetTrainer(config, made_up_store(config), None, folder, [])
         with_random_weights(trainer.network)  # none stays zero: the first losses agree only where the networks do
         trainer.network.train()
         paths = write_inputs(folder, trainer)
         start = arrays_of(trainer.network)
         ours, losses = step_seconds(trainer, args.steps, args.warmup)
         about["memory of this process with kernels"] = f"{peak_gb():.2f} GB"
-        rows = []
+        loader, taken = loader_speed(trainer), config.train_unet.batch / ours
+        rows = [row("the loader prepares", loader, "samples/s", "the training takes", taken, loader / taken)]
         for name, parameter in trainer.network.named_parameters():
             parameter.assign(jt.array(start[name]))
         with plain_operators():

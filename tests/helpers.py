@@ -1,19 +1,32 @@
 """What several test files use."""
+import contextlib
 import gc
+import io
 import json
 import os
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
+from jiidm.commands.main import main
+from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig
 from jiidm.system.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "data" / "reference"
+
+# the smallest networks that have every part: whoever takes these shares their compiled kernels
+TINY = Config(
+    image=ImageConfig(64, 48),
+    autoencoder=AutoencoderConfig(ch=16, num_res_blocks=1, n_embed=64, norm_groups=4),
+    unet=UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(2,),
+                    head_channels=16, spade_channels=8, norm_groups=4),
+)
 
 
 def reference(name):
@@ -79,6 +92,18 @@ def run_tool(name, *arguments, modules=None):
     path = os.pathsep.join(filter(None, [modules and str(modules), str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run([sys.executable, ROOT / "tools" / f"{name}.py", *map(str, arguments)],
                           env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+
+
+def run_main(command, *arguments):
+    """Runs `jiidm command arguments` in this process; returns what `run_tool` does, without the start of a process.
+
+    For tests of exit codes, files and messages. What a process inherits or leaves behind needs `run_tool`.
+    """
+    argv, out, errors = ["jiidm", command, *map(str, arguments)], io.StringIO(), io.StringIO()
+    with patch.object(sys, "argv", list(argv)), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), \
+            pytest.raises(SystemExit) as ended:
+        main()
+    return subprocess.CompletedProcess(argv, ended.value.code, out.getvalue(), errors.getvalue())
 
 
 def write_random_weights(folder, config, seeds):

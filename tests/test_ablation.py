@@ -4,12 +4,14 @@ import json
 import sys
 
 import pytest
-from helpers import ROOT, refused, write_random_weights
+from helpers import TINY, refused, write_random_weights
 from PIL import Image
 
+from benchmarks import ablation, ablation_settings
+from benchmarks.ablation_report import markdown_of
 from jiidm import Generator
 from jiidm.checkpoint import arrays_of
-from jiidm.config import InferenceConfig, RoundConfig
+from jiidm.config import ImageConfig, InferenceConfig, RoundConfig
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TestFolder as Masks
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
@@ -18,18 +20,13 @@ from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import save_segmenter
 from jiidm.system.runtime import jt
 
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import ablation, ablation_settings  # noqa: E402
-from benchmarks.ablation_report import markdown_of  # noqa: E402
-
 NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
 ROUNDS = (RoundConfig(6.0, "ddim20", 9), RoundConfig(3.0, "ddim20", 2))
-pytestmark = pytest.mark.filterwarnings("ignore:.*Frechet")
+pytestmark = [pytest.mark.bench, pytest.mark.filterwarnings("ignore:.*Frechet")]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_config):
+def place(tmp_path_factory):
     """train/, test/ with 4 label maps, real/, weights/ of two UNets, alone/ of one, and the file of a segmenter."""
     root = tmp_path_factory.mktemp("ablation")
     write_training_folder(root / "train", ((f"style{i}", *draw_landscape((1, i), 48, 32)) for i in range(5)))
@@ -38,8 +35,7 @@ def place(tmp_path_factory, tiny_config):
     (root / "real").mkdir()
     for name, photo, _ in scenes:
         Image.fromarray(photo).save(root / "real" / f"{name}.png")
-    config = dataclasses.replace(tiny_config, unet=dataclasses.replace(tiny_config.unet, num_classes=29),
-                                 inference=InferenceConfig(ROUNDS))
+    config = dataclasses.replace(TINY, image=ImageConfig(48, 32), inference=InferenceConfig(ROUNDS))
     jt.set_global_seed(1, False)
     save_segmenter(root / "segmenter.safetensors", arrays_of(Segformer(NETWORK)), NETWORK, 0)
     for folder, seeds in (("weights", (1, 2)), ("alone", (1,))):
@@ -105,7 +101,7 @@ def test_modules_are_measured_as_infer_makes_them(tool, place, tmp_path):
     assert names_of(kept, "real")[::3] == ["real photos", "real photos, transport"]
     styles = [row["figures"]["style"][0] for row in kept["sections"]["real"]["rows"]]
     assert styles[3] == max(styles)
-    text = (tmp_path / "out" / "docs" / "results.md").read_text()
+    text = (tmp_path / "out" / "docs" / "measurements.md").read_text()
     assert "Real photos" in text and "no rows of the ensemble" not in text and str(place) not in text
 
 
@@ -122,7 +118,7 @@ def test_curves_and_options(tool, place, tmp_path):
     assert len(options) == len(ablation_settings.OPTIONS)
     for section in ("guidance", "start", "steps"):
         assert Image.open(tmp_path / "docs" / f"results-{section}.png").width > 500
-    assert "results-steps.png" in (tmp_path / "docs" / "results.md").read_text()
+    assert "results-steps.png" in (tmp_path / "docs" / "measurements.md").read_text()
 
 
 def test_what_is_measured_stands_until_something_changes(tool, tmp_path, monkeypatch, capsys):

@@ -28,6 +28,8 @@ from jiidm.data.labels import NO_CLASS
 from jiidm.data.latents import one_hot_batch
 from jiidm.system.runtime import jt
 
+pytestmark = pytest.mark.baselines
+
 IMAGE = ImageConfig(64, 48)
 SMALL = GeneratorConfig(num_classes=5, ngf=2, upsampling=4, spade_channels=8, style_channels=6, encoder_channels=2,
                         style_size=16)

@@ -31,6 +31,8 @@ from jiidm.generator import Generator
 from jiidm.system.runtime import jt
 from jiidm.training.saved import read_state
 
+pytestmark = pytest.mark.baselines
+
 RUNS = {
     model: BaselineRun(
         ImageConfig(64, 48), GeneratorConfig(norm, 29, 2, 4, 4, 6, 2, 16), DiscriminatorConfig(4, 2, 2),

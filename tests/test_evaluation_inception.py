@@ -21,6 +21,8 @@ from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import load_inception, save_segmenter
 from jiidm.system.runtime import jt
 
+pytestmark = pytest.mark.slow
+
 STORED = Path(__file__).parent / "data" / "inception.npz"
 
 

@@ -22,6 +22,8 @@ from jiidm.training.segmenter import (
     train_segmenter,
 )
 
+pytestmark = pytest.mark.slow
+
 NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
 RUN = SegmenterRun(NETWORK, SegmenterTrainingConfig(
     steps=150, batch=4, learning_rate=4e-3, warmup=5, save_every=140, sheet_every=0))

@@ -57,7 +57,8 @@ def outcome(tmp_path_factory):
     for number, content in enumerate(FILES.values()):
         (top / "files" / f"{number:03}").write_bytes(content)
     done = subprocess.run([sys.executable, "-c", RUNNER, ROOT / "tools" / "convert.py", "files"], cwd=top, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}, capture_output=True)
+                          env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tools", "OPENBLAS_NUM_THREADS": "1"},
+                          capture_output=True)
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout), "left": {p.name for p in top.iterdir()}}
 

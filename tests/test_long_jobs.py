@@ -22,6 +22,8 @@ from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
 from jiidm.system.errors import Stopped
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Config(
     image=ImageConfig(64, 48),
     autoencoder=AutoencoderConfig(ch=16, num_res_blocks=1, n_embed=64, norm_groups=4),

@@ -15,6 +15,8 @@ from jiidm.baselines.networks import load_baseline
 from jiidm.checkpoint import load_checkpoint
 from jiidm.training.saved import read_state
 
+pytestmark = pytest.mark.mpi
+
 CONFIG = """
 image: {width: 64, height: 48}
 autoencoder: {ch: 16, num_res_blocks: 1, n_embed: 64, norm_groups: 4}

@@ -31,6 +31,8 @@ from jiidm.training.state import TrainingState
 from jiidm.training.table import Table
 from jiidm.training.watch import Watch
 
+pytestmark = pytest.mark.slow
+
 STEPS = 40
 CONFIG = f"""
 image: {{width: 64, height: 48}}

@@ -50,7 +50,7 @@ def test_interrupt_is_an_exception(tmp_path):
     stand_in(tmp_path, "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)")
     done = run("-c", "import os, signal\n"
                      "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-                     "import jiidm.runtime\n"
+                     "import jiidm.system.runtime\n"
                      "try: os.kill(os.getpid(), signal.SIGINT)\n"
                      "except KeyboardInterrupt: print('caught')", modules=tmp_path)
     assert done.stdout == "caught\n", done.stderr

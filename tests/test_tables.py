@@ -4,12 +4,12 @@ import json
 import os
 import sys
 
-import helpers
 import numpy as np
 import pytest
-from helpers import ROOT, refused, write_random_weights
+from helpers import TINY, refused, run_main, write_random_weights
 from PIL import Image
 
+from benchmarks import autoencoder_options, tables, training_options
 from jiidm import Generator
 from jiidm.baselines.config import BaselineRun, DiscriminatorConfig, GeneratorConfig, GeneratorTrainingConfig
 from jiidm.baselines.networks import Baseline, save_baseline
@@ -27,27 +27,23 @@ from jiidm.models.autoencoder import Autoencoder
 from jiidm.system.runtime import jt
 from jiidm.training.stages import Stages
 
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import autoencoder_options, tables, training_options  # noqa: E402
-
 NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
-pytestmark = pytest.mark.filterwarnings("ignore:.*Frechet")
+pytestmark = [pytest.mark.bench, pytest.mark.filterwarnings("ignore:.*Frechet")]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_config):
+def place(tmp_path_factory):
     """train/, test/ with 3 label maps, iidm/ and gaugan/ of random weights, config, and the file of a segmenter."""
     root = tmp_path_factory.mktemp("tables")
     write_training_folder(root / "train", ((f"style{i}", *draw_landscape((1, i), 48, 32)) for i in range(4)))
     scenes = ((f"mask{i}", draw_landscape((2, i), 48, 32)[1]) for i in range(3))
     write_test_folder(root / "test", scenes, TrainingFolder(root / "train"))
     config = dataclasses.replace(
-        tiny_config, unet=dataclasses.replace(tiny_config.unet, num_classes=29),
+        TINY, image=ImageConfig(48, 32),
         inference=InferenceConfig((RoundConfig(3.0, "ddim20", 3), RoundConfig(3.0, "ddim20", 2)),
                                   final_color_transfer="transport", final_color_share=0.5),
-        train_autoencoder=dataclasses.replace(tiny_config.train_autoencoder, steps=8, batch=2, crop=24),
-        train_unet=dataclasses.replace(tiny_config.train_unet, batch=2),
+        train_autoencoder=dataclasses.replace(TINY.train_autoencoder, steps=8, batch=2, crop=24),
+        train_unet=dataclasses.replace(TINY.train_unet, batch=2),
     )
     jt.set_global_seed(1, False)
     save_segmenter(root / "segmenter.safetensors", arrays_of(Segformer(NETWORK)), NETWORK, 0)
@@ -60,18 +56,18 @@ def place(tmp_path_factory, tiny_config):
     return root
 
 
-def run_tool(tool, place, output, monkeypatch, *options):
+def run_table(tool, place, output, monkeypatch, *options):
     """Runs a tool's main with the folders of `place` and returns the kept figures and the results."""
     folders = {"--labels": "test", "--references": "train", "--segmenter": "segmenter.safetensors"}
     given = [text for name, value in folders.items() for text in (name, str(place / value))]
     monkeypatch.setattr(sys, "argv", [tool.__file__, *given, "--resamples", "40", "--output", str(output),
                                       "--docs", str(output / "docs"), *map(str, options)])
     tool.main()
-    return json.loads((output / "ablation.json").read_text()), (output / "docs" / "results.md").read_text()
+    return json.loads((output / "ablation.json").read_text()), (output / "docs" / "measurements.md").read_text()
 
 
 def test_comparison(place, tmp_path, monkeypatch):
-    kept, text = run_tool(
+    kept, text = run_table(
         tables, place, tmp_path, monkeypatch, "--model", f"GauGAN={place / 'gaugan'}", "--model",
         f"IIDM={place / 'iidm'}", "--sheet-labels", place / "test", "--sheet-references", place / "train",
         "--sheet-count", 2)
@@ -127,8 +123,8 @@ def test_a_test_folder_is_made_by_the_model_that_is_asked_for(place, tmp_path):
 
 def test_a_model_that_was_not_trained_is_told_with_the_command(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = helpers.run_tool("infer", "--model", "clade", "--input_path", place / "test", "--img_path", place / "train",
-                            "--output_path", tmp_path / "out")
+    done = run_main("infer", "--model", "clade", "--input_path", place / "test", "--img_path", place / "train",
+                    "--output_path", tmp_path / "out")
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert "runs/clade/weights" in done.stderr and "tools/train.py clade" in done.stderr
 
@@ -145,13 +141,13 @@ def test_a_model_that_was_not_trained_is_told_with_the_command(place, tmp_path, 
 ])
 def test_bad_comparisons_are_refused_before_pictures_are_made(place, tmp_path, monkeypatch, options, words):
     monkeypatch.setattr(tables, "make", None)
-    refused(lambda: run_tool(tables, place, tmp_path, monkeypatch, *(o.format(place=place) for o in options)), *words)
+    refused(lambda: run_table(tables, place, tmp_path, monkeypatch, *(o.format(place=place) for o in options)), *words)
 
 
 def test_figures_of_other_programs_are_kept(place, tmp_path, monkeypatch):
     text = json.dumps({"sections": {"modules": {"rows": []}}})
     (tmp_path / "ablation.json").write_text(text)
-    refused(lambda: run_tool(tables, place, tmp_path, monkeypatch, "--model", f"a={place / 'iidm'}"), "ablation.json",
+    refused(lambda: run_table(tables, place, tmp_path, monkeypatch, "--model", f"a={place / 'iidm'}"), "ablation.json",
             "not the figures of this program")
     assert (tmp_path / "ablation.json").read_text() == text
 
@@ -186,10 +182,10 @@ def test_options_of_the_training(place, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(training_options, "measure", lambda *_: pytest.fail("nothing is to be measured"))
         with pytest.raises(FileNotFoundError):  # of the figures, which it does not write
-            run_tool(training_options, place, tmp_path, monkeypatch, *options, "v", "--train-only")
+            run_table(training_options, place, tmp_path, monkeypatch, *options, "v", "--train-only")
     made = run / "options" / "v" / "unet-0000002.safetensors"
     stamp = made.stat().st_mtime_ns
-    kept, text = run_tool(training_options, place, tmp_path, monkeypatch, *options, "epsilon", "v", "wide")
+    kept, text = run_table(training_options, place, tmp_path, monkeypatch, *options, "epsilon", "v", "wide")
     assert made.stat().st_mtime_ns == stamp
     rows = kept["sections"]["training"]["rows"]
     assert [row["name"] for row in rows] == ["noise, the paper's, 2 steps", "v, 2 steps", "wider, 3 steps"]
@@ -199,19 +195,19 @@ def test_options_of_the_training(place, tmp_path, monkeypatch):
     assert [g.config.unet.model_channels for g in weights] == [16, 16, 24]
     assert [g.checkpoints[0].step for g in weights] == [2, 2, 3]
     assert "## Options of the training" in text and "Differences to noise, the paper's, 2 steps:" in text
-    kept, text = run_tool(training_options, place, tmp_path, monkeypatch, *options, "v", "--longer", 4, "--note",
+    kept, text = run_table(training_options, place, tmp_path, monkeypatch, *options, "v", "--longer", 4, "--note",
                           "After lunch.")
     assert [row["name"] for row in kept["sections"]["longer"]["rows"]] == ["v, 4 steps"]
     assert kept["sections"]["training"]["rows"] == rows and "## Options of the training, longer" in text
     assert "longer trainings. After lunch.\n" in text
     assert (run / "longer" / "v" / "unet-0000004.safetensors").exists() and made.stat().st_mtime_ns == stamp
     monkeypatch.setitem(training_options.OPTIONS, "wide", wider._replace(keys={"unet": {"model_channels": 32}}))
-    refused(lambda: run_tool(training_options, place, tmp_path, monkeypatch, *options, "wide"), "unet-0000003",
+    refused(lambda: run_table(training_options, place, tmp_path, monkeypatch, *options, "wide"), "unet-0000003",
             "another configuration (unet.model_channels)")
     weights = load_checkpoint(made.parent / "autoencoder.safetensors").tensors
     save_checkpoint(run / "autoencoder.safetensors", "autoencoder", weights, config, 9)
-    refused(lambda: run_tool(training_options, place, tmp_path, monkeypatch, *options, "v"), "not that of", "remove")
-    refused(lambda: run_tool(training_options, place, tmp_path, monkeypatch, *options[2:], "v", "--run",
+    refused(lambda: run_table(training_options, place, tmp_path, monkeypatch, *options, "v"), "not that of", "remove")
+    refused(lambda: run_table(training_options, place, tmp_path, monkeypatch, *options[2:], "v", "--run",
                              place / "iidm"), "autoencoder.safetensors", "expected a run")
 
 
@@ -224,10 +220,10 @@ def test_autoencoders(place, tmp_path, monkeypatch):
         Image.fromarray(photos[f"mask{i}"]).save(tmp_path / "real" / f"mask{i}.png")
     options = ("--run", tmp_path / "run", "--data", place / "train", "--config", place / "config.yaml",
                "--steps", 8, "--only", "plain", "discriminator")
-    refused(lambda: run_tool(autoencoder_options, place, tmp_path, monkeypatch, *options), "--real")
+    refused(lambda: run_table(autoencoder_options, place, tmp_path, monkeypatch, *options), "--real")
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(autoencoder_options, "DEFAULT_WEIGHTS", place / "iidm")
-    kept, text = run_tool(autoencoder_options, place, tmp_path, monkeypatch, *options, "--real", tmp_path / "real",
+    kept, text = run_table(autoencoder_options, place, tmp_path, monkeypatch, *options, "--real", tmp_path / "real",
                           "--also", place / "iidm" / "autoencoder-0.safetensors")
     rows = {row["name"]: row for row in kept["sections"]["autoencoder"]["rows"]}
     plain, adversarial, also, default = rows
@@ -247,6 +243,6 @@ def test_autoencoders(place, tmp_path, monkeypatch):
     table = (tmp_path / "run" / "autoencoders" / "discriminator" / "autoencoder.csv").read_text().splitlines()
     column = table[0].split(",").index("discriminator")
     assert float(table[-1].split(",")[column]) > 0
-    refused(lambda: run_tool(autoencoder_options, place, tmp_path, monkeypatch, *options[:6], "--steps", 6, "--only",
+    refused(lambda: run_table(autoencoder_options, place, tmp_path, monkeypatch, *options[:6], "--steps", 6, "--only",
                              "plain", "--real", tmp_path / "real"), "--steps 6", "at least 7")
     assert "## The autoencoder" in text and "| PSNR, dB | SSIM | mask accuracy |" in text

@@ -1,54 +1,56 @@
 """The tools as a user runs them, on drawn landscapes: train, infer, package; and what each says to bad input."""
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
-from helpers import run_tool
+from helpers import ROOT, TINY, run_main, run_tool
 from PIL import Image
 
+import jiidm
 from jiidm.checkpoint import load_tensors, save_tensors
+from jiidm.commands.main import COMMANDS
+from jiidm.config import to_dict
 
-CONFIG = """
-image: {width: 64, height: 48}
-autoencoder: {ch: 16, num_res_blocks: 1, n_embed: 64, norm_groups: 4}
-unet: {model_channels: 16, channel_mult: [1, 2], num_res_blocks: 1, attention_resolutions: [2], head_channels: 16,
-       spade_channels: 8, norm_groups: 4}
-train_autoencoder: {steps: 4, batch: 2, crop: 32, quantize_from: 2, discriminator_start: 3, discriminator_channels: 8,
-                    discriminator_layers: 1, revive_codes_every: 2}
-train_unet: {steps: 4, batch: 3, keep_at: [2, 4], sheet_every: 4}
-inference:
-  rounds: [{guidance: 2.0, respacing: ddim20, start: 3}, {guidance: 2.0, respacing: ddim20, start: 2}]
-"""
+CONFIG = {
+    **{section: to_dict(getattr(TINY, section)) for section in ("image", "autoencoder", "unet")},
+    "train_autoencoder": {"steps": 4, "batch": 2, "crop": 32, "quantize_from": 2, "discriminator_start": 3,
+                          "discriminator_channels": 8, "discriminator_layers": 1, "revive_codes_every": 2},
+    "train_unet": {"steps": 4, "batch": 3, "keep_at": [2, 4], "sheet_every": 4},
+    "inference": {"rounds": [{"guidance": 2.0, "respacing": "ddim20", "start": 3},
+                             {"guidance": 2.0, "respacing": "ddim20", "start": 2}]},
+}
 MASKS = 9
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder with train/ and test/ (drawn), a configuration and a run trained with it, all made by the tools."""
+    """A folder with train/ and test/ (drawn), a configuration and a run trained with it, all made by the commands."""
     top = tmp_path_factory.mktemp("tools")
-    (top / "tiny.yaml").write_text(CONFIG)
+    (top / "tiny.yaml").write_text(json.dumps(CONFIG))
     for command in (
-        ("prepare_data", "synthetic", top / "train", "--count", 6, "--width", 64, "--height", 48),
-        ("prepare_data", "synthetic", top / "test", "--count", MASKS, "--width", 64, "--height", 48, "--seed", 9,
+        ("data", "synthetic", top / "train", "--count", 6, "--width", 64, "--height", 48),
+        ("data", "synthetic", top / "test", "--count", MASKS, "--width", 64, "--height", 48, "--seed", 9,
          "--test", "--references", top / "train"),
         ("train", "all", "--config", top / "tiny.yaml", "--data", top / "train", "--run", top / "run"),
     ):
-        done = run_tool(*command)
+        done = run_main(*command)
         assert done.returncode == 0, done.stderr
     return top
 
 
-def infer(folders, output, *options, test=None):
-    return run_tool("infer", "--input_path", test or folders / "test", "--img_path", folders / "train",
-                    "--output_path", output, "--checkpoint", folders / "run" / "weights", "--rounds", 2, *options)
+def infer(folders, output, *options, test=None, run=run_main):
+    return run("infer", "--input_path", test or folders / "test", "--img_path", folders / "train",
+               "--output_path", output, "--checkpoint", folders / "run" / "weights", "--rounds", 2, *options)
 
 
 @pytest.fixture(scope="module")
 def results(folders):
     output = folders / "results"
-    done = infer(folders, output, "--batch", 2, "--save-steps", "--overview", folders / "sheet.jpg")
+    done = infer(folders, output, "--batch", 2, "--save-steps", "--overview", folders / "sheet.jpg", run=run_tool)
     assert done.returncode == 0, done.stderr
     return output
 
@@ -59,6 +61,24 @@ def broken_test(folders, tmp_path):
     shutil.copytree(folders / "test", tmp_path / "test")
     names = sorted(json.loads((tmp_path / "test" / "label_to_img.json").read_text()))
     return tmp_path / "test", names
+
+
+def test_jiidm_says_what_it_can_do():
+    done = run_main("--help")
+    assert done.returncode == 0 and all(f"\n  {command} " in done.stdout for command in COMMANDS)
+    assert run_main("--version").stdout == f"jiidm {jiidm.__version__}\n"
+    done = run_main("evalute", "results")
+    assert done.returncode == 2 and done.stderr == "error: jiidm has no command evalute; did you mean evaluate?\n"
+
+
+@pytest.mark.parametrize("tool", sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem != "checkout"))
+def test_the_tools_run_where_nothing_is_installed(tmp_path, tool):
+    done = subprocess.run([sys.executable, "-S", ROOT / "tools" / f"{tool}.py", "--help"], cwd=tmp_path,
+                          env={"PATH": ""}, capture_output=True, text=True)
+    if done.returncode:  # a command that needs more than Python to read its arguments
+        assert done.returncode == 2 and "is not installed; " in done.stderr and len(done.stderr.splitlines()) == 1
+    else:
+        assert done.stdout.startswith(f"usage: {tool}.py ")
 
 
 def test_infer_makes_every_picture_at_the_contests_size(folders, results):
@@ -128,7 +148,7 @@ def test_infer_reports_what_is_broken_and_makes_the_rest(folders, broken_test, t
     (test / "label_to_img.json").write_text(json.dumps(references))
     (tmp_path / "out").mkdir()
     Image.new("RGB", (64, 48)).save(tmp_path / "out" / names[0].replace(".png", ".jpg"))  # of an earlier run
-    done = run_tool("infer", "--input_path", test, "--img_path", tmp_path / "photos", "--output_path", tmp_path / "out",
+    done = run_main("infer", "--input_path", test, "--img_path", tmp_path / "photos", "--output_path", tmp_path / "out",
                     "--checkpoint", folders / "run" / "weights", "--rounds", 1, "--batch", 2,
                     "--overview", tmp_path / "sheet.png")
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
@@ -179,7 +199,7 @@ def spoil_weights(folder, kind):
 def test_infer_refuses_weights_that_cannot_be_used(folders, tmp_path, kind):
     shutil.copytree(folders / "run" / "weights", tmp_path / "weights")
     name, words = spoil_weights(tmp_path / "weights", kind)
-    done = run_tool("infer", "--input_path", folders / "test", "--img_path", folders / "train",
+    done = run_main("infer", "--input_path", folders / "test", "--img_path", folders / "train",
                     "--output_path", tmp_path / "out", "--checkpoint", tmp_path / "weights", "--rounds", 1)
     assert done.returncode == 2 and name in done.stderr and words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not list(tmp_path.glob("out/*.jpg"))
@@ -222,7 +242,7 @@ def test_infer_refuses_an_output_folder_that_cannot_be_written(folders, tmp_path
 
 def test_package_submission_takes_the_pictures(folders, results, tmp_path):
     shutil.copytree(results, tmp_path / "results", ignore=shutil.ignore_patterns("steps"))
-    done = run_tool("package_submission", "--input_path", folders / "test", "--results", tmp_path / "results",
+    done = run_main("package", "--input_path", folders / "test", "--results", tmp_path / "results",
                     "--output", tmp_path / "result.zip")
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(tmp_path / "result.zip") as archive:
@@ -231,7 +251,7 @@ def test_package_submission_takes_the_pictures(folders, results, tmp_path):
 
 def test_the_exported_mean_is_the_ensemble(folders, results, tmp_path):
     shutil.copytree(folders / "run", tmp_path / "run", ignore=shutil.ignore_patterns("weights"))
-    done = run_tool("train", "export", "--config", folders / "tiny.yaml", "--data", folders / "train", "--run",
+    done = run_main("train", "export", "--config", folders / "tiny.yaml", "--data", folders / "train", "--run",
                     tmp_path / "run", "--average")
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "run" / "weights").iterdir()) == [
@@ -245,9 +265,9 @@ def test_the_exported_mean_is_the_ensemble(folders, results, tmp_path):
 def test_train_goes_on_where_it_is_and_refuses_to_overwrite(folders):
     arguments = ("train", "all", "--config", folders / "tiny.yaml", "--data", folders / "train", "--run",
                  folders / "run")
-    again = run_tool(*arguments)
+    again = run_main(*arguments)
     assert again.returncode == 2 and "--resume" in again.stderr
-    resumed = run_tool(*arguments, "--resume")
+    resumed = run_main(*arguments, "--resume")
     assert resumed.returncode == 0 and str(folders / "run" / "weights") in resumed.stdout, resumed.stderr
 
 
@@ -259,7 +279,7 @@ def test_train_goes_on_where_it_is_and_refuses_to_overwrite(folders):
 ])
 def test_train_refuses_bad_configurations_and_folders(folders, tmp_path, config, data, words):
     (tmp_path / "bad.yaml").write_text(config)
-    done = run_tool("train", "all", "--config", tmp_path / "bad.yaml", "--data", folders / data, "--run",
+    done = run_main("train", "all", "--config", tmp_path / "bad.yaml", "--data", folders / data, "--run",
                     tmp_path / "run")
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
@@ -271,7 +291,7 @@ def test_train_names_a_photo_and_label_map_of_different_size(folders, tmp_path):
     Image.new("RGB", (70, 48)).save(photo)
     (tmp_path / "run").mkdir()
     shutil.copy(folders / "run" / "autoencoder.safetensors", tmp_path / "run")
-    done = run_tool("train", "latents", "--config", folders / "tiny.yaml", "--data", tmp_path / "train", "--run",
+    done = run_main("train", "latents", "--config", folders / "tiny.yaml", "--data", tmp_path / "train", "--run",
                     tmp_path / "run")
     assert done.returncode == 2 and photo.name in done.stderr and "70x48" in done.stderr
     assert not (tmp_path / "run" / "latents" / "latents.npy").exists()

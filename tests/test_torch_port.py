@@ -19,10 +19,10 @@ from jiidm.diffusion.guidance import GuidedDenoiser
 from jiidm.models.unet import UNet
 from jiidm.system.runtime import jt
 
-pytestmark = pytest.mark.skipif(
+pytestmark = [pytest.mark.bench, pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
     reason="PyTorch is not installed; the benchmark's yardstick needs it: pip install torch",
-)
+)]
 PARITY = 1e-4  # fp32 sums in another order
 EXACT, ROUNDED = ("eager", "channels_last"), ("bf16", "bf16_channels_last")
 SCALE = 3.5
@@ -38,7 +38,7 @@ def port(weights, inputs, *options):
     """Runs the port with this Python; returns the finished process."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "torch_unet.py", "--weights", weights, "--inputs", inputs, *options],
+        [sys.executable, "-m", "benchmarks.torch_unet", "--weights", weights, "--inputs", inputs, *options],
         env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
     )
 

@@ -14,6 +14,8 @@ from jiidm.training.plan import made_up_store
 from jiidm.training.stages import Stages
 from jiidm.training.unet import UNetTrainer
 
+pytestmark = pytest.mark.slow
+
 
 def changed(**settings):
     return dataclasses.replace(CONFIG, train_autoencoder=dataclasses.replace(CONFIG.train_autoencoder, **settings))

@@ -25,6 +25,8 @@ from jiidm.training.plan import gpu_memory
 from jiidm.training.stages import Stages, plan_of
 from jiidm.training.unet import UNetTrainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -1,4 +1,4 @@
-"""The command `jiidm convert`."""
-from jiidm.commands.main import run
+"""The command `jiidm convert`, from a checkout."""
+from checkout import run
 
 run("convert")

@@ -1,4 +1,4 @@
-"""The command `jiidm doctor`."""
-from jiidm.commands.main import run
+"""The command `jiidm doctor`, from a checkout."""
+from checkout import run
 
 run("doctor")

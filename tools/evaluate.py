@@ -1,4 +1,4 @@
-"""The command `jiidm evaluate`."""
-from jiidm.commands.main import run
+"""The command `jiidm evaluate`, from a checkout."""
+from checkout import run
 
 run("evaluate")

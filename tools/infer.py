@@ -1,4 +1,4 @@
-"""The command `jiidm infer`."""
-from jiidm.commands.main import run
+"""The command `jiidm infer`, from a checkout."""
+from checkout import run
 
 run("infer")

@@ -1,4 +1,4 @@
-"""The command `jiidm merge`."""
-from jiidm.commands.main import run
+"""The command `jiidm merge`, from a checkout."""
+from checkout import run
 
 run("merge")

@@ -1,4 +1,4 @@
-"""The command `jiidm package`."""
-from jiidm.commands.main import run
+"""The command `jiidm package`, from a checkout."""
+from checkout import run
 
 run("package")

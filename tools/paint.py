@@ -1,4 +1,4 @@
-"""The command `jiidm paint`."""
-from jiidm.commands.main import run
+"""The command `jiidm paint`, from a checkout."""
+from checkout import run
 
 run("paint")

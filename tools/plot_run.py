@@ -1,4 +1,4 @@
-"""The command `jiidm plot`."""
-from jiidm.commands.main import run
+"""The command `jiidm plot`, from a checkout."""
+from checkout import run
 
 run("plot")

@@ -1,4 +1,4 @@
-"""The command `jiidm data`."""
-from jiidm.commands.main import run
+"""The command `jiidm data`, from a checkout."""
+from checkout import run
 
 run("data")

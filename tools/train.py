@@ -1,4 +1,4 @@
-"""The command `jiidm train`."""
-from jiidm.commands.main import run
+"""The command `jiidm train`, from a checkout."""
+from checkout import run
 
 run("train")

@@ -1,8 +1,9 @@
-"""Prepares training and test folders in the contest's layout, from the Stanford Background Dataset or drawn, and checks
-a training folder: all its faults in one report.
+"""Prepares training and test folders in the contest's layout, from data sets or drawn, and checks a training folder:
+all its faults in one report.
 
   python tools/prepare_data.py stanford SOURCE train --split train
   python tools/prepare_data.py stanford SOURCE test --split val --test --references train
+  python tools/prepare_data.py landscapes LANDSCAPES data --stanford STANFORD
   python tools/prepare_data.py synthetic train --count 1000
   python tools/prepare_data.py synthetic test --count 50 --seed 1 --test --references train
   python tools/prepare_data.py check train
@@ -13,6 +14,7 @@ import json
 from jiidm.data.check import check_folder, report_text
 from jiidm.data.drawn.scenes import SMALLEST, draw_landscape
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
+from jiidm.data.sets.landscapes import write_landscapes
 from jiidm.data.sets.stanford import fill_no_class, read_stanford
 from jiidm.system.errors import InputError
 from jiidm.system.files import written_whole
@@ -24,14 +26,22 @@ def parse_arguments():
     stanford = commands.add_parser("stanford", help="convert the Stanford Background Dataset")
     stanford.add_argument("source", help="folder with images/, labels/, train.txt and val.txt")
     stanford.add_argument("--split", choices=("train", "val"), default="train")
+    landscapes = commands.add_parser(
+        "landscapes", help="make train/, val/ and test/ of a folder of landscapes",
+        description="Writes DESTINATION/train, val and test. by_hand.txt lists the label maps that people made; "
+                    "test has those of the validation list, with other photos of val/ as style references.")
+    landscapes.add_argument("source", help="folder with imgs/, labels/, train.txt, val.txt and origins.tsv")
+    landscapes.add_argument("--stanford", metavar="FOLDER",
+                            help="add the training photos of the Stanford Background Dataset in FOLDER")
     synthetic = commands.add_parser("synthetic", help="draw landscapes with exact labels")
     synthetic.add_argument("--count", type=int, default=100, help="how many (default %(default)s)")
-    for command, width, height in ((stanford, 192, 144), (synthetic, 512, 384)):
+    for command, width, height in ((stanford, 192, 144), (landscapes, 256, 192), (synthetic, 512, 384)):
         command.add_argument("destination", help="the folder to write; it must not exist or be empty")
         command.add_argument("--width", type=int, default=width, help="in pixels (default %(default)s)")
         command.add_argument("--height", type=int, default=height, help="in pixels (default %(default)s)")
         command.add_argument("--seed", type=int, default=0,
                              help="of the drawings and of the choice of references (default %(default)s)")
+    for command in (stanford, synthetic):
         command.add_argument("--test", action="store_true", help="write a test folder: masks and label_to_img.json")
         command.add_argument("--references", metavar="FOLDER",
                              help="with --test: the training folder whose photos are the style references")
@@ -55,6 +65,8 @@ def check_arguments(arguments):
         value = getattr(arguments, option, smallest)
         if value < smallest:
             raise InputError(f"--{option} {value}: {smallest} or more was expected")
+    if arguments.command == "landscapes":
+        return
     if arguments.test and not arguments.references:
         raise InputError("--test: the style references are missing; add --references TRAINING_FOLDER")
     if arguments.references and not arguments.test:
@@ -86,6 +98,14 @@ def main():
     check_arguments(arguments)
     if arguments.command == "check":
         return check(arguments)
+    if arguments.command == "landscapes":
+        counts = write_landscapes(arguments.source, arguments.destination, arguments.width, arguments.height,
+                                  arguments.stanford, arguments.seed)
+        print(f"{arguments.destination}: train {counts.train} photos ({counts.train_by_hand} labelled by hand), "
+              f"val {counts.val} ({counts.val_by_hand}), test {counts.test} masks")
+        if counts.enlarged:
+            print(f"{counts.enlarged} photos are smaller than {arguments.width}x{arguments.height} and were enlarged")
+        return 0
     examples = read_examples(arguments)
     if arguments.test:
         training = TrainingFolder(arguments.references)

@@ -7,6 +7,7 @@ import threading
 import webbrowser
 from pathlib import Path
 
+from jiidm import __version__
 from jiidm.system.errors import InputError, SetupError
 
 _PORT = 8420
@@ -35,7 +36,7 @@ def main():
         from jiidm.painter.server import Gallery, Server
     except ModuleNotFoundError as error:
         raise SetupError(f"the painter needs {error.name}; pip install 'jiidm[painter]'") from error
-    from jiidm.painter.examples import example_gallery, package_version
+    from jiidm.painter.examples import example_gallery
 
     token = secrets.token_urlsafe(16) if args.host else None
     gallery = Gallery(args.styles) if args.styles else example_gallery()
@@ -59,7 +60,7 @@ def main():
 
     opened = []
     jobs = Jobs(worker_command(args.checkpoint, args.device), args.time_limit, say=say)
-    server = Server(jobs, gallery, package_version(), args.host or "127.0.0.1", token)
+    server = Server(jobs, gallery, __version__, args.host or "127.0.0.1", token)
     uvicorn_server = uvicorn.Server(uvicorn.Config(
         server.app, http="h11", ws="none", log_level="error", access_log=False, server_header=False,
         proxy_headers=False, limit_concurrency=256, timeout_keep_alive=10, timeout_graceful_shutdown=1,

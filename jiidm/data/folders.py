@@ -1,5 +1,6 @@
 """The contest's folders: photos and label maps of training, masks and references of the test; read and written."""
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -225,12 +226,21 @@ def write_test_folder(path, masks, training, seed=0):
     have come once. The folder appears complete or not at all; raises InputError as `write_training_folder`.
     """
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(training))
+    photos = (training.photo_path(training.names[order[index % len(order)]]).name for index in itertools.count())
+    tasks = ((*mask, photo) for mask, photo in zip(masks, photos, strict=False))
+    return write_test_tasks(path, tasks)
+
+
+def write_test_tasks(path, tasks):
+    """Writes `tasks`, an iterable of (name, labels H x W uint8, file name of its style photo), as a test folder.
+
+    Returns how many. The folder appears complete or not at all; raises InputError as `write_training_folder`.
+    """
     references = {}
     with folder_written_whole(path) as folder:
         (folder / "labels").mkdir()
-        for index, (name, labels) in enumerate(masks):
+        for name, labels, reference in tasks:
             Image.fromarray(labels).save(folder / "labels" / f"{name}.png")
-            reference = training.names[order[index % len(order)]]
-            references[f"{name}.png"] = training.photo_path(reference).name
+            references[f"{name}.png"] = reference
         (folder / "label_to_img.json").write_text(json.dumps(references, indent=1) + "\n", "utf-8")
     return len(references)

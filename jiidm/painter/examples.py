@@ -1,5 +1,4 @@
 """The example styles and label maps, in the repository and in an installed package."""
-from importlib import metadata
 from pathlib import Path
 
 from jiidm.data.folders import read_references
@@ -15,11 +14,3 @@ def example_gallery():
         if photos.is_dir() and (test / "label_to_img.json").is_file():
             return Gallery(photos, test / "labels", read_references(test / "label_to_img.json"))
     return Gallery(None)
-
-
-def package_version():
-    """Returns the version of the installed package, "" where it runs from a folder."""
-    try:
-        return metadata.version("jiidm")
-    except metadata.PackageNotFoundError:
-        return ""

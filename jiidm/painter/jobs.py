@@ -6,10 +6,12 @@ import os
 import pickle
 import signal
 import sys
+from pathlib import Path
 
 from jiidm.painter.worker import LENGTH, pack
 
 FINAL = ("end", "cancelled", "error")
+_CHECKOUT = str(Path(__file__).resolve().parents[2])  # the worker finds the package where the server did
 _GRACE = 10  # seconds that a cancelled job may go on before its process is ended
 _RESTARTS = 3  # failures in a row after which there is no further try
 
@@ -128,9 +130,11 @@ class Jobs:
 
     async def _supervise(self):
         failures = 0
+        path = os.pathsep.join(filter(None, (_CHECKOUT, os.environ.get("PYTHONPATH"))))
         while failures < _RESTARTS:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+                env={**os.environ, "PYTHONPATH": path},
             )
             try:
                 await self._serve(self._process)

@@ -23,7 +23,7 @@ def read_stanford(source, split, width, height):
     Raises InputError for a missing or broken file, an unknown label, and labels that are not of the photo's size.
     """
     source = Path(source)
-    names = _split_names(source / f"{split}.txt")
+    names = split_names(source / f"{split}.txt")
     for name in names:
         photo = read_photo(source / "images" / f"{name}.jpg")
         path = source / "labels" / f"{name}.png"
@@ -34,7 +34,7 @@ def read_stanford(source, split, width, height):
         yield name, fit_photo(photo, width, height), fit_labels(_TO_CONTEST[labels], width, height)
 
 
-def _split_names(path):
+def split_names(path):
     """Returns the names in a split's text file; raises InputError where it is missing, unreadable or empty."""
     try:
         names = path.read_text("utf-8").split()

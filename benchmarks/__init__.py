@@ -1,0 +1,1 @@
+"""What has been measured: `python -m benchmarks.NAME --help`, from the top of the repository."""
