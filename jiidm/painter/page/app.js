@@ -121,6 +121,8 @@ function refresh() {
 
 function selected() {
   materials.show();
+  const { name, seen } = model.classes[state.label];
+  if (!seen) say(`These weights have never seen ${name}: it leaves no trace in the picture`);
   $('canvas').style.cursor = state.tool === 'eyedropper' ? 'copy' : 'crosshair';
 }
 

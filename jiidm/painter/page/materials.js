@@ -66,10 +66,10 @@ export class Materials {
     this.selected();
   }
 
-  // Chooses the nth of those that are shown.
+  // Chooses the nth of those that the weights have seen.
   pick(n) {
-    const row = this.visible()[n];
-    if (row) this.choose(Number(row.dataset.label));
+    const material = this.model.classes.filter((c) => c.seen)[n];
+    if (material) this.choose(material.index);
   }
 
   lock(label) {
@@ -87,11 +87,11 @@ export class Materials {
       const { index, name, seen } = model.classes[row.dataset.label];
       const used = counts[index] > 0 || index === state.label || index === state.background;
       row.hidden = word ? !name.includes(word) : !(seen || this.all || used);
-      if (!row.hidden) key++;
+      if (seen) key++;
       const [button, lock] = row.children;
       button.setAttribute('aria-checked', index === state.label);
       button.tabIndex = index === state.label ? 0 : -1;
-      button.lastChild.textContent = !row.hidden && key < 10 ? key : '';
+      button.lastChild.textContent = seen && key < 10 ? key : '';
       button.lastChild.hidden = !button.lastChild.textContent;
       lock.setAttribute('aria-pressed', this.buffer.locked[index] === 1);
     }
