@@ -237,12 +237,13 @@ function useOwnStyle(photo) {
 }
 
 function markStyle() {
-  for (const button of $('styles').querySelectorAll('[role="radio"], [data-style]')) {
+  const box = $('styles');
+  for (const button of box.querySelectorAll('[role="radio"], [data-style]')) {
     button.setAttribute('aria-checked', button.dataset.style === (style.name ?? ''));
   }
   $('styleName').textContent = style.title;
-  const button = $('styles').querySelector('[aria-checked="true"]');
-  button?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+  const button = box.querySelector('[aria-checked="true"]');
+  if (button) box.scrollLeft = button.offsetLeft - box.offsetLeft - (box.clientWidth - button.offsetWidth) / 2;
   pictures?.styleChanged(button?.blob ?? style.blob);
 }
 
