@@ -3,10 +3,12 @@ what the further options of the recipe give, and curves over guidance, start str
 
   python -m benchmarks.ablation --labels TEST --references TRAIN --real VAL
 
-writes measurements.md and the curves (PNG) into docs/ and all figures into benchmarks/results/ablation.json. A section that
-stands there for the same weights, pictures and evaluator is not measured again: after a stop, the same command goes on.
+writes measurements.md and the curves (PNG) into docs/ and all figures into benchmarks/results/ablation.json. A section
+that stands there for the same weights, pictures and evaluator is not measured again: after a stop, the same command
+goes on.
 """
 import argparse
+import dataclasses
 import hashlib
 import json
 import tempfile
@@ -31,9 +33,9 @@ from benchmarks.gallery import (
     weights_of,
     write_sheet,
 )
-from jiidm import Generator
+from jiidm import Generator, load
 from jiidm.commands.entry import run_tool
-from jiidm.config import COLOR_TRANSFERS, to_dict
+from jiidm.config import COLOR_TRANSFERS, to_dict, with_recipe
 from jiidm.inference.color_transfer import transfer_color
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder
@@ -57,15 +59,12 @@ class Studio(Gallery):
     def make(self, setting, tasks):
         """Yields lists of tasks with their pictures (PIL), before the transfer of the final one."""
         size = self.generator.batch_size()
-        self.generator.use_recipe(setting.recipe)
-        try:
-            for start in range(0, len(tasks), size):
-                some = tasks[start : start + size]
-                yield some, self.generator.infer(
-                    [task.labels for task in some], [task.reference for task in some], seed=self.given.seed,
-                    names=[task.stem for task in some], final_color_transfer=False, **setting.arguments)
-        finally:
-            self.generator.use_recipe(self.recipe)
+        recipe = dataclasses.replace(self.recipe, **{**setting.recipe, "final_color_transfer": ""})
+        for start in range(0, len(tasks), size):
+            some = tasks[start : start + size]
+            yield some, self.generator.infer(
+                [task.labels for task in some], [task.reference for task in some], seed=self.given.seed,
+                names=[task.stem for task in some], recipe=recipe, **setting.arguments)
 
     def _pictures(self, setting, tasks):
         """The folder with the pictures of a setting; those before the final transfer serve the settings that follow."""
@@ -148,9 +147,10 @@ def main():
     wanted = [s for s in (*TABLES, *CURVES) if s in arguments.only and (s != "real" or arguments.real is not None)]
     _check_arguments(arguments, wanted)
     warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
-    generator = Generator.from_checkpoint(arguments.checkpoint, recipe=arguments.recipe)
+    generator = load(arguments.checkpoint)
     if not isinstance(generator, Generator):
         raise InputError(f"{arguments.checkpoint}: a baseline has none of the modules; give the weights of IIDM")
+    generator.config = with_recipe(generator.config, arguments.recipe)
     with tempfile.TemporaryDirectory(prefix="jiidm-ablation-") as folder:
         studio = Studio(generator, arguments, Path(folder))
         tasks = {s: studio.tasks[: arguments.limit] if s in CURVES else studio.tasks for s in wanted}

@@ -1,7 +1,7 @@
 """The results as Markdown, and the ablation's curves as PNG, from the figures in ablation.json alone."""
 from jiidm.evaluation.measure import MEASURES
 from jiidm.evaluation.metrics import Figure, score_formula
-from jiidm.evaluation.report import shown
+from jiidm.evaluation.report import format_figure
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
 
@@ -131,7 +131,8 @@ def _section(section, found):
     words = {key: _words(key, found["terms"]) for key in keys}
     timed = ["s an image"] if any(r["seconds"] is not None for r in rows) else []
     lines = _table([section if section in AXES else "", *(words[k] for k in keys), *timed],
-                   [[r["name"], *(shown(Figure(*r["figures"][k]), 3) for k in keys), *(_seconds(r) for _ in timed)]
+                   [[r["name"], *(format_figure(Figure(*r["figures"][k]), 3) for k in keys),
+                     *(_seconds(r) for _ in timed)]
                     for r in rows])
     if section == "comparison":
         lines = [*_costs(found), "", *lines]
@@ -190,7 +191,7 @@ def _verdict(key, difference):
 
 def _difference(key, difference):
     verdict = _verdict(key, difference)
-    return f"{shown(difference, 3)}{', ' if verdict else ''}{verdict}"
+    return f"{format_figure(difference, 3)}{', ' if verdict else ''}{verdict}"
 
 
 def _judgement(key, words, base, rows):

@@ -1,10 +1,11 @@
 """The settings that the ablation measures: rows of its tables and points of its curves."""
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from jiidm.config import COLOR_TRANSFERS, RoundConfig
-from jiidm.inference.refinement import chosen_solver_steps
+from jiidm.inference.plan import make_plan
 
 TABLES, CURVES = ("real", "modules", "options"), ("guidance", "start", "steps")
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
@@ -15,11 +16,10 @@ OPTIONS = (
     ("guidance rescale 0.3", {"guidance_rescale": 0.3}), ("guidance rescale 0.7", {"guidance_rescale": 0.7}),
     ("guidance below timestep 400 alone", {"guidance_to": 400}),
     ("guidance from timestep 200 on alone", {"guidance_from": 200}),
-    ("class noise 0.25", {"class_noise": 0.25}), ("class noise 0.5", {"class_noise": 0.5}),
 )
 # the paper's guidance and starts, in chains of 50 steps as the default recipe has them
 PAPER_ROUNDS = [RoundConfig(3.5, "ddim50", 30), RoundConfig(3.7, "ddim50", 32), RoundConfig(3.7, "ddim50", 20)]
-PAPER_OPTIONS = {"guidance_rescale": 0.0, "guidance_from": 0, "guidance_to": 0, "class_noise": 0.0}
+PAPER_OPTIONS = {"guidance_rescale": 0.0, "guidance_from": 0, "guidance_to": 0, "sampler": "ddim"}
 ONE_ROUND = {"rounds": 1, "color_transfer": False, "ensemble": False}
 
 
@@ -63,7 +63,7 @@ def _modules(recipe, several):
         found += _ends("all together", together)
         found += [Setting(f"all together, {method} between", {**together, "color_transfer": method})
                   for method in COLOR_TRANSFERS if method != recipe.color_transfer]
-    paper = {"rounds": PAPER_ROUNDS, "color_transfer": "reinhard", "ensemble": several, "sampler": "ddim"}
+    paper = {"rounds": PAPER_ROUNDS, "color_transfer": "reinhard", "ensemble": several}
     name = "the paper's three rounds in chains of 50 steps, reinhard between"
     return [*found, Setting(name, paper, PAPER_OPTIONS),
             Setting(f"{name} and at the end", paper, PAPER_OPTIONS, final="reinhard")]
@@ -92,24 +92,22 @@ def _starts(first, schedule):
 
 def _steps(first, schedule):
     """DDIM on chains whose index nearest to the first round's start leaves so many steps, and DPM-Solver++."""
-    timestep = int(schedule.respaced(first.respacing).timesteps[first.start])
+    timestep = int(schedule.respaced(first.respacing)[first.start])
     found = []
     for steps in STEPS:
         stride = max(1, round(timestep / steps))
         respacing = f"ddim{-(-len(schedule) // stride)}"
-        start = int(np.abs(schedule.respaced(respacing).timesteps - timestep).argmin())
-        arguments = {**ONE_ROUND, "rounds": [RoundConfig(first.guidance, respacing, start)], "sampler": "ddim"}
-        found.append(Setting(f"DDIM, {start} steps", arguments, x=start, line="DDIM"))
+        start = int(np.abs(schedule.respaced(respacing) - timestep).argmin())
+        arguments = {**ONE_ROUND, "rounds": [RoundConfig(first.guidance, respacing, start)]}
+        found.append(Setting(f"DDIM, {start} steps", arguments, {"sampler": "ddim"}, x=start, line="DDIM"))
     for steps in STEPS:
-        arguments = {**ONE_ROUND, "rounds": [first], "sampler": "dpmpp", "steps": steps}
-        found.append(Setting(f"DPM-Solver++, {steps} steps", arguments, x=steps, line="DPM-Solver++"))
+        arguments, recipe = {**ONE_ROUND, "rounds": [first]}, {"sampler": "dpmpp", "steps": steps}
+        found.append(Setting(f"DPM-Solver++, {steps} steps", arguments, recipe, x=steps, line="DPM-Solver++"))
     return found
 
 
 def evaluations(setting, generator):
     """How often the network is evaluated for one picture (both branches of guidance counted as one)."""
-    arguments, recipe = setting.arguments, generator.config.inference
-    rounds = arguments["rounds"]
-    rounds = recipe.rounds[:rounds] if isinstance(rounds, int) else rounds
-    steps = chosen_solver_steps(arguments.get("sampler"), arguments.get("steps"), recipe)
-    return sum(r.start if steps is None else steps for r in rounds)
+    recipe = dataclasses.replace(generator.config.inference, **setting.recipe)
+    plan = make_plan(recipe, generator.schedule, setting.arguments["rounds"])
+    return sum(len(planned.timesteps) for planned in plan.rounds)

@@ -37,10 +37,10 @@ from jiidm.config import config_path, load_config
 from jiidm.data.pictures import (
     from_pixels,
     read_photo,
+    resize_photo,
     to_pixels,
 )
 from jiidm.evaluation import metrics
-from jiidm.evaluation.measure import resized
 from jiidm.generator import DEFAULT_WEIGHTS
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.system.errors import InputError
@@ -97,7 +97,7 @@ def reconstructed(checkpoint, photos):
 def measured(gallery, checkpoint):
     """The `Measured` of a checkpoint's reconstructions of the real photos, with PSNR and SSIM."""
     size = checkpoint.config.image.width, checkpoint.config.image.height
-    photos = [resized(read_photo(gallery.real.files[task.stem]), *size) for task in gallery.tasks]
+    photos = [resize_photo(read_photo(gallery.real.files[task.stem]), *size) for task in gallery.tasks]
     pictures, folder, quality = reconstructed(checkpoint, photos), emptied(gallery.folder / "made"), []
     for task, photo, picture in zip(gallery.tasks, photos, pictures, strict=True):
         Image.fromarray(picture).save(folder / f"{task.stem}.png")

@@ -33,7 +33,7 @@ from jiidm.checkpoint import arrays_of, save_checkpoint
 from jiidm.commands.entry import run_tool
 from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig, builtin_config
 from jiidm.data.latents import one_hot_batch
-from jiidm.diffusion.guidance import GuidedDenoiser, ReferenceDenoiser
+from jiidm.diffusion.guidance import Guidance, guided_denoiser
 from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Schedule
 from jiidm.kernels.attention import attention, attention_plain
@@ -42,11 +42,12 @@ from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare, upsample_nearest
-from jiidm.models.unet import UNet
+from jiidm.models.unet import Conditions, ReferenceConditions, UNet
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
 
 HEIGHT, WIDTH, SCALE, TIMESTEP = 96, 128, 3.5, 500
+SCHEDULE = Schedule(Config().diffusion)
 STEP_FLOP = 799e9  # that remain of a guided step at full size, see docs/performance.md
 
 
@@ -54,6 +55,11 @@ def inputs(images=1, height=HEIGHT, width=WIDTH):
     """A noised latent and the one-hot label map of as many images; areas of one class, as maps have them."""
     labels = np.random.default_rng(1).integers(0, 29, (images, 6, 8)).repeat(height // 6, 1).repeat(width // 8, 2)
     return normal(images, 3, height, width), one_hot_batch(labels, 29)
+
+
+def guided_step(conditions, z):
+    """The guided prediction for latents at TIMESTEP."""
+    return guided_denoiser(conditions.predict, SCHEDULE, Guidance(SCALE))(z, TIMESTEP)
 
 
 def full_size():
@@ -70,24 +76,25 @@ def step(folder):
     network = full_size()
     z, mask = inputs()
     start = time.perf_counter()
-    fast = GuidedDenoiser(network, mask, HEIGHT, WIDTH)
+    fast = Conditions(network, mask, HEIGHT, WIDTH)
     fast.prepare([TIMESTEP])
-    fast(z, TIMESTEP, SCALE).sync()
+    guided_step(fast, z).sync()
     first = time.perf_counter() - start
-    ours = seconds(lambda: fast(z, TIMESTEP, SCALE))
+    ours = seconds(lambda: guided_step(fast, z))
     memory = resident_gb()
-    chain = Schedule(Config().diffusion).respaced("ddim50")
-    noised = chain.add_noise(z, normal(*z.shape, seed=2), 20)
+    chain = SCHEDULE.respaced("ddim50")
+    noised = SCHEDULE.add_noise(z, normal(*z.shape, seed=2), chain[20])
 
-    def sample(denoiser):
-        denoiser.prepare(chain.timesteps[:20])
-        return [v for _, v in ddim(lambda z, t: denoiser(z, t, SCALE), chain, noised, 20)][-1].numpy()
+    def sample(conditions):
+        conditions.prepare(chain[:20])
+        denoise = guided_denoiser(conditions.predict, SCHEDULE, Guidance(SCALE))
+        return [v for _, v in ddim(denoise, SCHEDULE, noised, chain[:20][::-1])][-1].numpy()
 
     result = sample(fast)
-    epsilon = fast(z, TIMESTEP, SCALE).numpy()
+    epsilon = guided_step(fast, z).numpy()
     prepare(network, None)
-    release = ReferenceDenoiser(network, mask)
-    plain = seconds(lambda: release(z, TIMESTEP, SCALE), warmup=1)
+    release = ReferenceConditions(network, mask)
+    plain = seconds(lambda: guided_step(release, z), warmup=1)
     expected = sample(release)
     error = float(np.abs(result - expected).max() / np.abs(expected).max())
     yield row("guided step", ours, "s", "release's algorithm, Jittor's own operators", plain,
@@ -224,15 +231,15 @@ def growth(_):
     base = None
     for images in (1, 2, 4, 8):
         z, mask = inputs(images)
-        denoiser = GuidedDenoiser(network, mask, HEIGHT, WIDTH, 2048 * 2**20)
-        one = seconds(lambda d=denoiser, z=z: d(z, TIMESTEP, SCALE), warmup=1) / images
+        conditions = Conditions(network, mask, HEIGHT, WIDTH, 2048 * 2**20)
+        one = seconds(lambda c=conditions, z=z: guided_step(c, z), warmup=1) / images
         base = base or one
         yield row(f"guided step, {images} images of 96 x 128", one, "s an image", "one image", base,
                   note=f"memory {resident_gb():.1f} GB")
     for height, width in ((48, 64), (96, 128), (192, 256)):
         z, mask = inputs(1, height, width)
-        denoiser = GuidedDenoiser(network, mask, height, width, 2048 * 2**20)
-        one = seconds(lambda d=denoiser, z=z: d(z, TIMESTEP, SCALE), 5, 1)
+        conditions = Conditions(network, mask, height, width, 2048 * 2**20)
+        one = seconds(lambda c=conditions, z=z: guided_step(c, z), 5, 1)
         share = height * width / (HEIGHT * WIDTH)
         yield row(f"guided step, one image of {height} x {width}", one, "s", f"{share:.2f} times that of 96 x 128",
                   share * base, note=f"peak memory so far {peak_gb():.1f} GB")
@@ -255,7 +262,7 @@ def pictures(folder):
         "    times = []\n"
         "    for _ in range(0 if 'cold' in sys.argv else 6):\n"
         "        start = time.perf_counter()\n"
-        "        generator.infer(masks, styles, **options)\n"
+        "        generator.infer(masks, styles, recipe=options)\n"
         "        times.append(time.perf_counter() - start)\n"
         "    if times:\n"
         "        print(name, sorted(times[1:])[2])\n")

@@ -15,7 +15,7 @@ from jiidm import Generator
 from jiidm.commands.entry import run_tool
 from jiidm.data.folders import TestFolder
 from jiidm.data.pictures import fit_photo, read_photo
-from jiidm.evaluation.metrics import HistogramProtocol, style_correlation
+from jiidm.evaluation.metrics import style_correlation
 from jiidm.system.errors import InputError
 
 ROUND = {"guidance": 3.5, "respacing": "ddim500", "start": 300}  # the paper's first
@@ -48,11 +48,11 @@ def main():
             part = slice(k, k + 8)
             names = [Path(i.name).stem for i in items[part]]
             pictures += generator.infer([i.mask for i in items[part]], styles[part], rounds=[settings], names=names,
-                                        final_color_transfer=False, **options)
+                                        recipe={**options, "final_color_transfer": ""})
         seconds = (time.perf_counter() - start) / len(items)
         made[name] = [np.asarray(p) for p in pictures]
         rows.append(row(f"{name}: style correlation", np.mean([
-            style_correlation(p, s, HistogramProtocol()) for p, s in zip(made[name], styles, strict=True)
+            style_correlation(p, s) for p, s in zip(made[name], styles, strict=True)
         ]), "", note=f"{len(items)} label maps, {seconds:.2f} s an image"))
         if len(made) > 1:
             psnr = [cv2.PSNR(a, b) for a, b in zip(made[SAMPLERS[0][0]], made[name], strict=True)]

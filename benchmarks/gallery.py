@@ -13,8 +13,8 @@ from benchmarks.ablation_report import AXES, check_drawing, markdown_of, write_r
 from benchmarks.measuring import machine
 from jiidm.checkpoint import source_of
 from jiidm.data.labels import colorize, read_label_map, resize_labels
-from jiidm.data.pictures import fit_photo, read_photo, sheet_of
-from jiidm.evaluation.measure import FRECHET_RESAMPLES, Protocol, differences, evaluate, resized
+from jiidm.data.pictures import fit_photo, read_photo, resize_photo, sheet_of
+from jiidm.evaluation.measure import FRECHET_RESAMPLES, Protocol, evaluate, subtract
 from jiidm.evaluation.pairing import find_pictures, find_tasks
 from jiidm.evaluation.weights import load_segmenter
 from jiidm.generator import DEFAULT_WEIGHTS
@@ -60,7 +60,7 @@ class Gallery:
     def measured(self, folder, tasks):
         """The `Measured` of a folder of pictures."""
         found = evaluate(folder, self.given.labels, self.given.references, segmenter=self.given.segmenter,
-                         keep=self.folder / "statistics", allow_missing=len(tasks) < len(self.tasks),
+                         statistics=self.folder / "statistics", allow_missing=len(tasks) < len(self.tasks),
                          protocol=self.protocol)
         self.said = {name: str(text).replace(str(self.given.references), self.given.references.name)
                      for name, text in found.protocol.items()}
@@ -71,7 +71,7 @@ class Gallery:
         method ("": none) to the colours of their references."""
         folder = emptied(self.folder / "transferred")
         for task in tasks:
-            picture = resized(read_photo(files[task.stem]), *size)
+            picture = resize_photo(read_photo(files[task.stem]), *size)
             picture = transfer_color(picture, style_of(task, size), method, share) if method else picture
             Image.fromarray(picture).save(folder / f"{task.stem}.png")
         return folder
@@ -109,7 +109,7 @@ def row_of(name, measured, base, seconds=None, **more):
 
     Both have the same resamples of the same pictures, so that the differences are paired.
     """
-    apart = {key: list(each) for key, each in differences(measured, base).items()} if base is not None else {}
+    apart = {key: list(each) for key, each in subtract(measured, base).items()} if base is not None else {}
     figures = {key: list(figure) for key, figure in measured.figures.items()}
     return {"name": name, "figures": figures, "differences": apart, "seconds": seconds, **more}
 

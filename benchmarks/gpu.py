@@ -37,7 +37,7 @@ from jiidm.checkpoint import arrays_of, save_checkpoint
 from jiidm.commands.entry import run_tool
 from jiidm.config import AutoencoderConfig, Config, DiffusionConfig, ImageConfig, UNetConfig
 from jiidm.data.latents import one_hot_batch
-from jiidm.diffusion.guidance import GuidedDenoiser
+from jiidm.diffusion.guidance import Guidance, guided_denoiser
 from jiidm.diffusion.loss import hybrid_loss
 from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Schedule
@@ -48,12 +48,12 @@ from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare, round_operands
-from jiidm.models.unet import UNet
+from jiidm.models.unet import Conditions, UNet
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
 from jiidm.system.runtime import cuda_reason, jt, nn, use_device
-from jiidm.training.plan import made_up_store
 from jiidm.training.plan import measured as measured_step
+from jiidm.training.plan import random_store
 from jiidm.training.unet import UNetTrainer
 
 STEP_FLOP = 799e9  # that remain of a guided step at full size and 96x128, see docs/performance.md
@@ -224,11 +224,12 @@ def network_parity(bench):
 def chain_parity(bench):
     """20 guided steps with the kernels and in Jittor's own operators."""
     network, mask, z = with_random_weights(UNet(SMALL)), random_mask(1, 24, 32), jt.array(normal(1, 3, 24, 32))
-    chain = Schedule(DiffusionConfig()).respaced("ddim50")
+    schedule = Schedule(DiffusionConfig())
+    timesteps = schedule.respaced("ddim50")[:20][::-1]
 
     def last():
-        denoiser = GuidedDenoiser(network, mask, 24, 32)
-        return [latent for _, latent in ddim(lambda z, t: denoiser(z, t, 3.5), chain, z, 20)][-1].numpy()
+        denoise = guided_denoiser(Conditions(network, mask, 24, 32).predict, schedule, Guidance(3.5))
+        return [latent for _, latent in ddim(denoise, schedule, z, timesteps)][-1].numpy()
 
     result = last()
     with plain_operators():
@@ -242,7 +243,7 @@ def training(bench):
     """Three steps on one batch, with operands in fp32 and in bf16: the loss must fall."""
     schedule, t = Schedule(DiffusionConfig()), np.array([100, 600])
     z0, noise, mask = jt.array(normal(2, 3, 24, 32)), jt.array(normal(2, 3, 24, 32)), random_mask(2, 24, 32)
-    zt = schedule.noised(z0, noise, t)
+    zt = schedule.add_noise(z0, noise, t)
     for dtype in ("float32", "bfloat16"):
         network = UNet(SMALL)
         if dtype == "bfloat16":
@@ -268,7 +269,7 @@ def training_steps(bench):
         settings = dataclasses.replace(config.train_unet, batch=5, precision=precision, checkpoint_blocks=blocks)
         chosen = dataclasses.replace(config, train_unet=settings)
         jt.gc()
-        seconds, memory = measured_step(UNetTrainer(chosen, made_up_store(chosen), None, Path("/"), []), 0)
+        seconds, memory = measured_step(UNetTrainer(chosen, random_store(chosen), None, Path("/"), []), 0)
         yield Row(f"training step, batch 5{', blocks recomputed' if blocks else ''}",
                   "bfloat16" if precision == "bf16" else "float32", call=seconds * 1e3,
                   note=f"{memory / 1e9:.1f} GB")
@@ -281,9 +282,10 @@ def guided_steps(bench):
     for dtype, precision in (("float32", "fp32"), ("bfloat16", "bf16")):
         prepare(network, inference_convolution("cuda", precision))
         for batch, joint in ((1, False), (1, True), (16, False), (16, True)):
-            denoiser = GuidedDenoiser(network, random_mask(batch, height, width), height, width, joint=joint)
-            denoiser.prepare([500])
-            total, python = timeline(denoiser, jt.array(normal(batch, config.in_channels, height, width)))
+            conditions = Conditions(network, random_mask(batch, height, width), height, width, joint=joint)
+            conditions.prepare([500])
+            denoise = guided_denoiser(conditions.predict, Schedule(DiffusionConfig()), Guidance(3.5))
+            total, python = timeline(denoise, jt.array(normal(batch, config.in_channels, height, width)))
             share = None if bench.tiny else STEP_FLOP * batch / bench.matrix_rate[dtype] / total * 1e3
             yield Row(f"guided step, batch {batch}{', branches as one batch' if joint else ''}", dtype, call=total,
                       ceiling=share,
@@ -293,13 +295,13 @@ def guided_steps(bench):
         yield from torch_steps(network, height, width)
 
 
-def timeline(denoiser, z):
+def timeline(denoise, z):
     """Median milliseconds of a guided step, and of the part in which Python describes it and queues its kernels."""
     times = []
     for _ in range(2 + REPEATS):
         jt.sync_all(True)
         start = time.perf_counter()
-        denoiser(z, 500, 3.5).sync()
+        denoise(z, 500).sync()
         described = time.perf_counter()
         jt.sync_all(True)
         times.append((time.perf_counter() - start, described - start))

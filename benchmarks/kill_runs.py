@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jiidm.checkpoint import load_tensors
 from jiidm.system.errors import InputError
-from jiidm.training.saved import read_state, saved_states, state_path
+from jiidm.training.state import read_state, saved_states, state_path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = """

@@ -31,13 +31,12 @@ from benchmarks.gallery import (
     write_sheet,
 )
 from benchmarks.measuring import peak_gb
-from jiidm import Generator
+from jiidm import Generator, load
 from jiidm.baselines.cost import parameter_count
 from jiidm.baselines.training import BaselineTrainer
 from jiidm.commands.entry import run_tool
 from jiidm.data.folders import TrainingFolder
-from jiidm.data.pictures import read_photo
-from jiidm.evaluation.measure import resized
+from jiidm.data.pictures import read_photo, resize_photo
 from jiidm.evaluation.pairing import find_tasks
 from jiidm.inference.color_transfer import transfer_color
 from jiidm.system.errors import InputError
@@ -63,7 +62,7 @@ class Manner(NamedTuple):
 def make(manner, tasks, folder, seed):
     """Makes the pictures of a manner in a folder, before its final transfer; returns seconds an image, and the most
     memory of the process in GB."""
-    generator = Generator.from_checkpoint(manner.weights)
+    generator = load(manner.weights)
     size, began = generator.batch_size(), None
     for start in range(-size, len(tasks), size):  # the first ones once more before: kernels are compiled then
         if start == 0:
@@ -79,7 +78,7 @@ def make(manner, tasks, folder, seed):
 def training_of(weights, data):
     """How many parameters the networks in the folder `weights` have, and what their training took: a list of (steps,
     seconds a step), the latter measured now, on the photos of `data`, at a step in the middle."""
-    generator, nowhere = Generator.from_checkpoint(weights), Path("/")  # nothing is written
+    generator, nowhere = load(weights), Path("/")  # nothing is written
     config, folder = generator.config, TrainingFolder(data)
     if not isinstance(generator, Generator):
         trainers = [(generator.checkpoint.step, BaselineTrainer(config, folder, nowhere))]
@@ -108,14 +107,14 @@ def apart(function, *arguments):
 
 def manners_of(models):
     """The rows of {name: folder}, the name of the one that the others are compared with, and the pictures' size."""
-    loaded = {name: Generator.from_checkpoint(weights) for name, weights in models.items()}
+    loaded = {name: load(weights) for name, weights in models.items()}
     ours = next((name for name, generator in loaded.items() if isinstance(generator, Generator)), None)
     if ours is None:
         raise InputError(f"{', '.join(models)}: all of them are baselines; expected weights of IIDM among them")
     recipe, found = loaded[ours].config.inference, []
     for name, generator in loaded.items():
         if isinstance(generator, Generator):
-            found += [Manner(f"{name}, one round", models[name], {**ONE_ROUND, "final_color_transfer": False}),
+            found += [Manner(f"{name}, one round", models[name], {**ONE_ROUND, "recipe": {"final_color_transfer": ""}}),
                       Manner(f"{name}, full", models[name], {})]
             continue
         found.append(Manner(name, models[name], {}))
@@ -161,7 +160,7 @@ def pictures_to_look_at(tasks, manners, size, seed):
         for manner in manners:
             if not manner.final:
                 apart(make, manner, tasks, Path(folder), seed)
-            pictures = [resized(read_photo(Path(folder) / f"{task.stem}.png"), *size) for task in tasks]
+            pictures = [resize_photo(read_photo(Path(folder) / f"{task.stem}.png"), *size) for task in tasks]
             if manner.final:
                 pictures = [transfer_color(picture, style_of(task, size), manner.final, manner.share)
                             for picture, task in zip(pictures, tasks, strict=True)]

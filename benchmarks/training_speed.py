@@ -26,7 +26,7 @@ from jiidm.data.loader import Loader
 from jiidm.kernels import plain_operators
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import device_name, jt
-from jiidm.training.plan import made_up_store
+from jiidm.training.plan import random_store
 from jiidm.training.unet import UNetTrainer
 
 
@@ -92,7 +92,7 @@ def main():
     about = {**machine(), "device": device_name(), "batch": config.train_unet.batch}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        trainer = UNetTrainer(config, made_up_store(config), None, folder, [])
+        trainer = UNetTrainer(config, random_store(config), None, folder, []).build()
         with_random_weights(trainer.network)  # none stays zero: the first losses agree only where the networks do
         trainer.network.train()
         paths = write_inputs(folder, trainer)

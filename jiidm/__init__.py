@@ -1,17 +1,19 @@
 """IIDM in Jittor: from a label map and a style photo to a landscape picture (arXiv 2403.13378)."""
+import importlib
 
 __version__ = "0.1.0"
-__all__ = ["Generator", "InputError"]
+__all__ = ["Generator", "InputError", "evaluate", "load"]
+
+_HOMES = {
+    "Generator": "jiidm.generator",
+    "load": "jiidm.generator",
+    "evaluate": "jiidm.evaluation.measure",
+    "InputError": "jiidm.system.errors",
+}
 
 
-def __getattr__(name):
-    # Jittor is imported with the first use of Generator, so that tools that need no network start at once
-    if name == "Generator":
-        from jiidm.generator import Generator
-
-        return Generator
-    if name == "InputError":
-        from jiidm.system.errors import InputError
-
-        return InputError
+def __getattr__(name: str):
+    # imported with their first use, so that commands that need no network start at once, without Jittor
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,43 +1,60 @@
 """The one class that chains everything: label map and style photo in, landscape picture out."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from jiidm.baselines.config import MODELS
-from jiidm.baselines.inference import BaselineGenerator
-from jiidm.checkpoint import load_checkpoint, load_into, open_tensors
-from jiidm.config import check_config, with_recipe
-from jiidm.data.labels import read_label_map, resize_labels
+from jiidm.checkpoint import KINDS, Checkpoint, load_checkpoint, load_into, open_tensors
+from jiidm.config import InferenceConfig, RoundConfig, check_config, with_recipe
+from jiidm.data.inputs import prepare_inputs
 from jiidm.data.latents import one_hot_batch
-from jiidm.data.pictures import fit_photo, read_photo
-from jiidm.diffusion.guidance import Guidance, GuidedDenoiser, ReferenceDenoiser
 from jiidm.diffusion.schedule import Schedule
-from jiidm.inference.color_transfer import METHODS
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
-from jiidm.inference.refinement import chosen_rounds, chosen_solver_steps, noise_of_batch, refine
+from jiidm.inference.plan import make_plan
+from jiidm.inference.refinement import Step, draw_noise, refine
 from jiidm.kernels.convolution import bfloat16_available, inference_convolution
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare
-from jiidm.models.unet import UNet
+from jiidm.models.unet import Conditions, ReferenceConditions, UNet
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import announce_compilation, device_name, jt, use_device
 
+if TYPE_CHECKING:
+    from jiidm.baselines.inference import BaselineGenerator
+
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
+_CPU_CACHE_MB = 2048
+
+Mask = str | Path | Image.Image | np.ndarray
+Photo = str | Path | Image.Image | np.ndarray
+Paths = str | Path | Sequence[str | Path]
 
 
 class Generator:
-    """Semantic image synthesis with IIDM (Liu & Chang 2024).
+    """Semantic image synthesis with IIDM (Liu & Chang 2024). Make one with `load` or `Generator.from_checkpoint`.
 
-    Make one with `Generator.from_checkpoint`. `width` and `height` are the size in pixels that its networks work at,
-    `config` the whole configuration they were trained with.
+    `width` and `height` are the size in pixels that its networks work at, `num_classes` how many labels it knows,
+    `config` the whole configuration that they were trained with, its recipe included.
     """
 
     model = "iidm"
 
-    def __init__(self, autoencoder, unets, precision="fp32", condition_cache_mb=None, recipe=None, reference=False):
-        """autoencoder is a `Checkpoint`, unets a list of them; the rest as in `from_checkpoint`, precision being "fp32"
-        or "bf16". Raises InputError unless the checkpoints are of one run."""
+    def __init__(self, autoencoder: Checkpoint, unets: list[Checkpoint], precision: str = "fp32",
+                 condition_cache_mb: int | None = None, reference: bool = False):
+        """Builds the networks.
+
+        Args:
+            autoencoder, unets: checkpoints of one run.
+            precision: "fp32" or "bf16".
+            condition_cache_mb, reference: as in `from_checkpoint`.
+
+        Raises:
+            InputError: checkpoints that do not belong together.
+        """
         check_alike(unets)
         self.config = unets[-1].config
         if autoencoder.config.autoencoder != self.config.autoencoder:
@@ -46,9 +63,8 @@ class Generator:
                 "give checkpoints of one run"
             )
         check_config(self.config)
-        if recipe is not None:
-            self.use_recipe(recipe)
         self.width, self.height = self.config.image.width, self.config.image.height
+        self.num_classes = self.config.unet.num_classes
         self.schedule = Schedule(self.config.diffusion)
         self.checkpoints, self._autoencoder_checkpoint = unets, autoencoder
         self._autoencoder = Autoencoder(autoencoder.config.autoencoder)
@@ -62,70 +78,59 @@ class Generator:
         if not reference:
             self._convolution = inference_convolution(device_name(), precision, self.config.unet.model_channels)
             prepare(self._autoencoder, inference_convolution(device_name(), "fp32", self.config.autoencoder.ch))
-        self._loaded = self._null = None
-        self._use(ensemble_weights(True, len(unets)))
+        self._loaded: tuple[float, ...] | None = None
+        self._null: Any = None
+        self._load_mean(ensemble_weights(True, len(unets)))
 
     @classmethod
-    def from_checkpoint(cls, paths="default", device="auto", precision="auto", condition_cache_mb=None,
-                        recipe=None, reference=False):
-        """Loads the weights and returns a `Generator`, or for GauGAN and CLADE a `BaselineGenerator`.
+    def from_checkpoint(cls, paths: Paths = "default", device: str = "auto", precision: str = "auto",
+                        condition_cache_mb: int | None = None, reference: bool = False) -> Generator:
+        """Loads the weights of IIDM.
 
-        paths: "default" (the weights that come with the package), a folder with one autoencoder and one or more UNets
-        (`*.safetensors`), or a list of such files. device: "auto" (CUDA where it works), "cpu" or "cuda". precision:
-        "auto" (bf16 where the GPU has it, else fp32), "fp32" or "bf16"; statistics, softmax, latents and the
-        autoencoder are fp32 always. condition_cache_mb: memory for the maps made from the masks, in MB (None: all on
-        CUDA, 2048 on the CPU); what does not fit is computed anew at every step, with the same result. recipe: what to
-        put in place of the checkpoints' own recipe, as for `use_recipe`. reference: compute as the authors' release
-        does, twice the whole network a step in Jittor's own operators, for comparison. Raises InputError for what is
-        missing, unreadable, of another architecture, or has NaN, and for a recipe that cannot be used.
+        Args:
+            paths: "default" (the weights that come with the package), a folder with one autoencoder and at least one
+                UNet (`*.safetensors`), or a list of such files.
+            device: "auto" (CUDA where it works), "cpu" or "cuda".
+            precision: of the UNet, "auto" (bf16 where the GPU has it, else fp32), "fp32" or "bf16". Statistics,
+                softmax, latents and the autoencoder are fp32 always.
+            condition_cache_mb: memory for the SPADE maps of the masks, in MB (None: no limit on CUDA, 2048 on the CPU).
+                Maps that do not fit are computed at every step, with the same result.
+            reference: compute as the authors' release does, twice the whole network a step in Jittor's own operators.
+
+        Raises:
+            InputError: weights that are missing, unreadable, of another model, or have NaN.
         """
-        files = _files(paths)
-        baselines = [path for path in files if open_tensors(path)[1].get("kind") in MODELS]
-        if baselines and len(files) > 1:
-            raise InputError(f"{paths}: {len(files)} checkpoints, of which {baselines[0].name} is a baseline, a model "
-                             f"of its own; give that file alone, in a folder or a list of one")
-        if baselines:
-            if recipe is not None or precision == "bf16" or reference:
-                raise InputError(f"{paths}: a baseline has no recipe and computes in fp32, in one way; leave recipe, "
-                                 f"precision and reference out")
-            return BaselineGenerator.from_checkpoint(baselines[0], device)
+        files = _find_files(paths)
+        for path in _baselines(files):
+            raise InputError(f"{path}: a baseline, a model of its own; load it with jiidm.load")
+        if precision not in ("auto", "fp32", "bf16"):
+            raise InputError(f"precision {precision!r}: expected auto, fp32 or bf16")
         device = use_device(device)
-        precision = _precision(precision)
+        if precision == "bf16" and not bfloat16_available():
+            raise InputError("precision bf16: expected a GPU of compute capability 8.0 or more; use fp32")
+        if precision == "auto":
+            precision = "bf16" if bfloat16_available() else "fp32"
         if condition_cache_mb is None and device == "cpu":
-            condition_cache_mb = 2048
+            condition_cache_mb = _CPU_CACHE_MB
         if condition_cache_mb is not None and condition_cache_mb < 0:
             raise InputError(f"condition_cache_mb {condition_cache_mb}: expected at least 0")
-        autoencoders, unets = [], []
-        for path in files:
-            checkpoint = load_checkpoint(path)
-            (autoencoders if checkpoint.kind == "autoencoder" else unets).append(checkpoint)
+        checkpoints = [load_checkpoint(path) for path in files]
+        autoencoders = [c for c in checkpoints if c.kind == "autoencoder"]
+        unets = sorted((c for c in checkpoints if c.kind == "unet"), key=lambda c: c.step)
         if len(autoencoders) != 1 or not unets:
             raise InputError(
                 f"{paths}: found {len(autoencoders)} autoencoders and {len(unets)} UNets, "
                 "expected one autoencoder and at least one UNet"
             )
-        unets = sorted(unets, key=lambda c: c.step)
-        return cls(autoencoders[0], unets, precision, condition_cache_mb, recipe, reference)
+        return cls(autoencoders[0], unets, precision, condition_cache_mb, reference)
 
-    def use_recipe(self, recipe):
-        """Puts another recipe in place of the configuration's inference section, for all pictures to come.
-
-        recipe: an `InferenceConfig`, or a dict or the path of a YAML file with the keys that are to change, such as
-        {"guidance_rescale": 0.7}; keys that are not there stay. Raises InputError for a key or a value that is none.
-        """
-        self.config = with_recipe(self.config, recipe)
-
-    @property
-    def num_classes(self):
-        """How many labels it knows."""
-        return self.config.unet.num_classes
-
-    def describe(self):
-        """A line for each checkpoint: what it is, its step and, where it is a mean, what went into it."""
+    def describe(self) -> str:
+        """A line for each checkpoint: what it is, its step and, where it is a mean, its sources."""
         return "\n".join(c.describe() for c in (self._autoencoder_checkpoint, *self.checkpoints))
 
-    def batch_size(self):
-        """How many pictures at a time suit the device: 4 on the CPU, on CUDA what its free memory holds, at most 32."""
+    def batch_size(self) -> int:
+        """How many pictures at a time suit the device: 4 on the CPU, on CUDA as many as its free memory holds, 1 to 32.
+        """
         if device_name() == "cpu":
             return 4
         factor = self.config.autoencoder.factor
@@ -135,104 +140,111 @@ class Generator:
         memory = jt.get_mem_info()
         return int(min(32, max(1, 0.8 * (memory.total_cuda_ram - memory.total_cuda_used) // image)))
 
-    def infer(self, mask, style, rounds=None, color_transfer=True, ensemble=True, seed=0, size="model", names=None,
-              on_step=None, sampler=None, steps=None, final_color_transfer=None):
-        """Pictures of the label maps in the manner of the style photos.
+    def infer(
+        self,
+        mask: Mask | Sequence[Mask],
+        style: Photo | Sequence[Photo],
+        rounds: int | list[RoundConfig | dict] | None = None,
+        color_transfer: bool | str = True,
+        ensemble: bool | list[float] = True,
+        *,
+        recipe: InferenceConfig | dict | str | Path | None = None,
+        seed: int = 0,
+        size: str | tuple[int, int] = "model",
+        names: Sequence[str] | None = None,
+        on_step: Callable[[Step], Any] | None = None,
+    ) -> Image.Image | list[Image.Image]:
+        """Draws the landscape of a label map in the style of a photo.
 
-        mask: path, PIL image or H x W integer array (0..classes-1). style: path, PIL image or H x W x 3 uint8 array
-        (cropped to the model's aspect). Lists of equal length of both make a batch and give a list; else one
-        `PIL.Image` (RGB) comes back. rounds: the first n rounds of the recipe (None: all), or a list of settings
-        (`RoundConfig` or dicts with guidance, respacing, start). color_transfer: bool, or a method's name, between
-        rounds. ensemble: True (mean of the loaded checkpoints), False (the last one), or a list of weights. size:
-        "model", or "mask" for the mask's own size. names: what each image's noise is drawn for, together with the
-        seed; by default a path's stem and "" for others. on_step(round, done, steps, pictures) is called after every
-        step; pictures is a list of PIL images after a round's last step, else None. sampler: "ddim", the paper's, or
-        "dpmpp", DPM-Solver++ in `steps` evaluations a round whatever its start; by default the configuration's.
-        final_color_transfer: a method's name for the picture after the last round, or False; None takes what the recipe
-        says. Raises InputError for anything that cannot be used.
+        Args:
+            mask: label map: a path, a PIL image or an array (H, W integers, 0..num_classes-1), or a list of them.
+            style: style photo: a path, a PIL image or an array (H, W, 3 uint8), or a list as long as the masks'. It is
+                cropped to the network's aspect.
+            rounds: the first n rounds of the recipe (None: all), or a list of rounds (`RoundConfig` or dicts).
+            color_transfer: whether there is a colour transfer before each round but the first, or its method.
+            ensemble: True (mean of the loaded checkpoints), False (the last one), or a list of their weights.
+            recipe: keys of `InferenceConfig`, as a dict or a YAML file's path; absent keys are the checkpoint's.
+            seed: of the noise. The same seed, name and inputs give the same picture, alone or in a batch.
+            size: of the result: "model", "mask" (each mask's own) or (width, height) in pixels.
+            names: what each picture's noise is drawn for, with the seed (None: a mask's file name, "" for others).
+            on_step: called with a `Step` after every step. What it raises ends the call.
+
+        Returns:
+            An RGB picture, or a list of them where masks came as a list.
+
+        Raises:
+            InputError: anything that cannot be used. A recipe is checked before files are read.
         """
-        batch = isinstance(mask, list | tuple)
-        masks, styles = (mask, style) if batch else ([mask], [style])
-        if not isinstance(styles, list | tuple) or len(masks) != len(styles) or not masks:
-            raise InputError("mask and style: expected one of each, or two lists of equal length")
-        if size not in ("model", "mask"):
-            raise InputError(f'size {size!r}: expected "model" or "mask"')
-        names = [_name_of(m) for m in masks] if names is None else names
-        if isinstance(names, str) or len(names) != len(masks):
-            raise InputError(f"names {names!r}: expected a list of {len(masks)}, one for each mask")
-        settings = chosen_rounds(rounds, self.config.inference.rounds)
-        solver_steps = chosen_solver_steps(sampler, steps, self.config.inference)
-        for s in settings:  # told before anything is computed
-            self.schedule.check_start(s.respacing, s.start, solver_steps)
-        method, final = self._method(color_transfer), self._final_method(final_color_transfer)
-        self._use(ensemble_weights(ensemble, len(self.checkpoints)))
+        config = with_recipe(self.config, recipe)
+        plan = make_plan(config.inference, self.schedule, rounds, color_transfer)
+        weights = ensemble_weights(ensemble, len(self.checkpoints))
+        inputs = prepare_inputs(mask, style, names, size, self.num_classes, self.width, self.height)
+        self._load_mean(weights)
 
-        labels = [read_label_map(m, self.config.unet.num_classes) for m in masks]
-        photos = np.stack([fit_photo(read_photo(s), self.width, self.height) for s in styles])
-        resized = np.stack([resize_labels(label, self.width, self.height) for label in labels])
+        def noise(number, shape):
+            return np.stack([draw_noise(seed, name, number, shape) for name in inputs.names])
+
         with announce_compilation(f"the networks for {self.width}x{self.height} pictures"):
-            factor = self.config.autoencoder.factor
-            hot = one_hot_batch(resized, self.config.unet.num_classes)
-            denoiser = self._denoiser(hot, self.height // factor, self.width // factor)
-            classes = resized[:, ::factor, ::factor]  # of the latents' places, as in training
-            noise = noise_of_batch(seed, names, classes, self.config.inference.class_noise)
-            for number, done, count, pictures in refine(
-                self._autoencoder, denoiser, self.schedule, photos, settings, noise, method, solver_steps, final
-            ):
+            conditions = self._condition(inputs.masks)
+            for step in refine(self._autoencoder, conditions, self.schedule, inputs.styles, plan, noise):
                 if on_step is not None:
-                    on_step(number, done, count, None if pictures is None else [Image.fromarray(p) for p in pictures])
-        images = [Image.fromarray(p) for p in pictures]
-        if size == "mask":
-            images = [
-                i.resize(label.shape[::-1], Image.Resampling.LANCZOS) for i, label in zip(images, labels, strict=True)
-            ]
-        return images if batch else images[0]
+                    on_step(step)
+        return inputs.finish(step.pictures)
 
-    def _method(self, color_transfer):
-        if color_transfer is False:
-            return None
-        if color_transfer is True:
-            color_transfer = self.config.inference.color_transfer
-        if color_transfer not in METHODS:
-            raise InputError(f"color_transfer {color_transfer!r}: expected True, False or one of {', '.join(METHODS)}")
-        return color_transfer
-
-    def _final_method(self, final):
-        final = self.config.inference.final_color_transfer if final is None else final
-        if final is False or final == "":
-            return None
-        if final not in METHODS:
-            raise InputError(f"final_color_transfer {final!r}: expected None, False or one of {', '.join(METHODS)}")
-        return final, self.config.inference.final_color_share
-
-    def _use(self, weights):
-        """Loads the mean of the checkpoints with the given weights, unless it is loaded already."""
+    def _load_mean(self, weights):
+        """Loads the weighted mean of the checkpoints into the UNet, unless it is there already."""
         if weights != self._loaded:
             load_into(self._unet, average(self.checkpoints, weights), self.checkpoints[0].path)
             prepare(self._unet, self._convolution)
             self._loaded, self._null = weights, None
 
-    def _denoiser(self, mask, height, width):
-        guidance = Guidance(self.schedule, self.config.inference)
+    def _condition(self, masks):
+        """The `Conditions` of label maps (N, H, W)."""
+        hot = one_hot_batch(masks, self.num_classes)
         if self._reference:
-            return ReferenceDenoiser(self._unet, mask, guidance)
+            return ReferenceConditions(self._unet, hot)
+        factor = self.config.autoencoder.factor
         # one batch for both branches fills a GPU better; two cores gain nothing by it
         joint = device_name() == "cuda"
-        denoiser = GuidedDenoiser(self._unet, mask, height, width, self._budget, self._null, joint, guidance)
-        self._null = denoiser.null  # serves all images to come
-        return denoiser
+        conditions = Conditions(self._unet, hot, self.height // factor, self.width // factor, self._budget, self._null,
+                                joint)
+        self._null = conditions.null  # serves all pictures to come
+        return conditions
 
 
-def _precision(precision):
-    if precision not in ("auto", "fp32", "bf16"):
-        raise InputError(f"precision {precision!r}: expected auto, fp32 or bf16")
-    able = bfloat16_available()
-    if precision == "bf16" and not able:
-        raise InputError("precision bf16: expected a GPU of compute capability 8.0 or more; use fp32")
-    return "bf16" if able and precision != "fp32" else "fp32"
+def load(paths: Paths = "default", device: str = "auto", precision: str = "auto",
+         condition_cache_mb: int | None = None, reference: bool = False) -> Generator | BaselineGenerator:
+    """Loads whatever the checkpoint is: a `Generator`, or for GauGAN and CLADE a `BaselineGenerator`.
+
+    The arguments are those of `Generator.from_checkpoint`. A baseline is one file, given in a folder or a list, and
+    takes none but `paths` and `device`.
+    """
+    files = _find_files(paths)
+    baselines = _baselines(files)
+    if not baselines:
+        return Generator.from_checkpoint(paths, device, precision, condition_cache_mb, reference)
+    if len(files) > 1:
+        raise InputError(f"{paths}: {len(files)} checkpoints; {baselines[0].name} is a baseline, a model of its own; "
+                         f"give that file alone, in a folder or a list of one")
+    if precision == "bf16" or reference:
+        raise InputError(f"{paths}: a baseline has one way to compute, in fp32; leave precision and reference out")
+    from jiidm.baselines.inference import BaselineGenerator
+
+    return BaselineGenerator.from_checkpoint(baselines[0], device)
 
 
-def _files(paths):
+def _baselines(files):
+    """Those of the files that hold a baseline."""
+    kinds = {path: open_tensors(path)[1].get("kind") for path in files}
+    if all(kind in KINDS for kind in kinds.values()):
+        return []
+    from jiidm.baselines.config import MODELS
+
+    return [path for path, kind in kinds.items() if kind in MODELS]
+
+
+def _find_files(paths):
+    """The checkpoint files that `paths` names."""
     if isinstance(paths, list | tuple):
         return [Path(p) for p in paths]
     folder = DEFAULT_WEIGHTS if paths == "default" else Path(paths)
@@ -240,7 +252,3 @@ def _files(paths):
         what = "one file" if folder.is_file() else "no such folder"
         raise InputError(f"{folder}: {what}; expected a folder of checkpoints, or a list of files")
     return sorted(folder.glob("*.safetensors"))
-
-
-def _name_of(mask):
-    return Path(mask).stem if isinstance(mask, str | Path) else ""

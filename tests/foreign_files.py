@@ -161,6 +161,26 @@ def safetensors(arrays, dtype="f4"):
     return safetensors_file(header, data)
 
 
+# ---- SegFormer
+
+def hugging_face(arrays):
+    """A SegFormer's arrays under the names and in the shapes of Hugging Face's files."""
+    found = {"decode_head.batch_norm.num_batches_tracked": np.zeros((), "f4")}
+    for name, value in arrays.items():
+        if name.startswith("encoder."):
+            name = f"segformer.{name}"
+            for part in ("query", "key", "value", "sr.", "layer_norm."):
+                name = name.replace(f".attention.{part}", f".attention.self.{part}")
+            name = name.replace(".attention.dense", ".attention.output.dense").replace(".dwconv.", ".dwconv.dwconv.")
+        elif ".linear_c." in name:
+            stem, number, kind = name.rsplit(".", 2)
+            name = f"{stem}.{number}.proj.{kind}"
+        elif name in ("decode_head.linear_fuse.weight", "decode_head.classifier.weight"):
+            value = value[:, :, None, None]
+        found[name] = value
+    return found
+
+
 FORMATS = {
     "zip": torch_zip,
     "older PyTorch": torch_legacy,

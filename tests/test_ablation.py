@@ -11,7 +11,7 @@ from benchmarks import ablation, ablation_settings
 from benchmarks.ablation_report import markdown_of
 from jiidm import Generator
 from jiidm.checkpoint import arrays_of
-from jiidm.config import ImageConfig, InferenceConfig, RoundConfig
+from jiidm.config import ImageConfig, InferenceConfig, RoundConfig, with_recipe
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TestFolder as Masks
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
@@ -80,12 +80,13 @@ def test_modules_are_measured_as_infer_makes_them(tool, place, tmp_path):
         "the paper's three rounds in chains of 50 steps, reinhard between and at the end",
     ]
     rows = {row["name"]: row for row in kept["sections"]["modules"]["rows"]}
-    generator = Generator.from_checkpoint(place / "weights", recipe={"final_color_share": 0.6})
+    generator = Generator.from_checkpoint(place / "weights")
     for name, settings in (
         ("one round", {"rounds": 1, "ensemble": False}),
         ("one round, ensemble", {"rounds": 1}),
         ("2 rounds", {"rounds": 2, "color_transfer": False, "ensemble": False}),
-        ("all together, 0.6 of transport at the end", {"final_color_transfer": "transport"}),
+        ("all together, 0.6 of transport at the end", {"recipe": {"final_color_transfer": "transport",
+                                                                  "final_color_share": 0.6}}),
         ("all together, histogram between", {"color_transfer": "histogram"}),
     ):
         folder = tmp_path / name
@@ -198,11 +199,12 @@ def test_verdicts_follow_the_intervals():
 
 
 def test_steps_of_ddim_start_where_the_recipe_does(place):
-    generator = Generator.from_checkpoint(place / "alone", recipe={"rounds": [
+    generator = Generator.from_checkpoint(place / "alone")
+    generator.config = with_recipe(generator.config, {"rounds": [
         {"guidance": 2.0, "respacing": "ddim50", "start": 30}]})
     found = [s for s in ablation_settings.settings_of("steps", generator) if s.line == "DDIM"]
     assert [s.x for s in found] == [10, 20, 50, 100, 200, 300]
     for setting in found:
         settings, = setting.arguments["rounds"]
-        assert abs(generator.schedule.respaced(settings.respacing).timesteps[settings.start] - 600) <= 10
+        assert abs(generator.schedule.respaced(settings.respacing)[settings.start] - 600) <= 10
         assert ablation_settings.evaluations(setting, generator) == setting.x

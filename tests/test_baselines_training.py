@@ -10,7 +10,6 @@ from helpers import refused, run_tool
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-from jiidm.baselines import perceptual
 from jiidm.baselines.config import (
     BaselineRun,
     DiscriminatorConfig,
@@ -21,15 +20,17 @@ from jiidm.baselines.config import (
 from jiidm.baselines.convert import convert_published
 from jiidm.baselines.inference import BaselineGenerator
 from jiidm.baselines.networks import baseline_of, layout_of, load_baseline
-from jiidm.baselines.perceptual import VGGLoss
 from jiidm.baselines.training import BaselineTrainer, describe_training, train_baseline
 from jiidm.checkpoint import load_tensors, save_tensors
 from jiidm.config import ImageConfig, builtin_config
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_training_folder
-from jiidm.generator import Generator
+from jiidm.generator import Generator, load
+from jiidm.models.vgg import STAGES
 from jiidm.system.runtime import jt
-from jiidm.training.saved import read_state
+from jiidm.training import perceptual
+from jiidm.training.perceptual import VGGLoss
+from jiidm.training.state import read_state
 
 pytestmark = pytest.mark.baselines
 
@@ -102,7 +103,7 @@ def test_table_and_files(finished):
 def test_the_networks_learn(data, tmp_path):
     """On one batch, over and over, the pictures come nearer to the photos, which only the discriminator has seen."""
     config = dataclasses.replace(RUNS["clade"], generator=dataclasses.replace(RUNS["clade"].generator, ngf=4))
-    trainer = BaselineTrainer(config, TrainingFolder(data), tmp_path)
+    trainer = BaselineTrainer(config, TrainingFolder(data), tmp_path).build()
     photos, labels, positions, styles, noise = batch = trainer.batch(0)
     layout = layout_of(labels, positions, config.generator)
 
@@ -121,7 +122,7 @@ def test_the_networks_learn(data, tmp_path):
 
 def test_a_bad_step_changes_nothing(data, tmp_path):
     """A fault is found before weights, statistics or averages have changed."""
-    trainer = BaselineTrainer(RUNS["gaugan"], TrainingFolder(data), tmp_path)
+    trainer = BaselineTrainer(RUNS["gaugan"], TrainingFolder(data), tmp_path).build()
     trainer.begin(0)
     before = {name: value.numpy().copy() for name, value in trainer.state.variables.items()}
     photos, *rest = trainer.batch(0)
@@ -170,7 +171,7 @@ def test_sheets_show_the_held_out_photos(data, tmp_path, monkeypatch):
 def test_a_step_without_a_style(data, tmp_path):
     config = dataclasses.replace(RUNS["gaugan"], generator=dataclasses.replace(
         RUNS["gaugan"].generator, style_channels=0))
-    trainer = BaselineTrainer(config, TrainingFolder(data), tmp_path)
+    trainer = BaselineTrainer(config, TrainingFolder(data), tmp_path).build()
     assert trainer.network.encoder is None
     before = trainer.network.generator.fc.weight.numpy().copy()
     trainer.begin(0)
@@ -183,7 +184,7 @@ def test_a_step_without_a_style(data, tmp_path):
 
 def test_a_step_with_vgg_19(data, tmp_path, monkeypatch):
     """With few channels in place of the published ones; what is weighed in moves the generator."""
-    monkeypatch.setattr(perceptual, "_WIDTHS", ((29, 4),))
+    monkeypatch.setattr(perceptual, "WIDTHS", (4,) * 5)
     random, tensors, before = np.random.default_rng(0), {}, 3
     for number in VGG:
         tensors[f"features.{number}.weight"] = random.standard_normal((4, before, 3, 3)).astype(np.float32) / 4
@@ -193,7 +194,7 @@ def test_a_step_with_vgg_19(data, tmp_path, monkeypatch):
     def gradient(weight):
         config = dataclasses.replace(RUNS["clade"], train_generator=dataclasses.replace(
             RUNS["clade"].train_generator, perceptual_weight=weight, perceptual_file=str(tmp_path / "vgg.pth")))
-        trainer = BaselineTrainer(config, TrainingFolder(data), tmp_path)
+        trainer = BaselineTrainer(config, TrainingFolder(data), tmp_path).build()
         trainer.begin(0)
         losses, (own, _) = trainer.compute(0, trainer.batch(0))
         return losses["perceptual"], own.values[own.names.index("generator.conv_img.weight")].numpy()
@@ -212,8 +213,8 @@ def test_description(data):
 
 @pytest.mark.parametrize("section, change, words", [
     ("train_generator", {"steps": 0}, ("steps",)),
-    ("train_generator", {"learning_rate": 0.0}, ("train_generator.learning_rate 0",)),
-    ("train_generator", {"scale": 0.5}, ("train_generator.scale 0.5",)),
+    ("train_generator", {"learning_rate": 0.0}, ("train_generator: learning_rate 0",)),
+    ("train_generator", {"scale": 0.5}, ("train_generator: scale", "0.5")),
     ("train_generator", {"loss_limit": 1.0}, ("loss_limit",)),
     ("train_generator", {"perceptual_weight": 10.0}, ("perceptual_file",)),
     ("generator", {"num_classes": 30}, ("num_classes 30", 29)),
@@ -269,16 +270,17 @@ def test_pictures(generator):
     assert np.array_equal(*means)  # without a seed nothing is drawn
     seen = []
     large = generator.infer(np.kron(labels[0], np.ones((2, 2), np.uint8)), photos[0], size="mask",
-                            on_step=lambda *step: seen.append(step))
-    assert large.size == (128, 96) and seen[0][:3] == (0, 1, 1) and len(seen) == 1
+                            on_step=seen.append)
+    assert large.size == (128, 96) and (seen[0].round, seen[0].done, seen[0].steps) == (0, 1, 1) and len(seen) == 1
+    assert seen[0].preview().shape == (1, 48, 64, 3)
     assert "step 6" in generator.describe()
 
 
 @pytest.mark.parametrize("setting, words", [
     ({"rounds": 2}, ("rounds 2", "one pass")), ({"rounds": True}, ("rounds True",)),
-    ({"ensemble": [1, 2]}, ("ensemble [1, 2]", "one network")), ({"sampler": "dpmpp"}, ("sampler",)),
-    ({"steps": 20}, ("steps 20",)), ({"color_transfer": "reinhard"}, ("color_transfer",)),
-    ({"final_color_transfer": "reinhard"}, ("final_color_transfer",)),
+    ({"ensemble": [1, 2]}, ("ensemble [1, 2]", "one network")), ({"recipe": {"sampler": "dpmpp"}}, ("recipe",)),
+    ({"recipe": {"steps": 20}}, ("recipe", "steps", "20")), ({"color_transfer": "reinhard"}, ("color_transfer",)),
+    ({"recipe": {"final_color_transfer": "reinhard"}}, ("final_color_transfer",)),
     ({"size": "large"}, ("size",)), ({"names": "a"}, ("names",)),
 ])
 def test_what_a_baseline_refuses(generator, setting, words):
@@ -289,8 +291,7 @@ def test_what_a_baseline_refuses(generator, setting, words):
 def test_what_means_nothing_but_is_off(generator):
     labels, photos = inputs(1)
     plain = generator.infer(labels[0], photos[0])
-    off = generator.infer(labels[0], photos[0], rounds=1, ensemble=False, color_transfer=False,
-                          final_color_transfer=False)
+    off = generator.infer(labels[0], photos[0], rounds=1, ensemble=False, color_transfer=False, recipe={})
     assert np.array_equal(plain, off)
 
 
@@ -306,15 +307,21 @@ def test_wrong_checkpoints(finished, tmp_path):
     refused(lambda: load_baseline(tmp_path / "y.safetensors"), "holds the unet", "expected one of gaugan, clade")
 
 
-@pytest.mark.parametrize("options", [{"recipe": {"guidance_rescale": 0.7}}, {"precision": "bf16"}, {"reference": True}])
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"reference": True}])
 def test_options_that_are_for_iidm(finished, options):
-    refused(lambda: Generator.from_checkpoint(finished["gaugan"] / "weights", "cpu", **options), "weights",
-            "a baseline has", "leave recipe, precision and reference out")
+    refused(lambda: load(finished["gaugan"] / "weights", "cpu", **options), "weights",
+            "a baseline has", "leave precision and reference out")
+
+
+def test_load_returns_what_the_file_is(finished):
+    assert isinstance(load(finished["gaugan"] / "weights", "cpu"), BaselineGenerator)
+    refused(lambda: Generator.from_checkpoint(finished["gaugan"] / "weights", "cpu"), "gaugan.safetensors",
+            "a baseline", "jiidm.load")
 
 
 def test_two_baselines_are_no_model(finished, tmp_path):
     files = [finished[model] / "weights" / f"{model}.safetensors" for model in RUNS]
-    refused(lambda: Generator.from_checkpoint(files, "cpu"), "2 checkpoints", "gaugan.safetensors is a baseline",
+    refused(lambda: load(files, "cpu"), "2 checkpoints", "gaugan.safetensors is a baseline",
             "give that file alone")
 
 
@@ -370,16 +377,16 @@ def test_published_weights_give_the_same_pictures(model, finished, tmp_path):
 def test_features_of_vgg_19():
     """The distance against a computation in numpy; it teaches the made pictures only."""
     random = np.random.default_rng(0)
-    layers, before = [], 3
+    layers, before = {}, 3
     for number in VGG:
         weight = random.standard_normal((4, before, 3, 3)) * (2 / (9 * before)) ** 0.5
-        layers.append((number, weight.astype(np.float32), 0.1 * random.standard_normal(4).astype(np.float32)))
+        layers[number] = weight.astype(np.float32), 0.1 * random.standard_normal(4).astype(np.float32)
         before = 4
     real, made = (random.uniform(-1, 1, (2, 3, 34, 48)).astype(np.float32) for _ in range(2))
 
     def features(x):
         x = ((x + 1) / 2 - np.reshape((0.485, 0.456, 0.406), (3, 1, 1))) / np.reshape((0.229, 0.224, 0.225), (3, 1, 1))
-        for number, weight, bias in layers:
+        for number, (weight, bias) in layers.items():
             if number in (5, 10, 19, 28):
                 rows, columns = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
                 x = np.maximum.reduce([x[:, :, i:rows:2, j:columns:2] for i in (0, 1) for j in (0, 1)])
@@ -391,7 +398,7 @@ def test_features_of_vgg_19():
     expected = sum(weight * np.abs(a - b).mean() for weight, a, b in zip(
         (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), features(real), features(made), strict=True))
     a, b = jt.array(real), jt.array(made)
-    loss = VGGLoss(layers)(a, b)
+    loss = VGGLoss([[layers[number] for number in numbers] for numbers in STAGES[19]])(a, b)
     assert loss.item() == pytest.approx(expected, rel=1e-4) and expected > 0.1
     by_real, by_made = (g.numpy() for g in jt.grad(loss, [a, b]))
     assert not by_real.any() and by_made.any()

@@ -20,6 +20,7 @@ from jiidm.checkpoint import (
     open_checkpoint,
     open_tensors,
     save_checkpoint,
+    save_tensors,
     source_of,
 )
 from jiidm.config import Config, DiffusionConfig, RoundConfig, from_dict, load_config, to_dict
@@ -174,12 +175,30 @@ def test_files_of_other_networks_of_jiidm(tmp_path, kind):
                     f"holds the {kind}, expected an autoencoder or a UNet")
 
 
-def test_foreign_number_format(tmp_path):
-    """numpy has no bfloat16."""
-    header = json.dumps({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+def test_number_formats_that_numpy_lacks(tmp_path):
+    """bfloat16 is the upper half of float32; smaller floats are refused."""
     path = tmp_path / "weights.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    refused(lambda: load_tensors(path), path)
+    for dtype, data in (("BF16", b"\x80\x3f\x20\xc0"), ("F8_E5M2", bytes(2))):
+        header = json.dumps({"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, len(data)]}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+        if dtype == "BF16":
+            assert load_tensors(path)[0]["a"].tolist() == [1, -2.5]
+        else:
+            refused(lambda: load_tensors(path), path, "'a' has the number format 'F8_E5M2'")
+
+
+def test_tensors_keep_their_number_format_and_a_checksum_covers_the_file(tmp_path):
+    path = tmp_path / "state.safetensors"
+    arrays = {"a": np.arange(3), "b": np.float16([[1, np.nan]]), "c": np.ones((), "?")}
+    save_tensors(path, arrays, {"key": "value"}, checksum="sha256")
+    found, metadata = load_tensors(path)
+    for name, value in arrays.items():
+        assert found[name].dtype == value.dtype and np.array_equal(found[name], value, equal_nan=name == "b")
+    content, checksum = path.read_bytes(), metadata.pop("sha256")
+    assert metadata == {"key": "value"} and content.count(checksum.encode()) == 1
+    assert hashlib.sha256(content.replace(checksum.encode(), b"0" * 64)).hexdigest() == checksum
+    refused(lambda: save_tensors(path, arrays, {}, finite=True), path, "NaN or a number too large for float16 in b")
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("changes, words", [

@@ -1,11 +1,13 @@
-"""Photos, the contest's folders, Stanford's conversion, drawn landscapes and tools/prepare_data.py."""
+"""Photos, the contest's folders, Stanford's conversion, drawn landscapes and `jiidm data`."""
 import hashlib
 import json
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from helpers import ROOT, refused, run_tool
+from helpers import ROOT, refused, resident_bytes, run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -104,6 +106,41 @@ def test_photos_that_cannot_be_read(tmp_path):
     refused(lambda: pictures.read_photo(np.zeros((0, 4, 3), np.uint8)), "(0, 4, 3)")
     refused(lambda: pictures.read_photo(Image.new("F", (2, 2))), "floats")
     refused(lambda: pictures.read_photo(Image.new("I", (2, 2), 70000)), "70000")
+
+
+def bomb(width, height):
+    """A PNG of 70 bytes whose header claims width x height pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks)
+
+
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+def test_large_pictures_are_refused_by_their_header(tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb(200_000, 100_000))
+    before = resident_bytes()
+    for read in (pictures.read_photo, read_label_map, pictures.photo_size):
+        refused(lambda read=read: read(path), "bomb.png: 200000x100000 are 20000 megapixels, expected at most 200")
+    assert resident_bytes() - before < 10 << 20
+    save(path, np.zeros((30, 40, 3), np.uint8))
+    refused(lambda: pictures.open_image(path, 1199), "40x30", "0.001199")
+    assert pictures.open_image(path, 1200).size == (40, 30)
+    path.write_bytes(bomb(16_320, 12_240))  # what phones take; the file is cut off, not too large
+    refused(lambda: pictures.open_image(path), "broken picture")
+    assert Image.MAX_IMAGE_PIXELS == 2**28 // 3
+
+
+def test_only_known_formats_reach_their_parsers(tmp_path):
+    for suffix in ("webp", "bmp"):
+        assert pictures.read_photo(save(tmp_path / f"a.{suffix}", np.zeros((4, 5, 3), np.uint8))).shape == (4, 5, 3)
+    (tmp_path / "a.jpg").write_bytes(b"SIMPLE  =                    T".ljust(2880))  # FITS, whatever the name says
+    for name in ("tiff", "gif", "ppm", "tga"):
+        refused(lambda name=name: pictures.read_photo(save(tmp_path / f"a.{name}", np.zeros((4, 5, 3), np.uint8))),
+                f"a.{name}: not a picture in a known format; expected PNG, JPEG, WEBP, BMP")
+    refused(lambda: pictures.read_photo(tmp_path / "a.jpg"), "not a picture in a known format")
 
 
 @given(PHOTOS, st.integers(1, 40), st.integers(1, 40))
@@ -331,8 +368,8 @@ def test_a_landscape_too_small_is_refused():
 # -------------------------------------------------------------------------------------------------------------- tool
 
 def prepare(*arguments):
-    """Runs tools/prepare_data.py; returns (exit code, stdout, stderr)."""
-    done = run_tool("prepare_data", *arguments)
+    """Runs `jiidm data`; returns (exit code, stdout, stderr)."""
+    done = run_main("data", *arguments)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 

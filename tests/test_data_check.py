@@ -1,9 +1,9 @@
-"""The report over a training folder, and `tools/prepare_data.py check`."""
+"""The report over a training folder, and `jiidm data check`."""
 import json
 
 import numpy as np
 import pytest
-from helpers import refused, run_tool
+from helpers import refused, run_main
 from PIL import Image
 
 from jiidm.data.check import FAULTS, REMARKS, check_folder, report_text
@@ -83,7 +83,7 @@ def test_every_fault_is_in_one_report(good):
         "size": ["labels/e.png"], "value": ["labels/f.png"],
     }
     text = report_text(report)
-    assert "labels/f.png: 29 (3 pixels), 200 (2 pixels); expected 0..28 or 255" in text
+    assert "labels/f.png: label 29 (3 pixels), 200 (2 pixels), first at x=0, y=0; expected 0..28 or 255" in text
     assert "labels/e.png: 16x24, but its photo is 32x24" in text
     assert "## Fault: missing partners (2)" in text and "| 29 outside the classes | " in text
     assert "| 255 no class | " in text and report.maps[255] == 1
@@ -107,7 +107,7 @@ def test_remarks_are_no_faults(good):
 def test_the_number_of_classes_is_asked_for(good):
     report = check(good, num_classes=3)
     assert [found.path for found in report.faults] == [f"labels/{name}.png" for name in "abcd"]
-    assert "labels/d.png: 3 (384 pixels), 5 (384 pixels); expected 0..2" in report_text(report)
+    assert "labels/d.png: label 3 (384 pixels), 5 (384 pixels), first at x=0, y=0; expected 0..2" in report_text(report)
 
 
 def test_an_upright_photo_has_the_size_that_viewers_show(good):
@@ -163,15 +163,15 @@ def test_folders_that_are_none(tmp_path, good):
 
 
 def test_the_tool_and_its_exit_codes(good, tmp_path):
-    done = run_tool("prepare_data", "check", good, "--json", tmp_path / "report.json")
+    done = run_main("data", "check", good, "--json", tmp_path / "report.json")
     assert done.returncode == 0 and "4 photos, 4 label maps" in done.stdout
     (good / "imgs" / "a.jpg").unlink()
-    done = run_tool("prepare_data", "check", good, "--classes", 5, "--json", tmp_path / "report.json")
+    done = run_main("data", "check", good, "--classes", 5, "--json", tmp_path / "report.json")
     assert done.returncode == 1 and "photo imgs/a.jpg is missing" in done.stdout
     read = json.loads((tmp_path / "report.json").read_text())
     assert read["photos"] == 3 and read["pixels"]["5"] == 4 * 384
     assert {found["kind"] for found in read["faults"]} <= FAULTS.keys()
     assert {found["kind"] for found in read["remarks"]} == {"small"} <= REMARKS.keys()
     for arguments in ((tmp_path / "none",), (good, "--classes", 0), (good, "--json", tmp_path / "none" / "r.json")):
-        done = run_tool("prepare_data", "check", *arguments)
+        done = run_main("data", "check", *arguments)
         assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: "), done.stderr

@@ -7,12 +7,14 @@ from helpers import numbers, reference, refused, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jiidm.config import Config, DiffusionConfig, InferenceConfig, check_config
+from jiidm.config import Config, DiffusionConfig, InferenceConfig, RoundConfig, check_config
 from jiidm.data.latents import one_hot_batch
-from jiidm.diffusion.guidance import Guidance, GuidedDenoiser
+from jiidm.diffusion.guidance import Guidance, guided_denoiser
 from jiidm.diffusion.loss import hybrid_loss, weighted
 from jiidm.diffusion.samplers import ddim
-from jiidm.diffusion.schedule import Chain, Schedule
+from jiidm.diffusion.schedule import Schedule
+from jiidm.inference.plan import make_plan
+from jiidm.models.unet import Conditions
 from jiidm.system.runtime import jt
 from jiidm.training.unet import UNetTrainer
 
@@ -48,17 +50,21 @@ def test_impossible_schedule(values):
 
 @given(total=st.integers(2, 400), count=st.integers(1, 400))
 def test_respacing(total, count):
-    """A chain of `count` steps from 0 at one stride, or an InputError where there is no such stride."""
+    """`count` timesteps from 0 at one stride, or an InputError where there is no such stride."""
     schedule = Schedule(DiffusionConfig(timesteps=total))
     if not any(-(-total // stride) == count for stride in range(1, total + 1)):
         refused(lambda: schedule.respaced(f"ddim{count}"), f"ddim{count}", total)
         return
     chain = schedule.respaced(f"ddim{count}")
-    assert len(chain) == count and chain.timesteps[0] == 0 and chain.timesteps[-1] < total
-    assert len(set(np.diff(chain.timesteps))) <= 1
-    assert np.array_equal(chain.alphas_cumprod, schedule.alphas_cumprod[chain.timesteps])
-    before = [chain.previous_alpha_cumprod(i) for i in range(count)]
-    assert before == [1.0, *chain.alphas_cumprod[:-1]]
+    assert len(chain) == count and chain[0] == 0 and chain[-1] < total
+    assert len(set(np.diff(chain))) <= 1
+    # DDIM goes from each of them to the one before, and from timestep 0 to alphas_cumprod 1
+    asked, before = [], [1.0, *schedule.alphas_cumprod[chain][:-1]]
+    steps = ddim(lambda z, t: asked.append(t) or jt.array([1.0]) * 0, schedule, jt.array([1.0]), chain[::-1])
+    scales = [z.item() for _, z in steps]
+    assert asked == chain[::-1].tolist()
+    expected = np.cumprod(np.sqrt(np.divide(before, schedule.alphas_cumprod[chain]))[::-1])
+    assert np.allclose(scales, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("respacing", ["", "50", "ddim", "ddim0", "ddim-5", "ddim5.0", "DDIM50", " ddim50", "ddim50\n"])
@@ -96,36 +102,46 @@ def test_impossible_diffusion(values, words):
 def test_chain_parity():
     expected = reference("ddim")
     chain = SCHEDULE.respaced(str(expected["respacing"]))
-    assert np.array_equal(chain.timesteps, expected["timesteps"])
-    assert np.allclose(chain.alphas_cumprod, expected["alphas_cumprod"], rtol=1e-12)
+    assert np.array_equal(chain, expected["timesteps"])
+    assert np.allclose(SCHEDULE.alphas_cumprod[chain], expected["alphas_cumprod"], rtol=1e-12)
 
 
 def test_start_of_each_round():
     """The paper's table: respacing and start index -> timestep of 1000."""
     for respacing, start, timestep in (("ddim500", 300, 600), ("ddim500", 320, 640), ("ddim50", 20, 400)):
-        assert SCHEDULE.respaced(respacing).timesteps[start] == timestep
+        planned, = make_plan(InferenceConfig((RoundConfig(3.5, respacing, start),)), SCHEDULE).rounds
+        assert SCHEDULE.respaced(respacing)[start] == planned.start == timestep
+        assert planned.timesteps == tuple(SCHEDULE.respaced(respacing)[:start][::-1])
 
 
 # ---- noise
 
 def test_add_noise_parity():
     expected = reference("ddim")
-    z = SCHEDULE.respaced("ddim50").add_noise(expected["z0"], expected["noise"], int(expected["start"]))
+    z = SCHEDULE.add_noise(expected["z0"], expected["noise"], SCHEDULE.respaced("ddim50")[int(expected["start"])])
     assert relative_error(z, expected["z_t"]) < 1e-6
 
 
 @pytest.mark.parametrize("index", [-1, 0, 50, 999])
 def test_no_start_beyond_the_chain(index):
-    refused(lambda: SCHEDULE.respaced("ddim50").add_noise(0.0, 0.0, index), index, "1 to 49")
+    recipe = InferenceConfig((RoundConfig(3.5, "ddim50", index),))
+    refused(lambda: make_plan(recipe, SCHEDULE), index, "1 to 49" if index >= 0 else "at least 0")
 
 
 @given(st.integers(1, 99))
 def test_noise_keeps_unit_variance(index):
     """sqrt(abar)^2 + sqrt(1 - abar)^2 = 1, and more noise with each index."""
     chain = SCHEDULE.respaced("ddim100")
-    signal, noise = chain.add_noise(1.0, 0.0, index), chain.add_noise(0.0, 1.0, index)
+    signal, noise = SCHEDULE.add_noise(1.0, 0.0, chain[index]), SCHEDULE.add_noise(0.0, 1.0, chain[index])
     assert signal**2 + noise**2 == pytest.approx(1)
-    assert index == 1 or noise > chain.add_noise(0.0, 1.0, index - 1)
+    assert index == 1 or noise > SCHEDULE.add_noise(0.0, 1.0, chain[index - 1])
+
+
+def test_add_noise_at_a_timestep_for_each_image():
+    z0, noise, t = latents(3, 2, 4, 6), latents(3, 2, 4, 6, seed=1), np.array([0, 400, 999])
+    together = numbers(SCHEDULE.add_noise(z0, noise, t))
+    for i, alone in enumerate(t):
+        assert relative_error(SCHEDULE.add_noise(z0[i], noise[i], alone), together[i]) < 1e-6
 
 
 # ---- what a prediction says
@@ -133,17 +149,14 @@ def test_noise_keeps_unit_variance(index):
 @pytest.mark.parametrize("prediction, predicted", [("epsilon", -1.0), ("v", 0.6 * -1 - 0.8 * 2)])
 def test_parts_by_hand(prediction, predicted):
     """z_0 = 2 and epsilon = -1, of which z_t = 0.6 z_0 + 0.8 epsilon."""
-    chain = Chain(np.arange(1), np.array([0.36]), prediction)
-    assert chain.parts(0.6 * 2 - 0.8, predicted, 0) == (pytest.approx(2), pytest.approx(-1))
+    schedule = Schedule(DiffusionConfig(prediction=prediction))
+    schedule.alphas_cumprod = np.array([0.36])
+    assert schedule.split(0.6 * 2 - 0.8, predicted, 0) == (pytest.approx(2), pytest.approx(-1))
 
 
 def test_parts_without_any_signal():
     """z_t is the noise and v is -z_0, where z_0 = 0 / 0 by epsilon."""
-    assert NO_LAST_SIGNAL.parts(0.25, -3.0, 999) == (3.0, 0.25)
-
-
-def test_respaced_chain_predicts_the_same():
-    assert SCHEDULE.respaced("ddim50").prediction == "epsilon" and OF_V.respaced("ddim50").prediction == "v"
+    assert NO_LAST_SIGNAL.split(0.25, -3.0, 999) == (3.0, 0.25)
 
 
 # ---- sampler
@@ -159,7 +172,7 @@ def test_perfect_epsilon_recovers_z0(count, data):
         alpha = SCHEDULE.alphas_cumprod[t]
         return (z - float(np.sqrt(alpha)) * z0) / float(np.sqrt(1 - alpha))
 
-    *_, (_, z) = ddim(denoise, chain, chain.add_noise(z0, noise, start), start)
+    *_, (_, z) = ddim(denoise, SCHEDULE, SCHEDULE.add_noise(z0, noise, chain[start]), chain[:start][::-1])
     assert relative_error(z, z0) < 1e-5
 
 
@@ -170,14 +183,14 @@ def test_zero_epsilon_only_scales(count, data):
     chain = SCHEDULE.respaced(f"ddim{count}")
     start = data.draw(st.integers(1, count))
     z = latents(1, 3, 4, 6)
-    expected = numbers(z) / np.sqrt(chain.alphas_cumprod[start - 1])
-    *_, (_, z) = ddim(lambda z, t: z * 0, chain, z, start)
+    expected = numbers(z) / np.sqrt(SCHEDULE.alphas_cumprod[chain[start - 1]])
+    *_, (_, z) = ddim(lambda z, t: z * 0, SCHEDULE, z, chain[:start][::-1])
     assert relative_error(z, expected) < 1e-5
 
 
 @pytest.mark.parametrize("respacing, start", [("ddim50", 1), ("ddim50", 49), ("ddim1000", 12), ("ddim20", 20)])
 def test_v_and_epsilon_of_one_network_lead_to_the_same_latent(respacing, start):
-    z, of_epsilon, of_v = latents(1, 3, 4, 6), SCHEDULE.respaced(respacing), OF_V.respaced(respacing)
+    z, timesteps = latents(1, 3, 4, 6), SCHEDULE.respaced(respacing)[:start][::-1]
 
     def epsilon(z, t):
         return (0.5 * z + 0.001 * t).tanh()
@@ -186,8 +199,8 @@ def test_v_and_epsilon_of_one_network_lead_to_the_same_latent(respacing, start):
         alpha = SCHEDULE.alphas_cumprod[t]
         return (epsilon(z, t) - float(np.sqrt(1 - alpha)) * z) / float(np.sqrt(alpha))
 
-    *_, (_, expected) = ddim(epsilon, of_epsilon, z, start)
-    *_, (_, result) = ddim(v, of_v, z, start)
+    *_, (_, expected) = ddim(epsilon, SCHEDULE, z, timesteps)
+    *_, (_, result) = ddim(v, OF_V, z, timesteps)
     assert relative_error(result, expected) < 1e-4
 
 
@@ -203,21 +216,21 @@ def test_perfect_v_recovers_z0_from_noise_alone():
 
     for z, start in ((noise, 1000), (NO_LAST_SIGNAL.add_noise(z0, noise, 999), 999)):
         assert np.array_equal(numbers(z), numbers(noise))
-        *_, (_, z) = ddim(denoise, NO_LAST_SIGNAL, z, start)
+        *_, (_, z) = ddim(denoise, NO_LAST_SIGNAL, z, range(start - 1, -1, -1))
         assert relative_error(z, z0) < 1e-5
 
 
 def test_sampler_yields_each_step_and_can_be_stopped():
-    chain, asked = SCHEDULE.respaced("ddim50"), []
+    timesteps, asked = SCHEDULE.respaced("ddim50")[:7][::-1], []
 
     def denoise(z, t):
         asked.append(t)
         return z * 0
 
-    assert [index for index, _ in ddim(denoise, chain, latents(1, 3, 4, 6), 7)] == [6, 5, 4, 3, 2, 1, 0]
+    assert [left for left, _ in ddim(denoise, SCHEDULE, latents(1, 3, 4, 6), timesteps)] == [6, 5, 4, 3, 2, 1, 0]
     assert asked == [120, 100, 80, 60, 40, 20, 0]
     asked.clear()
-    steps = ddim(denoise, chain, latents(1, 3, 4, 6), 7)
+    steps = ddim(denoise, SCHEDULE, latents(1, 3, 4, 6), timesteps)
     next(steps), next(steps)
     steps.close()
     assert asked == [120, 100]
@@ -253,32 +266,34 @@ class CountingNetwork:
 
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("prepared", [[], [40, 20]])
-@pytest.mark.parametrize("scale", [0, 1, 1.5, 3.5])
+@pytest.mark.parametrize("scale", [0, 0.5, 1, 1.5, 3.5])
 def test_guidance(scale, prepared, joint):
+    """null + scale * (conditional - null) at any scale: 0 is the null prediction alone, 1 the conditional one."""
     network, z = CountingNetwork(), latents(2, 3, 4, 6)
     mask = one_hot_batch(np.array([np.zeros((4, 6)), np.full((4, 6), 255)]), 29)  # the second sample: no class
-    denoise = GuidedDenoiser(network, mask, 4, 6, joint=joint)
+    conditions = Conditions(network, mask, 4, 6, joint=joint)
     if prepared:
-        denoise.prepare(prepared)
-    epsilon = [denoise(z, t, scale) for t in (40, 20)][-1]
+        conditions.prepare(prepared)
+    denoise = guided_denoiser(conditions.predict, SCHEDULE, Guidance(scale))
+    epsilon = [denoise(z, t) for t in (40, 20)][-1]
     null = 2 * numbers(z) + 20
     conditional = null + np.array([1 / 29, 0])[:, None, None, None]
-    expected = null + scale * (conditional - null) if scale > 1 else conditional
+    expected = null + scale * (conditional - null)
     assert relative_error(epsilon, expected) < 1e-6
     # once for the masks and once for none; once for all timesteps; per step the encoder once, the decoder once a branch
-    branches = 2 if scale > 1 and not joint else 1
+    branches = 2 if scale not in (0, 1) and not joint else 1
     assert network.calls == {"condition": 2, "embed": 1 if prepared else 2, "encode": 2, "decode": 2 * branches}
-    other = GuidedDenoiser(network, mask, 4, 6, null=denoise.null)
+    other = Conditions(network, mask, 4, 6, null=conditions.null)
     assert network.calls["condition"] == 3
-    assert relative_error(other(z, 20, scale), expected) < 1e-6
+    assert relative_error(guided_denoiser(other.predict, SCHEDULE, Guidance(scale))(z, 20), expected) < 1e-6
 
 
 def guided_by(prediction="epsilon", joint=False, **recipe):
-    """A `GuidedDenoiser` of a recipe, for masks of one class and of none, and its network."""
+    """The denoiser of a recipe at scale 3, for masks of one class and of none, and its network."""
     network, schedule = CountingNetwork(), {"epsilon": SCHEDULE, "v": OF_V}[prediction]
     mask = one_hot_batch(np.array([np.zeros((4, 6)), np.full((4, 6), 255)]), 29)
-    guidance = Guidance(schedule, InferenceConfig(**recipe))
-    return GuidedDenoiser(network, mask, 4, 6, joint=joint, guidance=guidance), network
+    planned, = make_plan(InferenceConfig((RoundConfig(3.0, "ddim50", 20),), **recipe), schedule).rounds
+    return guided_denoiser(Conditions(network, mask, 4, 6, joint=joint).predict, schedule, planned.guidance), network
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -289,7 +304,7 @@ def test_guidance_at_some_timesteps(first, end, guided, joint):
     z = latents(2, 3, 4, 6)
     for t in (0, 399, 400, 999):
         before = network.calls["decode"]
-        result = numbers(denoise(z, t, 3.0))[0] - 2 * numbers(z)[0] - t
+        result = numbers(denoise(z, t))[0] - 2 * numbers(z)[0] - t
         assert np.allclose(result, (3.0 if t in guided else 1.0) / 29, atol=1e-4)
         # outside of them the branch without a mask is not computed
         assert network.calls["decode"] - before == (2 if t in guided and not joint else 1)
@@ -311,8 +326,8 @@ def test_rescaled_guidance_by_hand(prediction, joint):
     schedule = {"epsilon": SCHEDULE, "v": OF_V}[prediction]
     mask = one_hot_batch(np.array([np.zeros((4, 6)), np.full((4, 6), 255)]), 29)
     z, t, scale, share = latents(2, 3, 4, 6), 300, 4.0, 0.7
-    guidance = Guidance(schedule, InferenceConfig(guidance_rescale=share))
-    result = numbers(GuidedDenoiser(Uneven(), mask, 4, 6, joint=joint, guidance=guidance)(z, t, scale))
+    conditions = Conditions(Uneven(), mask, 4, 6, joint=joint)
+    result = numbers(guided_denoiser(conditions.predict, schedule, Guidance(scale, rescale=share))(z, t))
 
     z, alpha = numbers(z), schedule.alphas_cumprod[t]
     null = 2 * z + t
@@ -331,13 +346,12 @@ def test_rescaled_guidance_by_hand(prediction, joint):
 def test_rescaled_guidance_of_a_flat_prediction():
     for share in (0.5, 1.0):
         denoise, _ = guided_by("v", guidance_rescale=share)
-        result = numbers(denoise(jt.zeros((2, 3, 4, 6)), 0, 3.0))
+        result = numbers(denoise(jt.zeros((2, 3, 4, 6)), 0))
         assert np.allclose(result[0], 3 / 29, rtol=0.01) and not result[1].any()
 
 
 @pytest.mark.parametrize("values, words", [
     ({"guidance_rescale": 1.5}, ["inference.guidance_rescale 1.5", "0 to 1"]),
-    ({"class_noise": 2.0}, ["inference.class_noise 2", "0 to 1"]),
     ({"guidance_from": 1000}, ["guidance_from 1000", "1000"]),
     ({"guidance_from": 400, "guidance_to": 400}, ["guidance_from 400, guidance_to 400"]),
     ({"guidance_to": 1001}, ["guidance_to 1001"]),
@@ -351,9 +365,10 @@ def test_guided_chain_parity(reference_unet):
     expected = reference("ddim")
     start, scale = int(expected["start"]), float(expected["guidance"])
     chain = SCHEDULE.respaced("ddim50")
-    z = chain.add_noise(jt.array(expected["z0"]), jt.array(expected["noise"]), start)
-    denoiser = GuidedDenoiser(reference_unet, one_hot_batch(expected["label"], 29), *z.shape[2:])
-    samples = [z.numpy() for _, z in ddim(lambda z, t: denoiser(z, t, scale), chain, z, start)]
+    z = SCHEDULE.add_noise(jt.array(expected["z0"]), jt.array(expected["noise"]), chain[start])
+    conditions = Conditions(reference_unet, one_hot_batch(expected["label"], 29), *z.shape[2:])
+    denoise = guided_denoiser(conditions.predict, SCHEDULE, Guidance(scale))
+    samples = [z.numpy() for _, z in ddim(denoise, SCHEDULE, z, chain[:start][::-1])]
     assert len(samples) == 20
     assert relative_error(samples[0], expected["sample_first"]) < 1e-4
     assert relative_error(samples[-1], expected["sample_last"]) < 5e-4
@@ -364,7 +379,7 @@ def test_guided_chain_parity(reference_unet):
 def test_loss_parity(reference_unet):
     expected = reference("loss")
     z0, noise, t = jt.array(expected["z0"]), jt.array(expected["noise"]), expected["t"]
-    zt = SCHEDULE.noised(z0, noise, t)
+    zt = SCHEDULE.add_noise(z0, noise, t)
     with jt.no_grad():
         output = reference_unet(zt, jt.array(t), one_hot_batch(expected["label"], 29))
         mse, bound = hybrid_loss(SCHEDULE, output, z0, noise, t)
@@ -449,14 +464,12 @@ def test_training_weighs_the_squared_error_and_shows_the_quarters_as_they_are():
     trainer.config = Config(diffusion=DiffusionConfig(loss_weight="min_snr"))
     trainer.schedule = Schedule(trainer.config.diffusion)
     trainer.denoise = lambda zt, t, mask: jt.concat([zt, zt * 0], 1)
-    trainer.store = SimpleNamespace(latents_of=jt.array)
+    trainer.samples = SimpleNamespace(latents_of=jt.array)
     arrays = np.random.default_rng(0).standard_normal((2, 2, 3, 4, 6)).astype("float32")
-    t = np.array([30, 30])
-    mse, bound, *quarters = (
-        loss.item() for loss in trainer._losses(arrays[0], np.zeros((2, 4, 6)), t, arrays[1], np.ones(2, "float32"))
-    )
+    part = arrays[0], np.zeros((2, 4, 6)), np.array([30, 30]), arrays[1], np.ones(2, "float32")
+    mse, bound, *quarters = (loss.item() for loss in trainer.losses(0, part).logged)
     assert trainer.schedule.loss_weights[30] < 0.5
     assert mse == pytest.approx(trainer.schedule.loss_weights[30] * np.mean(quarters), rel=1e-5)
     trainer.schedule = SCHEDULE
-    plain = trainer._losses(arrays[0], np.zeros((2, 4, 6)), t, arrays[1], np.ones(2, "float32"))
+    plain = trainer.losses(0, part).logged
     assert [loss.item() for loss in plain] == [pytest.approx(v) for v in (np.mean(quarters), bound, *quarters)]

@@ -13,8 +13,9 @@ from PIL import Image
 from jiidm.checkpoint import arrays_of, source_of
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
+from jiidm.evaluation.features import inception_features
 from jiidm.evaluation.inception import Inception, _average, inception_input
-from jiidm.evaluation.measure import Protocol, evaluate, inception_features
+from jiidm.evaluation.measure import Protocol, evaluate
 from jiidm.evaluation.metrics import feature_statistics, frechet_distance
 from jiidm.evaluation.report import write_report
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
@@ -71,7 +72,7 @@ def test_features_and_fid_are_those_that_pytorch_fid_gave(weights):
     within 2e-6 of the singular values of the 6 x 6 matrix that has the same trace, so 1e-3 is no luck.
     """
     network = inception_features(load_inception(weights))
-    features = [network.of(made_up_pictures(number)) for number in SETS]
+    features = [network.extract(made_up_pictures(number)) for number in SETS]
     with np.load(STORED) as stored:
         for found, name in zip(features, ("first", "second"), strict=True):
             assert stored[name].std(0).mean() > 0.1 and relative_error(found, stored[name]) < 1e-4
@@ -93,8 +94,9 @@ def test_the_score_of_an_evaluation_with_the_inception_has_the_fid_in_it(weights
     config = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
     sees_sky = {**arrays_of(Segformer(config)), "decode_head.classifier.bias": 1000 * np.eye(29)[1]}
     save_segmenter(tmp_path / "segmenter.safetensors", sees_sky, config, 0)
-    found = evaluate(tmp_path / "results", tmp_path / "test", tmp_path / "train", None, None,
-                     tmp_path / "segmenter.safetensors", weights, protocol=Protocol(resamples=60, frechet_resamples=40))
+    found = evaluate(tmp_path / "results", tmp_path / "test", tmp_path / "train",
+                     segmenter=tmp_path / "segmenter.safetensors", inception=weights,
+                     protocol=Protocol(resamples=60, frechet_resamples=40))
     measured, sha256 = found.sets["results"], source_of(weights).sha256
     accuracy, style, fid, score = (measured.figures[name].value for name in ("mask_accuracy", "style", "FID", "score"))
     assert measured.score_terms == ("style", "fid") and found.frechet_name == "FID"

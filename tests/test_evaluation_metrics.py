@@ -11,7 +11,6 @@ from jiidm.data.labels import NO_CLASS
 from jiidm.evaluation.metrics import (
     Figure,
     FrechetTo,
-    HistogramProtocol,
     class_iou,
     confusion,
     contest_score,
@@ -69,29 +68,15 @@ def test_measures_of_a_stack_are_those_of_its_matrices(random):
 def test_style_is_the_correlation_of_joint_histograms(random):
     first, second = picture(random), picture(random, 40, 16) // 2
     counts = [np.histogramdd(p.reshape(-1, 3), 8, [(0, 256)] * 3)[0].ravel() for p in (first, second)]
-    assert style_correlation(first, second, HistogramProtocol()) == pytest.approx(np.corrcoef(counts)[0, 1], abs=1e-6)
-    assert style_correlation(first, first, HistogramProtocol()) == pytest.approx(1)
+    assert style_correlation(first, second) == pytest.approx(np.corrcoef(counts)[0, 1], abs=1e-6)
+    assert style_correlation(first, first) == pytest.approx(1)
 
 
 def test_style_does_not_depend_on_linear_normalisation(random):
     first, second = picture(random), picture(random)
     larger = np.tile(second, (3, 1, 1))  # three times the counts
-    assert style_correlation(first, larger, HistogramProtocol()) == pytest.approx(
-        style_correlation(first, second, HistogramProtocol()), abs=1e-6)
-
-
-def test_style_options_change_what_they_name(random):
-    first, second = picture(random), picture(random) // 2
-    options = [{}, {"bins": 4}, {"space": "lab"}, {"space": "hsv"}, {"channels": "single"}, {"scale": "root"}]
-    values = [style_correlation(first, second, HistogramProtocol(**option)) for option in options]
-    assert len({round(value, 4) for value in values}) == len(options)
-    single = [np.corrcoef([np.histogram(p[..., i], 8, (0, 256))[0] for p in (first, second)])[0, 1] for i in range(3)]
-    assert values[4] == pytest.approx(np.mean(single), abs=1e-5)
-
-
-@pytest.mark.parametrize("option", [{"bins": 1}, {"space": "xyz"}, {"channels": "two"}, {"scale": "log"}])
-def test_style_options_that_do_not_exist(option):
-    refused(lambda: HistogramProtocol(**option), str(next(iter(option.values()))), "expected")
+    assert style_correlation(first, larger) == pytest.approx(
+        style_correlation(first, second), abs=1e-6)
 
 
 def test_lab_distances(random):

@@ -1,4 +1,6 @@
 """The evaluation from folders to the report: what is in it, whether its numbers are right, and bad input."""
+import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -6,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import refused, run_tool
+from foreign_files import hugging_face, safetensors
+from helpers import refused, run_main, run_tool
 from PIL import Image
 
 from jiidm.checkpoint import arrays_of
@@ -14,11 +17,12 @@ from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
 from jiidm.data.labels import CLASSES, read_label_map
 from jiidm.data.pictures import read_photo
-from jiidm.evaluation.measure import Protocol, evaluate, inception_features, predict, statistics_of
-from jiidm.evaluation.metrics import HistogramProtocol, mean_iou, style_correlation
+from jiidm.evaluation.features import compute_statistics, inception_features, predict
+from jiidm.evaluation.measure import Protocol, evaluate
+from jiidm.evaluation.metrics import mean_iou, style_correlation
 from jiidm.evaluation.report import write_report
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
-from jiidm.evaluation.weights import EvaluatorFile, Known, load_segmenter, save_known, save_segmenter
+from jiidm.evaluation.weights import Evaluator, Known, load_segmenter, save_known, save_segmenter
 from jiidm.system.runtime import jt
 
 NETWORK = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
@@ -69,7 +73,7 @@ def test_numbers_are_those_of_each_picture(place, whole):
         picture = read_photo(place / "results" / f"{stem}.jpg")
         accuracies.append((predict(evaluator, [picture], [labels.shape])[0] == labels).mean())
         reference = read_photo(place / "train" / "imgs" / references[f"{stem}.png"])
-        style = style_correlation(picture, reference, HistogramProtocol())
+        style = style_correlation(picture, reference)
         assert found.per_picture["style"][i] == pytest.approx(style)
     assert found.per_picture["mask_accuracy"] == pytest.approx(accuracies)
     assert found.figures["mask_accuracy"].value == pytest.approx(np.mean(accuracies))
@@ -98,7 +102,7 @@ def test_iou_is_that_of_all_pixels_and_the_ceiling_is_a_ratio(whole):
         apart = whole.class_differences[c]
         assert apart.value == pytest.approx(values[c] - whole.sets["compare"].class_iou[c].value, nan_ok=True)
     ratio = found.figures["mask_accuracy"].value / whole.sets["real"].figures["mask_accuracy"].value
-    assert whole.shares["results"].value == pytest.approx(ratio)
+    assert whole.ratios["results"].value == pytest.approx(ratio)
     assert mean_iou(np.eye(3)) == 1
 
 
@@ -129,7 +133,7 @@ def test_what_the_segmenter_knows_stands_in_the_report(copy, tmp_path):
     save_known(path, Known(everything, 72, 0.787, 0.564))
     found = measured(copy)
     text = write_report(found, tmp_path / "all")[0].read_text("utf-8")
-    assert "on 72 others" in text and "0.7870" in text and "0.5640" in text and "29 of 29 classes" in text
+    assert "On 72 other photos" in text and "0.7870" in text and "0.5640" in text and "29 of 29 classes" in text
     assert "classes unknown to the segmenter" not in found.protocol
     labels = read_label_map(copy / "test" / "labels" / "mask0.png")
     lacking = int(labels[0, 0])
@@ -175,6 +179,32 @@ def test_report_is_complete_and_self_contained(place, whole, tmp_path):
     assert all(stem in page for stem in whole.stems)
 
 
+def test_rendering_runs_no_network(place, whole, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(Segformer, "execute", refuse)
+    with pytest.raises(AssertionError):
+        measured(place)
+    page = write_report(whole, tmp_path)[2].read_text("utf-8")
+    assert page.count("what the segmenter sees in the result</figcaption>") == len(whole.stems)
+    height, width = whole.predictions[0].shape
+    assert (height, width) == (168, 224)
+
+
+def test_text_like_a_heading_is_not_cut(whole, tmp_path):
+    odd = "## IoU of each class | a b"
+    found = dataclasses.replace(whole, problems=[odd], protocol={**whole.protocol, odd: "whatever"})
+    for text in (path.read_text("utf-8") for path in write_report(found, tmp_path)):
+        assert text.count(odd) == 2
+    assert page_tables(tmp_path / "report.html") == page_tables(write_report(whole, tmp_path / "plain")[2])
+
+
+def page_tables(path):
+    """The HTML tables of a page."""
+    return re.findall(r"<table.*?</table>", path.read_text("utf-8"), re.DOTALL)
+
+
 def test_names_with_markup_are_shown_as_they_are(copy, tmp_path):
     odd = copy / "a<b>&c"
     shutil.copytree(copy / "results", odd)
@@ -207,23 +237,23 @@ class Means:
 
 def test_statistics_are_kept_and_belong_to_a_protocol(copy):
     files = sorted((copy / "train" / "imgs").iterdir())
-    network = inception_features(EvaluatorFile(Means(), "weights.pth", "0" * 64))
-    made = statistics_of(files, network, copy / "kept")
+    network = inception_features(Evaluator(Means(), "weights.pth", "0" * 64))
+    made = compute_statistics(files, network, copy / "kept")
     path, = (copy / "kept").iterdir()
     with np.load(path) as kept:
         assert np.array_equal(kept["mu"], made.mean) and kept["sigma"].shape == (3, 3) and kept["count"] == 5
         assert json.loads(str(kept["protocol"]))["sha256"] == "0" * 64
     network.run = None  # what is kept is not computed again
-    assert np.array_equal(statistics_of(files, network, copy / "kept").covariance, made.covariance)
-    other = inception_features(EvaluatorFile(Means(), "weights.pth", "1" * 64))
-    statistics_of(files, other, copy / "kept")
+    assert np.array_equal(compute_statistics(files, network, copy / "kept").covariance, made.covariance)
+    other = inception_features(Evaluator(Means(), "weights.pth", "1" * 64))
+    compute_statistics(files, other, copy / "kept")
     photo = files[0].read_bytes()
     files[0].write_bytes(files[1].read_bytes())
-    statistics_of(files, other, copy / "kept")
+    compute_statistics(files, other, copy / "kept")
     assert len(list((copy / "kept").iterdir())) == 3
     path.write_bytes(path.read_bytes()[:100])
     files[0].write_bytes(photo)
-    again = statistics_of(files, inception_features(EvaluatorFile(Means(), "weights.pth", "0" * 64)), copy / "kept")
+    again = compute_statistics(files, inception_features(Evaluator(Means(), "weights.pth", "0" * 64)), copy / "kept")
     assert np.array_equal(again.mean, made.mean) and path.stat().st_size > 100
 
 
@@ -277,16 +307,48 @@ def test_a_broken_photo_that_no_mask_names_is_told(copy):
     refused(lambda: measured(copy, allow_missing=True), "unused.jpg", "FD-segmenter is a distance to all photos")
 
 
+def test_a_segmenter_of_other_classes_needs_a_table(copy, whole, monkeypatch):
+    """A segmenter of nineteen classes whose rows are those of the tiny one: with the table it is the same."""
+    arrays = arrays_of(load_segmenter(copy / "segmenter.safetensors").network)
+    small = functools.partial(SegformerConfig, width=64, height=48)  # public weights are for 512x384
+    monkeypatch.setattr("jiidm.evaluation.weights.SegformerConfig", small)
+    rows = np.arange(5, 24)
+    for part in ("weight", "bias"):
+        arrays[f"decode_head.classifier.{part}"] = arrays[f"decode_head.classifier.{part}"][rows]
+    (copy / "cityscapes.bin").write_bytes(safetensors(hugging_face(arrays)))
+    refused(lambda: measured(copy, segmenter=copy / "cityscapes.bin"), "cityscapes.bin", "predicts 19 classes",
+            "have 29", "--segmenter-classes")
+    table = copy / "classes.yaml"
+    table.write_text("0: sky\n1: 5\n18: road\n")
+    with pytest.warns(UserWarning, match="cityscapes.bin: was trained without the classes mountain, "):
+        found = measured(copy, segmenter=copy / "cityscapes.bin", segmenter_classes=table)
+    assert {int(c) for labels in found.predictions for c in np.unique(labels)} <= {1, 5, 23}
+    assert "3 of 29 classes (sky, tree, road), mapped from 3 of another set" in found.protocol["segmenter"]
+    assert "mountain" in found.protocol["classes unknown to the segmenter"]
+    everything = {i: int(c) for i, c in enumerate(rows)}
+    (copy / "classes.json").write_text(json.dumps(everything))
+    evaluators = [load_segmenter(copy / "cityscapes.bin", classes) for classes in (everything, copy / "classes.json")]
+    pictures = [read_photo(copy / "results" / f"{stem}.jpg") for stem in whole.stems]
+    first, second = (predict(evaluator, pictures, [(48, 64)] * 6) for evaluator in evaluators)
+    assert np.array_equal(first, second) and set(np.unique(first)) <= set(rows)
+    for text, words in (("19: sky", "0..18"), ("0: 29", "class 29, expected 0..28"), ("0: lawn", "lawn"),
+                        ("[1, 2]", "expected a table"), ("{}", "0..18"), ("a: [", "cannot be read")):
+        table.write_text(text)
+        refused(lambda: load_segmenter(copy / "cityscapes.bin", table), "classes.yaml", words)
+    refused(lambda: load_segmenter(copy / "cityscapes.bin", copy / "none.yaml"), "none.yaml", "cannot be read")
+    refused(lambda: load_segmenter(copy / "segmenter.safetensors", {0: 1}), "is a segmenter of jiidm")
+
+
 def test_tool(copy):
     options = ("--labels", copy / "test", "--references", copy / "train", "--segmenter", copy / "segmenter.safetensors",
                "--output", copy / "out", "--resamples", 40)
-    done = run_tool("evaluate", copy / "results", *options, "--real", copy / "real")
+    done = run_tool("evaluate", copy / "results", *options, "--real", copy / "real")  # pytest would keep the warnings
     assert done.returncode == 0, done.stderr
     assert "## Figures" in done.stdout and {p.name for p in (copy / "out").iterdir()} >= {
         "report.md", "report.json", "report.html", "statistics"}
     assert "warning: " in done.stderr and "6 pictures" in done.stderr
     spoil_missing(copy)
-    done = run_tool("evaluate", copy / "results", *options)
+    done = run_main("evaluate", copy / "results", *options)
     assert done.returncode == 2 and re.fullmatch(r"error: .*mask1\.jpg: missing.*\n", done.stderr)
 
 

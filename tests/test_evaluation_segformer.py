@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from foreign_files import safetensors, torch_legacy, torch_zip
+from foreign_files import hugging_face, safetensors, torch_legacy, torch_zip
 from helpers import made_up, numbers, refused, relative_error
 
 from jiidm.checkpoint import arrays_of, save_checkpoint
@@ -145,24 +145,6 @@ def test_impossible_configurations(change, words):
 
 # --------------------------------------------------------------------------------------------------------------- files
 
-def hugging_face(arrays):
-    """The tiny network's arrays under the names and in the shapes of Hugging Face's files."""
-    found = {"decode_head.batch_norm.num_batches_tracked": np.zeros((), "f4")}
-    for name, value in arrays.items():
-        if name.startswith("encoder."):
-            name = f"segformer.{name}"
-            for part in ("query", "key", "value", "sr.", "layer_norm."):
-                name = name.replace(f".attention.{part}", f".attention.self.{part}")
-            name = name.replace(".attention.dense", ".attention.output.dense").replace(".dwconv.", ".dwconv.dwconv.")
-        elif ".linear_c." in name:
-            stem, number, kind = name.rsplit(".", 2)
-            name = f"{stem}.{number}.proj.{kind}"
-        elif name in ("decode_head.linear_fuse.weight", "decode_head.classifier.weight"):
-            value = value[:, :, None, None]
-        found[name] = value
-    return found
-
-
 def authors(arrays):
     """The same for the authors' release."""
     found = {"decode_head.conv_seg.weight": np.zeros((2, 2, 1, 1), "f4")}
@@ -203,8 +185,9 @@ def authors(arrays):
 ], ids=["Hugging Face, zip", "Hugging Face, safetensors", "authors, older", "authors, state_dict"])
 def test_public_weights(tiny, tmp_path, written):
     (tmp_path / "weights.bin").write_bytes(written(arrays_of(tiny)))
-    loaded = load_segmenter(tmp_path / "weights.bin")
-    assert loaded.network.config == SegformerConfig(**{**TINY.__dict__, "width": 512, "height": 384})
+    loaded = load_segmenter(tmp_path / "weights.bin", {i: i + 3 for i in range(5)})
+    assert loaded.network.config == SegformerConfig(**{**TINY.__dict__, "num_classes": 29, "width": 512, "height": 384})
+    assert loaded.classes == loaded.known.classes == (3, 4, 5, 6, 7)
     for name, value in arrays_of(loaded.network).items():
         assert np.array_equal(value, arrays_of(tiny)[name]), name
 
@@ -233,9 +216,9 @@ def test_own_files(tiny, tmp_path):
 def test_files_that_are_no_segmenter(tiny, tmp_path):
     arrays = arrays_of(tiny)
 
-    def load(content):
+    def load(content, classes=5):
         (tmp_path / "x.pth").write_bytes(content)
-        return load_segmenter(tmp_path / "x.pth")
+        return load_segmenter(tmp_path / "x.pth", {i: i for i in range(classes)} if classes else None)
 
     refused(lambda: load_segmenter(tmp_path / "none.pth"), "none.pth", "no such file")
     refused(lambda: load(torch_zip({"features.0.weight": np.zeros((3, 3))})), "no SegFormer", "features.0.weight")
@@ -245,7 +228,8 @@ def test_files_that_are_no_segmenter(tiny, tmp_path):
     more = {**hugging_face(arrays), "segformer.encoder.odd": np.zeros(3)}
     refused(lambda: load(torch_zip(more)), "unexpected", "odd")
     many = {**hugging_face(arrays), "decode_head.classifier.weight": np.zeros((150, 12, 1, 1))}
-    refused(lambda: load(torch_zip(many)), "150 classes", "29")
+    refused(lambda: load(torch_zip(many), None), "150 classes", "29")
+    refused(lambda: load(torch_zip(hugging_face(arrays)), None), "predicts 5 classes", "29", "--segmenter-classes")
     encoder = {name: value for name, value in hugging_face(arrays).items() if not name.startswith("decode")}
     refused(lambda: load(torch_zip(encoder)), "x.pth", "decode_head")
     broken = {**hugging_face(arrays), "decode_head.classifier.bias": np.full(5, np.nan)}

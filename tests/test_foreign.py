@@ -1,15 +1,16 @@
 """Weights of other makes become checkpoints of jiidm: every format, naming and network that is out there."""
 import dataclasses
+import math
 import pickle
 
 import foreign_files as made
 import numpy as np
 import pytest
 import yaml
-from helpers import reference_shapes, refused, run_tool
+from helpers import reference_shapes, refused, resident_bytes, run_main
 
 from jiidm.checkpoint import load_checkpoint, save_checkpoint
-from jiidm.config import AutoencoderConfig, Config, UNetConfig, to_dict
+from jiidm.config import AutoencoderConfig, UNetConfig, to_dict
 from jiidm.foreign.architecture import expected_shapes, infer_section
 from jiidm.foreign.archive import open_weights
 from jiidm.foreign.convert import list_tensors, plan_conversion, write_checkpoint
@@ -224,21 +225,31 @@ def test_sections_are_read_from_shapes(section):
     assert found == section
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_lists_of_tensors_are_those_of_the_networks(tiny_config, kind):
-    from jiidm.models.autoencoder import Autoencoder
-    from jiidm.models.unet import UNet
+def test_shapes_take_no_memory():
+    """Nearly two billion parameters: Jittor computes none of them."""
+    expected_shapes("unet", UNetConfig())
+    before = resident_bytes()
+    shapes = expected_shapes("unet", UNetConfig(model_channels=512))
+    assert sum(math.prod(shape) for shape in shapes.values()) > 1.8e9
+    assert resident_bytes() - before < 50 << 20
 
-    for config in (tiny_config, Config(autoencoder=AutoencoderConfig(ch=32, num_res_blocks=1),
-                                       unet=UNetConfig(model_channels=64, channel_mult=(1, 3), num_res_blocks=2))):
-        network = (UNet if kind == "unet" else Autoencoder)(getattr(config, kind))
-        shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
-        assert shapes == expected_shapes(kind, getattr(config, kind))
+
+@pytest.mark.parametrize("kind, name, shape, words", [
+    ("autoencoder", "encoder.conv_in.weight", (2**30, 3, 3, 3), "encoder.conv_in.weight is of shape (1073741824, 3"),
+    ("autoencoder", "encoder.conv_in.weight", (2**30, 0, 3, 3), "encoder.conv_in.weight is of shape (1073741824, 0"),
+    ("autoencoder", "encoder.down.0.block.{}.conv1.weight", (16,), "100000 blocks a level, expected at most 100"),
+    ("unet", "output_blocks.{}.0.in_layers.1.weight", (1,), "blocks a level, expected at most 100"),
+])
+def test_networks_that_no_file_can_hold(tiny_config, kind, name, shape, words):
+    shapes = dict(expected_shapes(kind, getattr(tiny_config, kind)))
+    shapes.update({name.format(i): shape for i in range(100_000 if "{" in name else 1)})
+    refused(lambda: infer_section(kind, shapes, getattr(tiny_config, kind), "file"), "file: ", words)
 
 
 def test_what_the_shapes_do_not_tell(convert, tiny_config, tmp_path):
     arrays = numbers("unet", tiny_config)
-    refused(lambda: convert(made.torch_zip(arrays), config=None), "norm_groups 32 does not divide the 16", "--config")
+    refused(lambda: convert(made.torch_zip(arrays), config=None), "norm_groups 32: expected a divisor of 16",
+            "--config")
     settings = tmp_path / "settings.yaml"
     settings.write_text("unet: {norm_groups: 8, head_channels: 8}")
     refused(lambda: convert(made.torch_zip(arrays), config=settings), "in_channels 2: expected 3", "--config")
@@ -279,15 +290,15 @@ def test_tool(tmp_path, config_file, diffusion_file):
     source, target = tmp_path / "model.ckpt", tmp_path / "unet.safetensors"
     source.write_bytes(diffusion_file[0])
     options = ("--kind", "unet", "--config", config_file)
-    seen = run_tool("convert", source, "--inspect", *options)
+    seen = run_main("convert", source, "--inspect", *options)
     assert seen.returncode == 0 and "model_channels 16" in seen.stdout, seen.stderr
     assert "float32   4                    state_dict.model.diffusion_model.out.2.bias" in seen.stdout
     assert not target.exists()
-    done = run_tool("convert", source, target, "--ema", "--half", *options)
+    done = run_main("convert", source, target, "--ema", "--half", *options)
     assert done.returncode == 0 and "step 9" in done.stdout, done.stderr
     found = load_checkpoint(target, "unet")
     assert found.step == 9 and found.provenance[0].file == "model.ckpt"
-    again = run_tool("convert", target, "--inspect")
+    again = run_main("convert", target, "--inspect")
     assert again.returncode == 0 and "made from model.ckpt (step 9" in again.stdout, again.stderr
     for arguments, words in (
         ((target, tmp_path / "b.safetensors"), "is a checkpoint of jiidm already"),
@@ -295,7 +306,7 @@ def test_tool(tmp_path, config_file, diffusion_file):
         ((source, tmp_path / "none" / "b.safetensors", *options), "cannot be written"),
         ((source, tmp_path / "b.safetensors", "--config", tmp_path), "cannot be read as YAML"),
     ):
-        done = run_tool("convert", *arguments)
+        done = run_main("convert", *arguments)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"model.ckpt", "unet.safetensors", "config.yaml"}
 
@@ -308,7 +319,7 @@ def test_tool(tmp_path, config_file, diffusion_file):
     (("out.safetensors", "--upsampling", 0), "--upsampling: only with --baseline"),
 ])
 def test_options_that_would_mean_nothing(arguments, words):
-    done = run_tool("convert", "G.pth", *arguments)
+    done = run_main("convert", "G.pth", *arguments)
     assert done.returncode == 2 and words in done.stderr.splitlines()[-1], done.stderr
 
 

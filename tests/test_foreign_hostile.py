@@ -43,9 +43,11 @@ for path in sorted(pathlib.Path(folder).iterdir()):
             code = end.code
         except BaseException:
             code = traceback.format_exc()
-    found[path.name] = (code, errors.getvalue(), time.perf_counter() - start)
-json.dump({"files": found, "KiB": peak() - before, "jittor": "jittor" in sys.modules}, sys.stdout)
+    found[path.name] = (code, errors.getvalue(), time.perf_counter() - start, "jittor" in sys.modules)
+json.dump({"files": found, "KiB": peak() - before}, sys.stdout)
 """
+CODE = ("call", "bomb")
+ORDER = sorted(FILES, key=lambda name: not name.startswith(CODE))  # those that would run something come first
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +56,8 @@ def outcome(tmp_path_factory):
     top = tmp_path_factory.mktemp("hostile")
     (top / "files").mkdir()
     (top / "config.yaml").write_text(yaml.safe_dump(to_dict(CONFIG)))
-    for number, content in enumerate(FILES.values()):
-        (top / "files" / f"{number:03}").write_bytes(content)
+    for number, name in enumerate(ORDER):
+        (top / "files" / f"{number:03}").write_bytes(FILES[name])
     done = subprocess.run([sys.executable, "-c", RUNNER, ROOT / "tools" / "convert.py", "files"], cwd=top, text=True,
                           env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tools", "OPENBLAS_NUM_THREADS": "1"},
                           capture_output=True)
@@ -65,17 +67,18 @@ def outcome(tmp_path_factory):
 
 @pytest.mark.parametrize("name", FILES)
 def test_refused_in_one_line(outcome, name):
-    code, errors, seconds = outcome["files"][f"{list(FILES).index(name):03}"]
+    code, errors, seconds, jittor = outcome["files"][f"{ORDER.index(name):03}"]
     assert code == 2, code
     assert errors.startswith(("error: files/", "error: out.safetensors: NaN or")), errors
     assert errors.count("\n") == 1 and errors.isascii(), errors
     assert errors.strip().isprintable() and len(errors) < 600, errors
     assert seconds < 20
+    assert not (jittor and name.startswith(CODE))
 
 
 def test_nothing_was_run_or_written_or_filled_up(outcome):
     assert outcome["left"] == {"files", "config.yaml"}
-    assert outcome["KiB"] < 300 * 1024 and not outcome["jittor"]
+    assert outcome["KiB"] < 300 * 1024
 
 
 def test_the_calls_are_live(tmp_path, monkeypatch):
@@ -123,7 +126,7 @@ def test_messages_say_what_is_wrong(tmp_path):
         ("view, int64", ["post_quant_conv.bias (int64)"]),
         ("entry ../../outside", ["../../outside"]),
         ("a bomb in a zip", ["archive/data.pkl is compressed"]),
-        ("safetensors, overlapping", ["overlap"]),
+        ("safetensors, overlapping", ["invalid offset for tensor"]),
         ("Jittor, another checksum", ["checksum"]),
     ):
         refused(lambda name=name: attempt(tmp_path / "file", FILES[name]), tmp_path / "file", *words)

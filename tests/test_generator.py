@@ -1,12 +1,16 @@
 """Generator: what it takes, what it refuses, and that an image depends on nothing but its own inputs and the seed."""
 import dataclasses
+import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import jiidm
 from jiidm import Generator, InputError
-from jiidm.checkpoint import arrays_of, save_checkpoint
+from jiidm.checkpoint import arrays_of, load_checkpoint, save_checkpoint, save_tensors
+from jiidm.commands.main import main
 from jiidm.config import (
     AutoencoderConfig,
     Config,
@@ -16,6 +20,7 @@ from jiidm.config import (
     RoundConfig,
     UNetConfig,
     to_dict,
+    with_recipe,
 )
 from jiidm.contest.job import ContestJob, make_pictures
 from jiidm.data.drawn.scenes import draw_landscape
@@ -23,6 +28,7 @@ from jiidm.data.pictures import fit_photo
 from jiidm.inference.color_transfer import METHODS, transfer_color
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
+from jiidm.system.runtime import jt
 
 ROUNDS = (RoundConfig(2.0, "ddim20", 4), RoundConfig(2.0, "ddim20", 3))
 CONFIG = Config(
@@ -125,6 +131,7 @@ def test_size_mask_gives_the_masks_size_and_a_single_pixel_is_a_mask(generator, 
     big = np.kron(examples[0][0], np.ones((3, 3), np.uint8))
     assert generator.infer(big, examples[1][0], rounds=1, size="mask").size == (192, 144)
     assert generator.infer(np.array([[2]]), examples[1][0][:1, :1], rounds=1).size == (64, 48)
+    assert generator.infer(big, examples[1][0], rounds=1, size=(40, 31)).size == (40, 31)
 
 
 def test_color_transfer_counts_from_the_second_round_on(generator, examples):
@@ -144,15 +151,17 @@ def test_final_color_transfer_is_a_step_after_the_last_round(checkpoints, genera
     for rounds in (1, 2):
         plain = generator.infer(mask, style, rounds=rounds)
         expected = transfer_color(np.asarray(plain), fit_photo(style, 64, 48), method)
-        given = generator.infer(mask, style, rounds=rounds, final_color_transfer=method)
+        given = generator.infer(mask, style, rounds=rounds, recipe={"final_color_transfer": method})
         assert (pixels(given) == expected).all() and (pixels(plain) != expected).any()
-    own = Generator.from_checkpoint(checkpoints, recipe={"final_color_transfer": method})
+    own = Generator.from_checkpoint(checkpoints)
+    own.config = with_recipe(CONFIG, {"final_color_transfer": method})
     assert (pixels(own.infer(mask, style)) == expected).all()
-    assert (pixels(own.infer(mask, style, final_color_transfer=False)) == pixels(plain)).all()
-    own.use_recipe({"final_color_share": 0.5})
+    assert (pixels(own.infer(mask, style, recipe={"final_color_transfer": ""})) == pixels(plain)).all()
     half = transfer_color(np.asarray(plain), fit_photo(style, 64, 48), method, 0.5)
-    assert (pixels(own.infer(mask, style)) == half).all() and (half != expected).any()
-    big = generator.infer(np.kron(mask, np.ones((2, 2), np.uint8)), style, size="mask", final_color_transfer=method)
+    assert (pixels(own.infer(mask, style, recipe={"final_color_share": 0.5})) == half).all()
+    assert (half != expected).any()
+    big = generator.infer(np.kron(mask, np.ones((2, 2), np.uint8)), style, size="mask",
+                          recipe={"final_color_transfer": method})
     assert big.size == (128, 96)
 
 
@@ -172,12 +181,49 @@ def test_rounds_may_be_settings_and_steps_are_reported(generator, examples):
     steps = []
     picture = generator.infer(
         mask, style, rounds=[ROUNDS[0], {"guidance": 2.0, "respacing": "ddim20", "start": 3}],
-        on_step=lambda *step: steps.append(step),
+        on_step=steps.append,
     )
     assert (pixels(picture) == pixels(generator.infer(mask, style, rounds=2))).all()
-    assert [s[:3] for s in steps] == [(0, i, 4) for i in range(1, 5)] + [(1, i, 3) for i in range(1, 4)]
-    assert [s[3] is not None for s in steps] == [False] * 3 + [True] + [False] * 2 + [True]
-    assert (pixels(steps[-1][3][0]) == pixels(picture)).all()
+    assert [(s.round, s.done, s.steps) for s in steps] == [(0, i, 4) for i in range(1, 5)] + [
+        (1, i, 3) for i in range(1, 4)]
+    assert [s.pictures is not None for s in steps] == [False] * 3 + [True] + [False] * 2 + [True]
+    assert (pixels(steps[-1].pictures[0]) == pixels(picture)).all()
+
+
+@pytest.mark.parametrize("stop", [(0, 2), (0, 4), (1, 1)])
+def test_what_on_step_raises_ends_the_call_and_leaves_the_generator_as_it_was(generator, examples, stop):
+    mask, style = examples[0][0], examples[1][0]
+    expected, seen = pixels(generator.infer(mask, style)), []
+
+    def cancel(step):
+        seen.append((step.round, step.done))
+        if seen[-1] == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator.infer(mask, style, on_step=cancel, ensemble=False)
+    assert seen[-1] == stop and not jt.flags.no_grad
+    assert (pixels(generator.infer(mask, style)) == expected).all()
+
+
+def test_previews_show_the_pictures_colours():
+    """Of the default weights: small, and the nearer the end, the more like the picture; nothing changes by asking."""
+    generator, previews = Generator.from_checkpoint(), []
+    drawn = [draw_landscape(seed, 192, 144) for seed in (3, 4)]
+    masks, styles = [labels for _, labels in drawn], [photo for photo, _ in reversed(drawn)]
+    settings = {"rounds": 1, "recipe": {"sampler": "dpmpp", "steps": 6, "final_color_transfer": ""}}
+    pictures = generator.infer(masks, styles, on_step=lambda step: previews.append(step.preview()), **settings)
+    assert all(np.array_equal(*pair) for pair in zip(pictures, generator.infer(masks, styles, **settings), strict=True))
+    factor = generator.config.autoencoder.factor
+    size = generator.width // factor, generator.height // factor
+    small = np.stack([np.asarray(picture.resize(size, Image.Resampling.BOX)) for picture in pictures])
+    assert len(previews) == 6 and {(p.shape, p.dtype) for p in previews} == {(small.shape, small.dtype)}
+
+    def correlation(preview):
+        return min(np.corrcoef(preview[..., c].ravel(), small[..., c].ravel())[0, 1] for c in range(3))
+
+    assert correlation(previews[-1]) > 0.9
+    assert correlation(previews[0]) < correlation(previews[2]) < correlation(previews[-1])
 
 
 @pytest.mark.parametrize("settings, words", [
@@ -189,8 +235,11 @@ def test_rounds_may_be_settings_and_steps_are_reported(generator, examples):
     ({"rounds": [RoundConfig(2.0, "ddim20", 0)]}, "start index 0"),
     ({"rounds": [RoundConfig(2.0, "ddim7x", 2)]}, "ddim7x"),
     ({"color_transfer": "sepia"}, "reinhard"),
-    ({"final_color_transfer": "sepia"}, "final_color_transfer 'sepia'.*transport"),
-    ({"final_color_transfer": True}, "final_color_transfer True"),
+    ({"recipe": {"final_color_transfer": "sepia"}}, "final_color_transfer 'sepia'.*transport"),
+    ({"recipe": {"final_color_transfer": True}}, "final_color_transfer.*True"),
+    ({"rounds": [RoundConfig(-1.0, "ddim20", 2)]}, "guidance -1"),
+    ({"rounds": [RoundConfig(float("nan"), "ddim20", 2)]}, "guidance nan"),
+    ({"size": (0, 5)}, "size"),
     ({"ensemble": [1.0]}, "2 weights"),
     ({"ensemble": [-1, 2]}, "2 weights"),
     ({"size": "big"}, "big"),
@@ -206,25 +255,32 @@ def test_each_setting_of_a_recipe_reaches_the_picture(checkpoints, examples):
     mask, style = examples[0][0], examples[1][1]
     generator = Generator.from_checkpoint(checkpoints)
     base = pixels(generator.infer(mask, style))
-    for change in ({"guidance_rescale": 1.0}, {"guidance_from": 100}, {"guidance_to": 100}, {"class_noise": 0.5},
+    for change in ({"guidance_rescale": 1.0}, {"guidance_from": 100}, {"guidance_to": 100},
                    {"sampler": "dpmpp", "steps": 3}, {"rounds": to_dict(ROUNDS[:1])}):
-        generator.use_recipe({**to_dict(CONFIG.inference), **change})
-        changed = pixels(generator.infer(mask, style))
+        changed = pixels(generator.infer(mask, style, recipe={**to_dict(CONFIG.inference), **change}))
         assert (changed != base).any(), change
-        generator.use_recipe(CONFIG.inference)
-        assert (pixels(generator.infer(mask, style)) == base).all()
+        assert (pixels(generator.infer(mask, style, recipe=CONFIG.inference)) == base).all()
+
+
+def test_a_guidance_scale_of_0_ignores_the_mask(generator, examples):
+    masks, styles = examples
+    rounds = {scale: [RoundConfig(scale, "ddim20", 4)] for scale in (0.0, 0.5, 1.0)}
+    drawn = {scale: [pixels(generator.infer(m, styles[0], rounds=r, names=["a"])) for m in (masks[0], masks[1])]
+             for scale, r in rounds.items()}
+    assert (drawn[0.0][0] == drawn[0.0][1]).all()
+    assert all((first != second).any() for first, second in (drawn[0.5], drawn[1.0]))
 
 
 def test_guidance_at_no_timestep_of_a_round_is_none(checkpoints, examples):
     """The rounds end at timestep 200 and below; guidance from there on is guidance of scale 1."""
     mask, style = examples[0][0], examples[1][1]
-    generator = Generator.from_checkpoint(checkpoints, recipe={"guidance_from": 200})
+    generator = Generator.from_checkpoint(checkpoints)
     plain = [dataclasses.replace(settings, guidance=1.0) for settings in ROUNDS]
     expected = pixels(Generator.from_checkpoint(checkpoints).infer(mask, style, rounds=plain))
-    assert (pixels(generator.infer(mask, style)) == expected).all()
+    assert (pixels(generator.infer(mask, style, recipe={"guidance_from": 200})) == expected).all()
 
 
-def test_recipe_in_place_of_the_checkpoints(checkpoints, tmp_path):
+def test_recipe_in_place_of_the_checkpoints(tmp_path):
     whole = InferenceConfig(ROUNDS[:1], guidance_rescale=0.5)
     (tmp_path / "recipe.yaml").write_text("guidance_rescale: 0.5\nsampler: dpmpp\n")
     (tmp_path / "empty.yaml").write_text("")
@@ -234,36 +290,36 @@ def test_recipe_in_place_of_the_checkpoints(checkpoints, tmp_path):
         (tmp_path / "recipe.yaml", some), (str(tmp_path / "recipe.yaml"), some),
         (tmp_path / "empty.yaml", CONFIG.inference), ({"rounds": to_dict(ROUNDS[:1])}, InferenceConfig(ROUNDS[:1])),
     ):
-        config = Generator.from_checkpoint(checkpoints, recipe=recipe).config
-        assert config == dataclasses.replace(CONFIG, inference=expected)
+        assert with_recipe(CONFIG, recipe) == dataclasses.replace(CONFIG, inference=expected)
 
 
 @pytest.mark.parametrize("recipe, words", [
     ({"guidance_rescal": 1.0}, "recipe: unknown key 'guidance_rescal'"),
-    ({"guidance_rescale": 2.0}, "recipe: guidance_rescale 2: expected a share"),
-    ({"guidance_rescale": -0.5}, "recipe: guidance_rescale: expected a number of at least 0"),
+    ({"guidance_rescale": 2.0}, "recipe: guidance_rescale 2: expected a number from 0 to 1"),
+    ({"guidance_rescale": -0.5}, "recipe: guidance_rescale -0.5: expected a number from 0 to 1"),
     ({"rounds": 3}, "recipe: rounds: expected a list"),
     ({"guidance_from": 900, "guidance_to": 30}, "recipe: guidance_from 900, guidance_to 30"),
     (InferenceConfig(sampler="euler"), "recipe: sampler 'euler'"),
     ({"final_color_transfer": "sepia"}, "recipe: final_color_transfer 'sepia'"),
     ({"color_transfer": ""}, "recipe: color_transfer ''"),
-    ({"final_color_share": 1.5}, "recipe: final_color_share 1.5: expected a share"),
+    ({"final_color_share": 1.5}, "recipe: final_color_share 1.5: expected a number from 0 to 1"),
+    ({"class_noise": 0.0}, "unknown key 'class_noise'"),
     ("no-such.yaml", "no-such.yaml: cannot be read"),
+    (3, "recipe 3: expected an InferenceConfig"),
 ])
-def test_recipes_that_cannot_be_used_are_refused(checkpoints, generator, recipe, words):
+def test_recipes_that_cannot_be_used_are_refused(generator, recipe, words):
     before = generator.config
-    for call in (lambda: Generator.from_checkpoint(checkpoints, recipe=recipe), lambda: generator.use_recipe(recipe)):
-        with pytest.raises(InputError, match=words):
-            call()
+    with pytest.raises(InputError, match=words):
+        generator.infer("no-such-mask.png", "no-such-photo.jpg", recipe=recipe)
     assert generator.config == before
 
 
-def test_a_file_that_is_no_recipe_is_named(checkpoints, tmp_path):
+def test_a_file_that_is_no_recipe_is_named(tmp_path):
     for text, words in (("- 1", "expected keys and values"), ("steps: [", "cannot be read as YAML"), ("a: 1", "'a'"),
                         ("steps: 0", "steps 0: expected at least 1")):
         (tmp_path / "recipe.yaml").write_text(text)
         with pytest.raises(InputError, match=f"recipe.yaml: .*{words}"):
-            Generator.from_checkpoint(checkpoints, recipe=tmp_path / "recipe.yaml")
+            with_recipe(CONFIG, tmp_path / "recipe.yaml")
 
 
 def test_the_contests_job_takes_a_recipe(checkpoints, examples, tmp_path):
@@ -271,11 +327,12 @@ def test_the_contests_job_takes_a_recipe(checkpoints, examples, tmp_path):
     Image.fromarray(examples[0][0]).save(tmp_path / "test" / "labels" / "m.png")
     Image.fromarray(examples[1][1]).save(tmp_path / "imgs" / "s.jpg")
     (tmp_path / "test" / "label_to_img.json").write_text('{"m.png": "s.jpg"}')
-    (tmp_path / "recipe.yaml").write_text("rounds: [{guidance: 2.0, respacing: ddim20, start: 3}]\nclass_noise: 0.5\n")
+    (tmp_path / "recipe.yaml").write_text("rounds: [{guidance: 2.0, respacing: ddim20, start: 3}]\n"
+                                          "guidance_rescale: 0.5\n")
     job = ContestJob(tmp_path / "test", tmp_path, tmp_path / "out", 64, 48)
     assert make_pictures(job, checkpoints, recipe=tmp_path / "recipe.yaml") == []
-    expected = Generator.from_checkpoint(checkpoints, recipe=tmp_path / "recipe.yaml").infer(
-        tmp_path / "test" / "labels" / "m.png", tmp_path / "imgs" / "s.jpg"
+    expected = Generator.from_checkpoint(checkpoints).infer(
+        tmp_path / "test" / "labels" / "m.png", tmp_path / "imgs" / "s.jpg", recipe=tmp_path / "recipe.yaml"
     )
     expected.save(tmp_path / "expected.jpg", quality=95)
     assert (tmp_path / "out" / "m.jpg").read_bytes() == (tmp_path / "expected.jpg").read_bytes()
@@ -291,10 +348,10 @@ def test_networks_that_predict_v(checkpoints, examples, tmp_path, zero_terminal_
         save_checkpoint(tmp_path / f"{name}.safetensors", name, tensors, config, 1)
     generator = Generator.from_checkpoint(tmp_path)
     rounds = [{"guidance": 2.0, "respacing": "ddim20", "start": 19}]
-    for sampler, steps in (("ddim", None), ("dpmpp", 6)):
-        picture = pixels(generator.infer(examples[0][0], examples[1][0], rounds=rounds, sampler=sampler, steps=steps))
+    for recipe in ({"sampler": "ddim"}, {"sampler": "dpmpp", "steps": 6}):
+        picture = pixels(generator.infer(examples[0][0], examples[1][0], rounds=rounds, recipe=recipe))
         assert picture.std() > 1
-        other = pixels(generator.infer(examples[0][0], examples[1][1], rounds=rounds, sampler=sampler, steps=steps))
+        other = pixels(generator.infer(examples[0][0], examples[1][1], rounds=rounds, recipe=recipe))
         assert (picture == other).all() == zero_terminal_snr  # nothing of the style photo is in the latent
 
 
@@ -319,3 +376,68 @@ def test_checkpoints_that_do_not_belong_together_are_refused(checkpoints, tmp_pa
         Generator.from_checkpoint(files[1:])
     with pytest.raises(InputError, match="no such"):
         Generator.from_checkpoint(tmp_path / "absent")
+
+
+def test_a_retired_key_of_older_checkpoints_is_dropped_where_it_meant_nothing(tmp_path):
+    path = tmp_path / "unet.safetensors"
+    for value, words in ((0.0, None), (0.25, "unknown key 'class_noise'")):
+        config = to_dict(CONFIG)
+        config["inference"]["class_noise"] = value
+        metadata = {"format": "jiidm-1", "kind": "unet", "config": json.dumps(config), "step": "1"}
+        save_tensors(path, {"a": np.zeros(1, np.float32)}, metadata)
+        if words is None:
+            assert load_checkpoint(path).config == CONFIG
+        else:
+            with pytest.raises(InputError, match=words):
+                load_checkpoint(path)
+
+
+def test_load_is_the_generators_loading(checkpoints, examples):
+    pictures = [pixels(g.infer(examples[0][0], examples[1][0], rounds=1))
+                for g in (jiidm.load(checkpoints), Generator.from_checkpoint(checkpoints))]
+    assert (pictures[0] == pictures[1]).all()
+
+
+def draw(arguments, monkeypatch):
+    """Calls `jiidm draw` in this process; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["jiidm", "draw", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_draw_makes_one_picture(checkpoints, examples, tmp_path, monkeypatch, capsys):
+    mask, style = np.kron(examples[0][0], np.ones((2, 2), np.uint8)), examples[1][1]
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    Image.fromarray(style).save(tmp_path / "s.png")
+    (tmp_path / "recipe.yaml").write_text("sampler: dpmpp\nsteps: 3\n")
+    inputs, generator = (tmp_path / "m.png", tmp_path / "s.png"), Generator.from_checkpoint(checkpoints)
+    for options, settings, size in (
+        ((), {}, (128, 96)), (("--size", "model", "--seed", 4), {"seed": 4}, (64, 48)),
+        (("--size", "40x30", "--rounds", 1), {"rounds": 1}, (40, 30)),
+        (("--size", "model", "--recipe", tmp_path / "recipe.yaml"), {"recipe": tmp_path / "recipe.yaml"}, (64, 48)),
+    ):
+        output = tmp_path / "new" / "lake.png"
+        assert draw((*inputs, "-o", output, "--checkpoint", checkpoints, *options), monkeypatch) == 0
+        assert capsys.readouterr().out == f"{output}: {size[0]}x{size[1]}\n"
+        assert (pixels(Image.open(output)) == pixels(generator.infer(*inputs, size=size, **settings))).all()
+
+
+@pytest.mark.parametrize("options, words", [
+    (("m.png", "s.png", "-o", "lake.gif"), "lake.gif: expected the name of a picture"),
+    (("none.png", "s.png", "-o", "lake.jpg"), "none.png: no such file"),
+    (("m.png", "none.jpg", "-o", "lake.jpg"), "none.jpg: no such file"),
+    (("m.png", "s.png", "-o", "lake.jpg", "--size", "big"), "expected mask, model, or a size"),
+    (("m.png", "s.png", "-o", "lake.jpg", "--checkpoint", "none"), "none: no such folder"),
+    (("m.png", "s.png", "-o", "lake.jpg", "--recipe", "none.yaml"), "none.yaml: cannot be read"),
+    (("wrong.png", "s.png", "-o", "lake.jpg"), "wrong.png: label 29"),
+])
+def test_draw_says_what_is_wrong(checkpoints, examples, tmp_path, monkeypatch, capsys, options, words):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(examples[0][0]).save("m.png")
+    Image.fromarray(np.full((4, 4), 29, np.uint8)).save("wrong.png")
+    Image.fromarray(examples[1][1]).save("s.png")
+    given = options if "--checkpoint" in options else (*options, "--checkpoint", checkpoints)
+    assert draw(given, monkeypatch) == 2
+    assert words in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.png", "s.png", "wrong.png"]

@@ -6,18 +6,18 @@ import pytest
 from helpers import made_up, numbers, reference, relative_error
 
 from jiidm import Generator, InputError
-from jiidm.config import AutoencoderConfig, DiffusionConfig, InferenceConfig, UNetConfig
+from jiidm.config import AutoencoderConfig, DiffusionConfig, UNetConfig
 from jiidm.data.latents import one_hot_batch
-from jiidm.diffusion.guidance import Guidance, GuidedDenoiser, ReferenceDenoiser
+from jiidm.diffusion.guidance import Guidance, guided_denoiser
 from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Schedule
-from jiidm.inference.refinement import noise_for, noise_of_batch
+from jiidm.inference.refinement import draw_noise
 from jiidm.kernels import compiled, plain_operators
-from jiidm.kernels.convolution import PackedConvolution, blocked, inference_convolution, unblocked
+from jiidm.kernels.convolution import BLOCK, PackedConvolution, blocked, inference_convolution
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare
-from jiidm.models.unet import UNet
+from jiidm.models.unet import Conditions, ReferenceConditions, UNet
 from jiidm.system.runtime import jt, nn
 
 CLOSE = 1e-5
@@ -35,6 +35,12 @@ def inference():
         pytest.skip("this Jittor has no oneDNN")
     with jt.no_grad():
         yield
+
+
+def unblocked(x):
+    """N, C/16, H, W, 16 -> N, C, H, W."""
+    n, c, h, w, _ = x.shape
+    return x.permute(0, 1, 4, 2, 3).reshape(n, c * BLOCK, h, w)
 
 
 # ---- convolution
@@ -103,7 +109,7 @@ def test_silu_far_from_zero():
     ones, zeros = jt.ones((1, 16)), jt.zeros((1, 16))
     normed = numbers(unblocked(group_norm(blocked(jt.array(x)), 1, 1e-5)))
     factor = float(np.ptp(x) / np.ptp(normed))  # so that SiLU sees values from -200 to 200
-    result = numbers(unblocked(group_norm(blocked(jt.array(x)), 1, 1e-5, channels=(ones * factor, zeros), silu=True)))
+    result = numbers(unblocked(group_norm(blocked(jt.array(x)), 1, 1e-5, modulation=(ones * factor, zeros), silu=True)))
     u = normed * factor
     expected = u / (1 + np.exp(-u))
     assert np.abs(result - expected).max() < 1e-6 * np.abs(expected).max()
@@ -126,31 +132,38 @@ def inputs(images, height, width, classes=5):
     return jt.array(z), one_hot_batch(labels, classes)
 
 
+SCHEDULE, GUIDANCE = Schedule(DiffusionConfig()), Guidance(3.5)
+
+
+def guided(conditions, z, t=500, guidance=GUIDANCE, schedule=SCHEDULE):
+    """The guided prediction as numpy."""
+    return guided_denoiser(conditions.predict, schedule, guidance)(z, t).numpy()
+
+
 @pytest.mark.parametrize("height, width", [(10, 13), (16, 24)])
 def test_guided_step(unet, height, width):
     z, mask = inputs(2, height, width)
-    expected = ReferenceDenoiser(unet, mask)(z, 500, 3.5).numpy()
-    plain = GuidedDenoiser(unet, mask, height, width)(z, 500, 3.5).numpy()
+    expected = guided(ReferenceConditions(unet, mask), z)
+    plain = guided(Conditions(unet, mask, height, width), z)
     assert relative_error(plain, expected) < CLOSE
     prepare(unet, PackedConvolution)
     try:
-        fast = GuidedDenoiser(unet, mask, height, width)
-        result = fast(z, 500, 3.5).numpy()
+        fast = Conditions(unet, mask, height, width)
+        result = guided(fast, z)
         assert relative_error(result, expected) < CLOSE
         # whatever is kept of the maps, and however the branches run, the numbers are the same
-        everything = sum(4 * v.numel() for c in (fast.null, fast.conditions) for pair in c for one in pair for v in one)
+        everything = sum(4 * v.numel() for c in (fast.null, fast.masked) for pair in c for one in pair for v in one)
         for budget in (0, everything // 5, everything // 2, everything):
-            kept = GuidedDenoiser(unet, mask, height, width, budget)
-            shares = [isinstance(one, tuple) for c in (kept.null, kept.conditions) for pair in c for one in pair]
-            assert any(shares) == (budget > 0) and all(shares) == (budget == everything)
-            assert np.array_equal(kept(z, 500, 3.5).numpy(), result)
-        assert np.array_equal(GuidedDenoiser(unet, mask, height, width, joint=True)(z, 500, 3.5).numpy(), result)
-        assert np.array_equal(GuidedDenoiser(unet, mask, height, width, null=fast.null)(z, 500, 3.5).numpy(), result)
-        alone = GuidedDenoiser(unet, mask[:1], height, width)(z[:1], 500, 3.5).numpy()
-        assert np.array_equal(alone, result[:1])
+            some = Conditions(unet, mask, height, width, budget)
+            kept = [isinstance(one, tuple) for c in (some.null, some.masked) for pair in c for one in pair]
+            assert any(kept) == (budget > 0) and all(kept) == (budget == everything)
+            assert np.array_equal(guided(some, z), result)
+        assert np.array_equal(guided(Conditions(unet, mask, height, width, joint=True), z), result)
+        assert np.array_equal(guided(Conditions(unet, mask, height, width, null=fast.null), z), result)
+        assert np.array_equal(guided(Conditions(unet, mask[:1], height, width), z[:1]), result[:1])
     finally:
         prepare(unet, None)
-    assert np.array_equal(GuidedDenoiser(unet, mask, height, width)(z, 500, 3.5).numpy(), plain)
+    assert np.array_equal(guided(Conditions(unet, mask, height, width), z), plain)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
@@ -159,42 +172,42 @@ def test_guided_step_of_another_recipe(unet, prediction):
     alone."""
     z, mask = inputs(2, 10, 13)
     schedule = Schedule(DiffusionConfig(prediction=prediction))
-    guidance = Guidance(schedule, InferenceConfig(guidance_rescale=0.8, guidance_from=400))
-    plain = ReferenceDenoiser(unet, mask)
+    guidance = Guidance(3.5, first=400, rescale=0.8)
+    plain = ReferenceConditions(unet, mask)
     prepare(unet, PackedConvolution)
     try:
-        fast = GuidedDenoiser(unet, mask, 10, 13, guidance=guidance)
-        joint = GuidedDenoiser(unet, mask, 10, 13, joint=True, guidance=guidance)
-        alone = GuidedDenoiser(unet, mask[:1], 10, 13, guidance=guidance)
+        fast, alone = Conditions(unet, mask, 10, 13), Conditions(unet, mask[:1], 10, 13)
+        joint = Conditions(unet, mask, 10, 13, joint=True)
         results = {}
         for t in (500, 399):
-            results[t] = fast(z, t, 3.5).numpy()
-            assert np.array_equal(joint(z, t, 3.5).numpy(), results[t])
-            assert relative_error(alone(z[:1], t, 3.5), results[t][:1]) < 1e-6
-            assert relative_error(results[t], ReferenceDenoiser(unet, mask, guidance)(z, t, 3.5)) < CLOSE
+            results[t] = guided(fast, z, t, guidance, schedule)
+            assert np.array_equal(guided(joint, z, t, guidance, schedule), results[t])
+            assert relative_error(guided(alone, z[:1], t, guidance, schedule), results[t][:1]) < 1e-6
+            assert relative_error(results[t], guided(plain, z, t, guidance, schedule)) < CLOSE
     finally:
         prepare(unet, None)
-    assert relative_error(results[399], plain(z, 399, 1.0)) < CLOSE
-    assert relative_error(results[500], plain(z, 500, 3.5)) > 0.01
+    assert relative_error(results[399], guided(plain, z, 399, Guidance(1.0))) < CLOSE
+    assert relative_error(results[500], guided(plain, z)) > 0.01
 
 
 def test_chain_parity(reference_unet):
     """20 steps at guidance 3.5 on the fast path: the release's numbers, and the plain path's to 1e-4."""
     expected = reference("ddim")
     start, scale = int(expected["start"]), float(expected["guidance"])
-    chain = Schedule(DiffusionConfig()).respaced("ddim50")
-    z = chain.add_noise(jt.array(expected["z0"]), jt.array(expected["noise"]), start)
+    chain = SCHEDULE.respaced("ddim50")
+    z = SCHEDULE.add_noise(jt.array(expected["z0"]), jt.array(expected["noise"]), chain[start])
     mask = one_hot_batch(expected["label"], 29)
 
-    def samples(denoiser):
-        return [z.numpy() for _, z in ddim(lambda z, t: denoiser(z, t, scale), chain, z, start)]
+    def samples(conditions):
+        denoise = guided_denoiser(conditions.predict, SCHEDULE, Guidance(scale))
+        return [z.numpy() for _, z in ddim(denoise, SCHEDULE, z, chain[:start][::-1])]
 
-    plain = samples(ReferenceDenoiser(reference_unet, mask))
+    plain = samples(ReferenceConditions(reference_unet, mask))
     prepare(reference_unet, PackedConvolution)
     try:
-        denoiser = GuidedDenoiser(reference_unet, mask, *z.shape[2:])
-        denoiser.prepare(chain.timesteps[:start])
-        fast = samples(denoiser)
+        conditions = Conditions(reference_unet, mask, *z.shape[2:])
+        conditions.prepare(chain[:start])
+        fast = samples(conditions)
     finally:
         prepare(reference_unet, None)
     assert len(fast) == 20
@@ -225,49 +238,13 @@ def test_plain_operators_end_with_their_block():
 
 # ---- the noise
 
-CLASSES = np.repeat([0, 1, 5], 40).reshape(10, 12)
-
-
-def test_noise_without_classes_is_white_and_its_own():
-    noise = noise_for(3, "lake", 1, (3, 10, 12), CLASSES, 0.0)
+def test_noise_is_white_and_its_own():
+    noise = draw_noise(3, "lake", 1, (3, 10, 12))
     key = hashlib.sha256(b"3/1/lake").digest()
     expected = np.random.Generator(np.random.PCG64(int.from_bytes(key, "big"))).standard_normal((3, 10, 12), np.float32)
     assert noise.dtype == np.float32 and np.array_equal(noise, expected)
     for other in ((4, "lake", 1), (3, "lakes", 1), (3, "lake", 2)):
-        assert (noise_for(*other, (3, 10, 12), CLASSES, 0.0) != noise).any()
-
-
-def test_noise_by_class():
-    """White noise, less of it, and the same vector at all places of a class, whatever the other classes."""
-    white = noise_for(3, "lake", 1, (3, 10, 12), CLASSES, 0.0)
-    mixed = noise_for(3, "lake", 1, (3, 10, 12), CLASSES, 0.36)
-    assert mixed.dtype == np.float32
-    common = mixed - np.float32(0.8) * white
-    vectors = [common[:, k == CLASSES] for k in (0, 1, 5)]
-    assert all(np.allclose(v, v[:, :1], atol=1e-6) for v in vectors)
-    assert len({tuple(np.round(v[:, 0], 4)) for v in vectors}) == 3
-    other = noise_for(3, "lake", 1, (3, 10, 12), np.where(CLASSES == 5, 2, CLASSES), 0.36)
-    assert np.array_equal(other[:, CLASSES < 5], mixed[:, CLASSES < 5])
-    only = noise_for(3, "lake", 1, (3, 10, 12), CLASSES, 1.0)
-    assert np.allclose(only, common / 0.6, atol=1e-6)
-
-
-def test_noise_by_class_keeps_the_variance():
-    """Over many images: variance 1 at each place, covariance the share within a class and none between two."""
-    share = 0.4
-    classes = np.array([[0, 0], [1, 4]])
-    drawn = np.stack([noise_for(0, str(i), 0, (1, 2, 2), classes, share).ravel() for i in range(20_000)])
-    expected = np.eye(4)
-    expected[0, 1] = expected[1, 0] = share
-    assert np.abs(np.cov(drawn.T) - expected).max() < 0.04
-    assert np.abs(drawn.mean(0)).max() < 0.03
-
-
-def test_noise_of_a_batch_is_that_of_its_images():
-    masks = np.stack([CLASSES, CLASSES[::-1]])
-    noise = noise_of_batch(3, ["a", "b"], masks, 0.2)(1, (3, 10, 12))
-    for one, name, mask in zip(noise, "ab", masks, strict=True):
-        assert np.array_equal(one, noise_for(3, name, 1, (3, 10, 12), mask, 0.2))
+        assert (draw_noise(*other, (3, 10, 12)) != noise).any()
 
 
 # ---- Generator

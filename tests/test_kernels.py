@@ -43,7 +43,7 @@ def test_group_norm(normal, shape, groups, modulation):
     inputs = x, *(normal(*extent) for extent in extents[modulation] for _ in range(2))
 
     def modulated(f, x, *pairs):
-        names = ["maps"] * ("map" in modulation) + ["channels"] * (modulation != "map")
+        names = ["maps"] * ("map" in modulation) + ["modulation"] * (modulation != "map")
         return f(x, groups, EPS, **dict(zip(names, zip(pairs[::2], pairs[1::2], strict=True), strict=True)), silu=True)
 
     actual, expected = (
@@ -71,7 +71,7 @@ def test_group_norm_of_a_constant(normal, value, size):
     scale, shift = normal(64), normal(64)
     left = 4 * np.spacing(np.float32(abs(value))) / np.sqrt(EPS)
     for f in (group_norm, group_norm_plain):
-        out, *gradients = results(lambda x, f=f: f(x, 32, EPS, channels=(scale, shift)), (x,), normal(*x.shape))
+        out, *gradients = results(lambda x, f=f: f(x, 32, EPS, modulation=(scale, shift)), (x,), normal(*x.shape))
         error = numbers(out) - numbers(shift)[:, None, None]
         assert np.abs(error).max() <= left * np.abs(numbers(scale)).max()
         assert all(np.isfinite(g.numpy()).all() for g in gradients)

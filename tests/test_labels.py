@@ -75,7 +75,7 @@ def test_one_pixel_is_a_label_map(tmp_path):
 def test_no_class_only_where_allowed():
     labels = np.array([[1, NO_CLASS]], np.uint8)
     assert read_label_map(labels, allow_no_class=True).tolist() == [[1, NO_CLASS]]
-    assert "label 255 in 1 of 2 pixels, first at x=1, y=0" in message(labels)
+    assert "label 255 (1 pixel), first at x=1, y=0" in message(labels)
 
 
 def test_label_out_of_range_names_file_values_and_place(tmp_path):
@@ -83,10 +83,11 @@ def test_label_out_of_range_names_file_values_and_place(tmp_path):
     labels[2, 3], labels[3, 0] = 77, 29
     Image.fromarray(labels).save(tmp_path / "mask.png")
     text = message(tmp_path / "mask.png")
-    assert text.startswith(f"{tmp_path / 'mask.png'}: label 29, 77 in 2 of 24 pixels, first at x=3, y=2")
+    assert text.startswith(f"{tmp_path / 'mask.png'}: label 29 (1 pixel), 77 (1 pixel), first at x=3, y=2")
     assert "0..28" in text
     assert "label -1 " in message(np.array([[-1]]), name="given") and "given" in message(np.array([[-1]]), name="given")
-    assert "30, 31, 32, 33, 34, ..." in message(np.arange(30, 60)[None])
+    assert "30 (1 pixel), 31 (1 pixel), 32 (1 pixel), 33 (1 pixel), 34 (1 pixel), ..., " in message(
+        np.arange(30, 60)[None])
     assert "0..7" in message(np.array([[8]]), num_classes=8)
 
 
@@ -101,10 +102,12 @@ def test_arrays_that_are_no_label_map(array, words):
 def test_pictures_that_are_no_label_map(tmp_path):
     grey = Image.fromarray(np.zeros((4, 4), np.uint8))
     for mode, name, words in (("RGB", "a.png", "colour"), ("RGBA", "b.png", "colour"), ("LA", "c.png", "transparent"),
-                              ("I;16", "d.png", "16-bit"), ("F", "e.tiff", "float"), ("L", "f.jpg", "JPEG")):
+                              ("I;16", "d.png", "16-bit"), ("F", "e.tiff", "not a picture in a known format"),
+                              ("L", "f.jpg", "JPEG")):
         image = Image.fromarray(np.zeros((4, 4), np.uint16)) if mode == "I;16" else grey.convert(mode)
         image.save(tmp_path / name)
         assert words in message(tmp_path / name) and name in message(tmp_path / name)
+    assert "float" in message(grey.convert("F"))
 
 
 def test_missing_broken_and_foreign_files(tmp_path):

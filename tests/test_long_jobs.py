@@ -18,6 +18,7 @@ from jiidm.contest.job import ContestJob, make_pictures
 from jiidm.data import folders as data_folders
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.generator import Generator
+from jiidm.inference.refinement import Step
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
 from jiidm.system.errors import Stopped
@@ -74,11 +75,11 @@ def wait_for(condition, process):
 
 def pictures_in(folder):
     """The names of the pictures in a folder; checks that each is whole and that nothing else is there."""
-    for path in data_folders.iterdir():
+    for path in folder.iterdir():
         assert path.suffix == ".jpg" and not path.name.startswith("."), path
         with Image.open(path) as image:
             image.load()
-    return sorted(path.name for path in data_folders.iterdir())
+    return sorted(path.name for path in folder.iterdir())
 
 
 # ---- signals
@@ -144,7 +145,7 @@ def test_a_second_signal_ends_the_process_even_within_a_step():
 
 AROUND = """
 import os, signal
-from jiidm.system.files import run_tool
+from jiidm.commands.entry import run_tool
 from jiidm.system.stopping import interruptible, stoppable
 
 def main():
@@ -169,7 +170,7 @@ def test_a_signal_outside_of_an_interruptible_block_waits_for_the_next():
 
 IMPORT = """
 import os, sys, threading, time
-from jiidm.system.files import run_tool
+from jiidm.commands.entry import run_tool
 from jiidm.system.stopping import interruptible, stoppable
 
 def send():
@@ -202,8 +203,8 @@ def test_pictures_are_those_of_the_generator_called_directly(folders, tmp_path):
     for item in data_folders.TestFolder(folders / "test", folders / "train").items:
         steps = []
         picture = generator.infer(item.mask, item.reference, rounds=2, seed=4,
-                                  on_step=lambda *step, steps=steps: steps.append(step))
-        name, rounds = item.mask.stem, [pictures[0] for *_, pictures in steps if pictures]
+                                  on_step=steps.append)
+        name, rounds = item.mask.stem, [step.pictures[0] for step in steps if step.pictures]
         for path, image in (
             (f"{name}.jpg", picture), (f"steps/{name}-round1.jpg", rounds[0]), (f"steps/{name}-round2.jpg", rounds[1])
         ):
@@ -223,7 +224,9 @@ class StandIn:
     def batch_size(self):
         return 2
 
-    def infer(self, masks, styles, names, on_step):
+    model = "iidm"
+
+    def infer(self, masks, styles, names, on_step, **settings):
         assert [m.shape for m in masks] == [(48, 64)] * len(names) and [s.shape for s in styles] == [(48, 64, 3)] * 2
         self.calls += 1
         self.act(self.calls, on_step)
@@ -235,7 +238,7 @@ def stand_in(monkeypatch):
     """A function that has `make_pictures` use a `StandIn` of the given `act`, and returns it."""
     def use(act=lambda call, on_step: None):
         generator = StandIn(act)
-        monkeypatch.setattr(Generator, "from_checkpoint", lambda *arguments: generator)
+        monkeypatch.setattr("jiidm.generator.load", lambda *arguments: generator)
         return generator
 
     return use
@@ -304,7 +307,7 @@ def test_a_failed_write_is_told_at_the_next_step(folders, tmp_path, stand_in):
         for step in range(1000):  # of the second batch: 20 s, if nobody looks
             time.sleep(0.02 * (call == 2))
             steps.append(call)
-            on_step(0, step, 1000, None)
+            on_step(Step(0, step, 1000, None, None))
 
     (tmp_path / "mask0.jpg").mkdir()
     generator = stand_in(act)

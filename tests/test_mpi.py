@@ -13,7 +13,7 @@ from helpers import ROOT, run_tool
 
 from jiidm.baselines.networks import load_baseline
 from jiidm.checkpoint import load_checkpoint
-from jiidm.training.saved import read_state
+from jiidm.training.state import read_state
 
 pytestmark = pytest.mark.mpi
 
@@ -38,17 +38,17 @@ assert jt.world_size == 2 and jt.array([1.0]).mpi_all_reduce("add").item() == 2
 NORM = """
 import numpy as np
 from jiidm.baselines.layers import BatchNorm
-from jiidm.baselines.sharing import SharedMoments
+from jiidm.baselines.sync_batch_norm import SyncMoments
 from jiidm.system.runtime import jt
-from jiidm.system.distributed import own_share
-random, own = np.random.default_rng(0), own_share(3)
+from jiidm.system.distributed import shard
+random, own = np.random.default_rng(0), shard(3)
 x = (np.arange(3).reshape(3, 1, 1, 1) * 4 + 100 + random.standard_normal((3, 5, 4, 6))).astype(np.float32)
 weighting = random.standard_normal(x.shape).astype(np.float32)
 found = []
-for part, shared in ((slice(None), None), (own, SharedMoments())):
+for part, shared in ((slice(None), None), (own, SyncMoments())):
     norms = [BatchNorm(5) for _ in range(3)]
     for norm in norms:
-        norm.by_batch, norm.shared = True, shared
+        norm.by_batch, norm.sync = True, shared
     for _ in range(2):  # a second pass begins anew
         if shared is not None:
             shared.begin()
@@ -83,11 +83,11 @@ BAD_INPUT = """
 from types import SimpleNamespace
 import numpy as np
 from jiidm.training import loop
-from jiidm.system.distributed import rank, wait_for_all
+from jiidm.system.distributed import rank, barrier
 batch = np.ones(3, np.float32) / (np.zeros(3, np.float32) if rank() else 1)
 trainer = SimpleNamespace(state=SimpleNamespace(variables={}))
-assert ("in another process" in loop._first_bad_tensor(trainer, 0, batch)) == (rank() == 0)
-wait_for_all()
+assert ("in another process" in loop._first_nonfinite_tensor(trainer, 0, (batch,))) == (rank() == 0)
+barrier()
 """
 
 

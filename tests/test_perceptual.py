@@ -5,15 +5,16 @@ from helpers import refused, relative_error
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import save_file
 
+from jiidm.models.vgg import STAGES, WIDTHS
 from jiidm.system.runtime import jt
-from jiidm.training.perceptual import STAGES, WIDTHS, Perceptual
+from jiidm.training.perceptual import Perceptual
 from jiidm.training.quality import psnr_ssim
 
 
 def weights_of(widths, seed=0):
     """Random weights: [[(weight, bias)] a stage], [linear weights]."""
     random, before, stages = np.random.default_rng(seed), 3, []
-    for numbers, width in zip(STAGES, widths, strict=True):
+    for numbers, width in zip(STAGES[16], widths, strict=True):
         stages.append([])
         for _ in numbers:
             scale = np.sqrt(2 / (9 * before))
@@ -84,7 +85,7 @@ def test_equal_pictures_and_dead_features_have_no_distance_and_a_finite_gradient
 
 def test_weights_do_not_learn():
     perceptual, made = Perceptual(*weights_of((6, 8, 10, 12, 9))), jt.array(pictures(1, 3, 16, 16))
-    assert all(w.is_stop_grad() and b.is_stop_grad() for stage in perceptual.stages for w, b in stage)
+    assert all(w.is_stop_grad() and b.is_stop_grad() for stage in perceptual.vgg.stages for w, b in stage)
     assert all(weight.is_stop_grad() for weight in perceptual.linear)
     assert not made.is_stop_grad()
 
@@ -93,7 +94,7 @@ def full_size_files(path, seed=0):
     """Writes files of the published names and shapes; returns their paths and the weights."""
     stages, linear = weights_of(WIDTHS, seed)
     tensors = {}
-    for numbers, stage in zip(STAGES, stages, strict=True):
+    for numbers, stage in zip(STAGES[16], stages, strict=True):
         for number, (weight, bias) in zip(numbers, stage, strict=True):
             tensors |= {f"features.{number}.weight": weight, f"features.{number}.bias": bias}
     tensors["classifier.6.bias"] = np.zeros(1000, np.float32)

@@ -23,12 +23,12 @@ from jiidm import InputError
 from jiidm.checkpoint import load_checkpoint, load_tensors
 from jiidm.config import Config, UNetTrainingConfig
 from jiidm.system.runtime import jt
-from jiidm.training import saved
+from jiidm.training import state as saved
 from jiidm.training.claim import claimed
-from jiidm.training.gradients import Gradients, first_bad_output, parts
+from jiidm.training.gradients import Learner, first_nonfinite_output
+from jiidm.training.log import Table
 from jiidm.training.loop import train_loop
-from jiidm.training.state import TrainingState
-from jiidm.training.table import Table
+from jiidm.training.trainer import Losses, Trainer
 from jiidm.training.watch import Watch
 
 pytestmark = pytest.mark.slow
@@ -225,22 +225,20 @@ def test_a_run_folder_has_one_owner_and_the_dead_own_nothing(tmp_path):
     holder.stdout.close()
 
 
-class Small:
-    """A trainer for `train_loop`: a layer that learns to give 0, with data that can be spoilt at a step."""
+class Small(Trainer):
+    """A layer that learns to give 0, with data that can be spoilt at a step."""
 
-    columns, keep, events = ("mse", "other"), (), None
+    stage, title, columns, sections = "unet", "a layer", ("mse", "other"), ("train_unet",)
 
     def __init__(self, run, spoilt=(), **settings):
-        self.training = UNetTrainingConfig(**{"steps": 60, "batch": 4, "save_every": 10, "sheet_every": 0, **settings})
-        jt.set_global_seed(5)
+        training = UNetTrainingConfig(**{"steps": 60, "batch": 4, "save_every": 10, "sheet_every": 0, **settings})
+        super().__init__(Config(train_unet=training, seed=5), range(4), run)
+        self.spoilt, self.saw = dict(spoilt), []
+        self.build()
+
+    def build_networks(self):
         self.network = jt.nn.Sequential(jt.nn.Linear(3, 4), jt.nn.Linear(4, 1))
-        self.optimizer = jt.optim.AdamW(self.network.parameters(), 1e-3)
-        self.watch = Watch(self.training.loss_limit, self.training.skip_bad_steps)
-        self.state = TrainingState(run, "unet", Config(train_unet=self.training), ("train_unet",), self.watch)
-        self.state.add_module("network", self.network)
-        self.state.add_optimizer("optimizer", self.optimizer)
-        self.spoilt = dict(spoilt)
-        self.saw = []
+        self.learners = [Learner("network", self.network, jt.optim.AdamW(self.network.parameters(), 1e-3))]
 
     def names(self, step):
         return [f"photo{step}.jpg"]
@@ -248,27 +246,19 @@ class Small:
     def batch(self, step):
         batch = np.random.default_rng(step).standard_normal((4, 3)).astype("f4")
         batch[0, 1] *= self.spoilt.get(step, 1)
-        return batch
+        return (batch,)
 
     def begin(self, step):
         self.saw.append(step)
 
-    def compute(self, step, batch):
-        gradients = Gradients((name for name, _ in self.network.named_parameters()), self.optimizer)
-        total = 0.0
-        for part, weight in parts(self.training.batch, self.training.micro_batch):
-            loss = (self.network(jt.array(batch[part])) ** 2).mean() * weight
-            gradients.add(loss, [loss])
-            total += loss.item()
-        return {"mse": total, "other": 0.0}, [gradients]
+    def losses(self, step, part):
+        loss = (self.network(jt.array(part[0])) ** 2).mean()
+        return Losses([loss], [loss, jt.zeros(1)])
 
-    def update(self, step, rate, gradients):
-        gradients[0].apply(rate)
+    def pictures(self, step):
+        return {"nothing": [np.zeros((8, 8, 3), np.uint8)]}
 
-    def save(self, step):
-        pass
-
-    def sheet(self, step):
+    def save_weights(self, path, step):
         pass
 
 
@@ -299,7 +289,7 @@ def test_bad_steps_are_left_out_and_counted_over_a_resumption(tmp_path, capsys):
     second = Small(tmp_path / "parted", spoilt, skip_bad_steps=2)
     train_loop(second, "auto")
     assert second.saw[0] == 40 and second.watch.skipped == 2
-    for name in ("network/0.weight", "optimizer/first/0"):
+    for name in ("network/0.weight", "network-m/0"):
         one, other = (load_tensors(saved.state_path(tmp_path / f, "unet", 60))[0][name] for f in ("all", "parted"))
         assert (one == other).all()
 
@@ -318,14 +308,6 @@ def test_a_step_back_sets_newer_states_aside(tmp_path):
 def test_no_whole_state_is_no_fresh_start(tmp_path):
     saved.state_path(tmp_path, "unet", 3).write_bytes(b"nothing")
     refused(lambda: Small(tmp_path).state.resume("auto"), "neither it nor an older state is whole")
-
-
-def test_a_state_from_before_steps_were_in_names_is_gone_on_from(tmp_path):
-    train_loop(Small(tmp_path), None)
-    path = saved.state_path(tmp_path, "unet", 50)
-    saved.state_path(tmp_path, "unet", 60).unlink()
-    path.rename(tmp_path / "unet-state.safetensors")
-    assert Small(tmp_path).state.resume("auto") == 50
 
 
 def test_micro_batches_give_the_gradients_of_the_whole_batch(tmp_path):
@@ -357,9 +339,9 @@ def test_a_watch_names_a_bad_gradient_and_needs_twenty_losses_for_a_median(tmp_p
 
 def test_the_first_layer_with_a_bad_output_is_named():
     network = jt.nn.Sequential(jt.nn.Linear(2, 2), jt.nn.Linear(2, 2), jt.nn.Linear(2, 2))
-    assert first_bad_output(network, lambda: network(jt.ones((1, 2)))) is None
+    assert first_nonfinite_output(network, lambda: network(jt.ones((1, 2)))) is None
     network[1].bias.assign(jt.array([0.0, np.inf]))
-    assert first_bad_output(network, lambda: network(jt.ones((1, 2)))) == "1"
+    assert first_nonfinite_output(network, lambda: network(jt.ones((1, 2)))) == "1"
     assert np.isfinite(network[0](jt.ones((1, 2))).numpy()).all()
 
 

@@ -94,12 +94,12 @@ def plain(monkeypatch):
     for name in ("nvcc_path", "cc_flags", "cc_path", "enable_lto", "cache_name", "use_mpi", "log_silent",
                  "JIIDM_DEVICE", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(runtime, "cuda_settings", lambda: ({}, "no GPU"))
+    monkeypatch.setattr(runtime, "find_cuda", lambda: ({}, "no GPU"))
     return monkeypatch
 
 
 def test_without_a_gpu_jittor_sees_no_nvcc_and_no_mpi(plain):
-    settings, reason = runtime._settings()
+    settings, reason = runtime._choose_settings()
     assert (settings["nvcc_path"], settings["use_mpi"], settings["cache_name"]) == ("", "0", "jiidm-cpu")
     assert reason == "no GPU"
 
@@ -107,30 +107,30 @@ def test_without_a_gpu_jittor_sees_no_nvcc_and_no_mpi(plain):
 def test_what_the_user_has_set_stands(plain):
     for name, value in {"nvcc_path": "/opt/their/nvcc", "use_mpi": "1", "cache_name": "theirs"}.items():
         plain.setenv(name, value)
-    settings, reason = runtime._settings()
+    settings, reason = runtime._choose_settings()
     assert not {"nvcc_path", "use_mpi", "cache_name"} & set(settings)
     assert reason is None
 
 
 def test_cpu_on_request(plain):
-    plain.setattr(runtime, "cuda_settings", lambda: pytest.fail("CUDA was looked for"))
+    plain.setattr(runtime, "find_cuda", lambda: pytest.fail("CUDA was looked for"))
     plain.setenv("JIIDM_DEVICE", "cpu")
-    settings, reason = runtime._settings()
+    settings, reason = runtime._choose_settings()
     assert settings["nvcc_path"] == ""
     assert "JIIDM_DEVICE" in reason
 
 
 def test_flags_of_the_user_and_of_cuda_are_both_kept_in_a_cache_of_their_own(plain):
     plain.setenv("cc_flags", "-g")
-    plain.setattr(runtime, "cuda_settings", lambda: ({"nvcc_path": "/c/nvcc", "cc_flags": "-Da=b"}, None))
-    settings, _ = runtime._settings()
+    plain.setattr(runtime, "find_cuda", lambda: ({"nvcc_path": "/c/nvcc", "cc_flags": "-Da=b"}, None))
+    settings, _ = runtime._choose_settings()
     assert settings["cc_flags"] == "-Da=b -g"
     assert settings["cache_name"].startswith("jiidm-") and settings["cache_name"] != "jiidm-cpu"
 
 
 def test_under_mpirun_mpi_is_left_to_jittor(plain):
     plain.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    assert "use_mpi" not in runtime._settings()[0]
+    assert "use_mpi" not in runtime._choose_settings()[0]
 
 
 # ---- devices and messages
@@ -173,15 +173,15 @@ def toolkit(tmp_path, monkeypatch):
         (root / "lib64" / f"libcudnn_{part}.so.9").touch()
     script(root / "bin" / "nvcc", f"echo '#$ TOP={root}'; echo 'release 13.0'; echo \"args $*\"")
     monkeypatch.setenv("CUDA_HOME", str(root))
-    monkeypatch.setattr(cuda_home, "cache_folder", lambda: tmp_path)
-    monkeypatch.setattr(cuda_home, "no_gpu", lambda major=0: None)
+    monkeypatch.setattr(cuda_home, "make_cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cuda_home, "explain_no_gpu", lambda major=0: None)
     monkeypatch.setattr(cuda_home, "_preload", lambda home: None)
-    monkeypatch.setattr(cuda_home, "_nvidia_packages", list)
+    monkeypatch.setattr(cuda_home, "_find_packages", list)
     return root
 
 
 def test_cuda_13_gets_a_home(toolkit):
-    settings, reason = cuda_home.cuda_settings()
+    settings, reason = cuda_home.find_cuda()
     assert reason is None
     home = Path(settings["nvcc_path"]).parents[1]
     for shim in ("npp.h", "cudnn.h", "cub/cub.cuh"):
@@ -191,14 +191,14 @@ def test_cuda_13_gets_a_home(toolkit):
         assert (home / "lib64" / name).exists()
     answer = subprocess.run([home / "bin" / "nvcc", "-std=c++14", "a b"], capture_output=True, text=True).stdout
     assert "args -std=c++17 a b" in answer
-    assert cuda_home.cuda_settings() == (settings, None)
+    assert cuda_home.find_cuda() == (settings, None)
 
 
 def test_what_a_cuda_13_lacks_is_named(toolkit):
     (toolkit / "include" / "cudnn.h").unlink()
     if any(Path("/usr/include").rglob("cudnn.h")):
         pytest.skip("cuDNN is installed in /usr")
-    settings, reason = cuda_home.cuda_settings()
+    settings, reason = cuda_home.find_cuda()
     assert settings == {}
     assert reason == "CUDA 13, but no cudnn.h; pip install nvidia-cudnn-cu13"
     assert not list(toolkit.parent.glob("*cuda-home-*"))
@@ -206,10 +206,10 @@ def test_what_a_cuda_13_lacks_is_named(toolkit):
 
 def test_older_cuda_is_left_to_jittor_if_it_has_its_libraries(toolkit):
     nvcc = script(toolkit / "bin" / "nvcc", f"echo '#$ TOP={toolkit}'; echo 'release 12.2'")
-    settings, reason = cuda_home.cuda_settings()
+    settings, reason = cuda_home.find_cuda()
     assert (settings, reason) == ({}, f"{nvcc} has no libcudart.so in {toolkit}/lib64")
     (toolkit / "lib64" / "libcudart.so").touch()
-    assert cuda_home.cuda_settings() == ({"nvcc_path": str(nvcc), "use_cutlass": "0"}, None)
+    assert cuda_home.find_cuda() == ({"nvcc_path": str(nvcc), "use_cutlass": "0"}, None)
 
 
 # ---- the doctor

@@ -9,11 +9,21 @@ from hypothesis import strategies as st
 
 from jiidm import Generator
 from jiidm.checkpoint import Checkpoint, arrays_of, load_checkpoint
-from jiidm.config import Config, DiffusionConfig, InferenceConfig, RoundConfig, check_config, from_dict, to_dict
-from jiidm.diffusion.samplers import ddim, dpmpp, round_timesteps, translate
-from jiidm.diffusion.schedule import Chain, Schedule
+from jiidm.config import (
+    Config,
+    DiffusionConfig,
+    InferenceConfig,
+    RoundConfig,
+    check_config,
+    from_dict,
+    to_dict,
+    with_recipe,
+)
+from jiidm.diffusion.samplers import ddim, dpmpp
+from jiidm.diffusion.schedule import Schedule
 from jiidm.generator import DEFAULT_WEIGHTS
-from jiidm.inference.refinement import chosen_solver_steps
+from jiidm.inference.plan import make_plan
+from jiidm.inference.refinement import sample_round
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
 from jiidm.system.runtime import jt
@@ -31,6 +41,11 @@ def latents(*shape, seed=0):
 def last(steps):
     *_, (_, z) = steps
     return z
+
+
+def solve(denoise, schedule, z, start, steps):
+    """DPM-Solver++ from a timestep in some steps."""
+    return dpmpp(denoise, schedule, z, schedule.descent(start, steps))
 
 
 def uneven(z, t):
@@ -92,8 +107,8 @@ def test_descent_is_even_in_lambda(start, steps):
 @pytest.mark.parametrize("steps", [0, -1, 402])
 def test_no_more_steps_than_timesteps(steps):
     refused(lambda: SCHEDULE.descent(400, steps), f"steps {steps}", "1 to 401")
-    refused(lambda: next(dpmpp(uneven, SCHEDULE, latents(1, 3, 4, 6), 400, steps)), f"steps {steps}", "1 to 401")
-    refused(lambda: SCHEDULE.check_start("ddim50", 20, steps), f"steps {steps}", "1 to 401")
+    recipe = InferenceConfig((RoundConfig(3.0, "ddim50", 20),), sampler="dpmpp", steps=steps)
+    refused(lambda: make_plan(recipe, SCHEDULE), f"steps {steps}", "1 to 401" if steps > 0 else "at least 1")
 
 
 def test_all_timesteps_may_be_taken():
@@ -123,7 +138,7 @@ def test_perfect_epsilon_recovers_z0(start, data):
         alpha = SCHEDULE.alphas_cumprod[t]
         return (z - float(np.sqrt(alpha)) * z0) / float(np.sqrt(1 - alpha))
 
-    z = last(dpmpp(denoise, SCHEDULE, SCHEDULE.add_noise(z0, noise, start), start, steps))
+    z = last(solve(denoise, SCHEDULE, SCHEDULE.add_noise(z0, noise, start), start, steps))
     assert relative_error(z, z0) < 1e-6 / np.sqrt(SCHEDULE.alphas_cumprod[start])  # what float32 keeps of z0 there
 
 
@@ -134,16 +149,14 @@ def test_order(start):
     exact = gaussian_end(z, start)
     second, first = {}, {}
     for steps in (10, 20, 40, 80):
-        second[steps] = rms(numbers(last(dpmpp(gaussian, SCHEDULE, z, start, steps))) - exact)
-        indices = SCHEDULE.descent(start, steps)[::-1]
-        chain = Chain(indices, SCHEDULE.alphas_cumprod[indices])
-        first[steps] = rms(numbers(last(ddim(gaussian, chain, z, steps))) - exact)
+        second[steps] = rms(numbers(last(solve(gaussian, SCHEDULE, z, start, steps))) - exact)
+        first[steps] = rms(numbers(last(ddim(gaussian, SCHEDULE, z, SCHEDULE.descent(start, steps)))) - exact)
     assert np.log2(second[20] / second[80]) / 2 > 1.7
     assert 0.85 < np.log2(first[20] / first[80]) / 2 < 1.15
     assert all(second[steps] < first[steps] / 5 for steps in second)
     # the recipe's own DDIM, which evaluates one index below the noise that is there
-    chain = SCHEDULE.respaced("ddim50")
-    assert second[20] < rms(numbers(last(ddim(gaussian, chain, z, start // 20))) - exact) / 5
+    timesteps = SCHEDULE.respaced("ddim50")[: start // 20][::-1]
+    assert second[20] < rms(numbers(last(ddim(gaussian, SCHEDULE, z, timesteps))) - exact) / 5
 
 
 @pytest.mark.parametrize("steps", [20, 40])
@@ -153,28 +166,27 @@ def test_data_from_noise_alone(steps):
     noise = latents(1, 3, 16, 16)
     z = NO_LAST_SIGNAL.add_noise(latents(1, 3, 16, 16, seed=1), noise, 999)
     exact = MEAN + DEVIATION * numbers(noise)
-    solved = numbers(last(dpmpp(v_of_gaussian(NO_LAST_SIGNAL), NO_LAST_SIGNAL, z, 999, steps)))
+    solved = numbers(last(solve(v_of_gaussian(NO_LAST_SIGNAL), NO_LAST_SIGNAL, z, 999, steps)))
     assert rms(solved - exact) < 5 / steps**2
-    followed = numbers(last(ddim(v_of_gaussian(NO_LAST_SIGNAL), NO_LAST_SIGNAL, z, 1000)))
+    followed = numbers(last(ddim(v_of_gaussian(NO_LAST_SIGNAL), NO_LAST_SIGNAL, z, range(999, -1, -1))))
     assert rms(followed - exact) < 0.01
 
 
 def test_v_and_epsilon_of_one_network_lead_to_the_same_latent():
     z, of_v = latents(1, 3, 4, 6), Schedule(DiffusionConfig(prediction="v"))
-    expected = last(dpmpp(gaussian, SCHEDULE, z, 600, 7))
-    assert relative_error(last(dpmpp(v_of_gaussian(of_v), of_v, z, 600, 7)), expected) < 1e-5
+    expected = last(solve(gaussian, SCHEDULE, z, 600, 7))
+    assert relative_error(last(solve(v_of_gaussian(of_v), of_v, z, 600, 7)), expected) < 1e-5
 
 
 def test_first_order_steps_are_those_of_ddim():
     """The first step and the last are; with two there is no other."""
     z = latents(2, 3, 4, 6)
-    indices = SCHEDULE.descent(600, 2)[::-1]
-    chain = Chain(indices, SCHEDULE.alphas_cumprod[indices])
-    solver, plain = (list(s) for s in (dpmpp(uneven, SCHEDULE, z, 600, 2), ddim(uneven, chain, z, 2)))
+    timesteps = SCHEDULE.descent(600, 2)
+    solver, plain = (list(s) for s in (dpmpp(uneven, SCHEDULE, z, timesteps), ddim(uneven, SCHEDULE, z, timesteps)))
     assert [left for left, _ in solver] == [left for left, _ in plain] == [1, 0]
     for (_, actual), (_, expected) in zip(solver, plain, strict=True):
         assert relative_error(actual, expected) < 1e-5
-    one, alpha = last(dpmpp(uneven, SCHEDULE, z, 600, 1)), SCHEDULE.alphas_cumprod[600]
+    one, alpha = last(solve(uneven, SCHEDULE, z, 600, 1)), SCHEDULE.alphas_cumprod[600]
     predicted = (numbers(z) - np.sqrt(1 - alpha) * numbers(uneven(z, 600))) / np.sqrt(alpha)
     assert relative_error(one, predicted) < 1e-5
 
@@ -188,7 +200,7 @@ def test_second_order_step_by_hand():
         asked.append((t, numbers(z)))
         return uneven(z, t)
 
-    result = last(dpmpp(denoise, SCHEDULE, z, 600, 3))
+    result = last(solve(denoise, SCHEDULE, z, 600, 3))
     assert [t for t, _ in asked] == [t0, t1, t2]
     signal, deviation = np.sqrt(SCHEDULE.alphas_cumprod), np.sqrt(1 - SCHEDULE.alphas_cumprod)
     z0 = [(z - deviation[t] * numbers(uneven(jt.array(z.astype("float32")), t))) / signal[t] for t, z in asked]
@@ -208,62 +220,79 @@ def test_each_image_is_its_own(shape):
         return jt.clamp(z * (1 + 0.001 * t), -1, 1) + 0.3 * z
 
     z = latents(3, *shape)
-    together = numbers(last(dpmpp(denoise, SCHEDULE, z, 640, 6)))
+    together = numbers(last(solve(denoise, SCHEDULE, z, 640, 6)))
     for i in range(3):
-        assert np.array_equal(numbers(last(dpmpp(denoise, SCHEDULE, z[i : i + 1], 640, 6)))[0], together[i])
+        assert np.array_equal(numbers(last(solve(denoise, SCHEDULE, z[i : i + 1], 640, 6)))[0], together[i])
 
 
 def test_yields_each_step_can_be_stopped_and_leaves_gradients_on():
     asked = []
-    steps = dpmpp(lambda z, t: asked.append(t) or z * 0, SCHEDULE, latents(1, 3, 4, 6), 600, 5)
+    steps = solve(lambda z, t: asked.append(t) or z * 0, SCHEDULE, latents(1, 3, 4, 6), 600, 5)
     assert [next(steps)[0], next(steps)[0]] == [4, 3]
     assert not jt.flags.no_grad
     steps.close()
     assert asked == SCHEDULE.descent(600, 5)[:2].tolist()
 
 
-def test_translate_solves_from_the_rounds_own_noise():
-    """The chain's start index stands for a timestep; both samplers begin with the same latent."""
-    latent, noise, asked = latents(1, 3, 4, 6), latents(1, 3, 4, 6, seed=1), {}
+class Recording:
+    """In place of `Conditions`: a prediction of 0, and what was asked for."""
 
-    def denoise(z, t, scale):
-        asked.setdefault(steps, []).append((t, scale, numbers(z)))
-        return z * 0
+    def __init__(self):
+        self.asked = []
 
-    settings = RoundConfig(3.7, "ddim50", 20)
-    for steps in (None, 4):
-        left = [n for n, _ in translate(denoise, SCHEDULE, latent, noise, settings, steps)]
-        assert left == list(range(20 if steps is None else 4))[::-1]
-        assert round_timesteps(SCHEDULE, settings, steps).tolist() == [t for t, *_ in asked[steps]]
-    assert [t for t, *_ in asked[None]] == list(range(380, -1, -20))
-    assert [t for t, *_ in asked[4]] == SCHEDULE.descent(400, 4).tolist()
-    assert {scale for _, scale, _ in asked[4]} == {3.7}
-    assert np.array_equal(asked[None][0][2], asked[4][0][2])
+    def prepare(self, timesteps):
+        self.prepared = list(timesteps)
+
+    def predict(self, z, t, conditional, null):
+        self.asked.append((t, numbers(z)))
+        return [z * 0] * (conditional + null)
+
+
+def test_both_samplers_begin_with_the_rounds_own_noise():
+    """The chain's start index stands for a timestep; both samplers begin with the same latents."""
+    latent, noise, asked = latents(1, 3, 4, 6), np.float32(numbers(latents(1, 3, 4, 6, seed=1))), {}
+    for sampler, count in (("ddim", 20), ("dpmpp", 4)):
+        recipe = InferenceConfig((RoundConfig(3.7, "ddim50", 20),), sampler=sampler, steps=4)
+        (planned,), conditions = make_plan(recipe, SCHEDULE).rounds, Recording()
+        left = [n for n, _ in sample_round(conditions, SCHEDULE, planned, latent, noise)]
+        assert left == list(range(count))[::-1]
+        assert list(planned.timesteps) == [t for t, _ in conditions.asked] == conditions.prepared
+        assert planned.guidance.scale == 3.7 and planned.start == 400
+        asked[sampler] = conditions.asked
+    assert [t for t, _ in asked["ddim"]] == list(range(380, -1, -20))
+    assert [t for t, _ in asked["dpmpp"]] == SCHEDULE.descent(400, 4).tolist()
+    assert np.array_equal(asked["ddim"][0][1], asked["dpmpp"][0][1])
 
 
 # ---- how it is picked
 
-def test_chosen_solver_steps():
-    recipe, few = InferenceConfig(), InferenceConfig(sampler="dpmpp", steps=12)
-    assert chosen_solver_steps(None, None, recipe) is None
-    assert chosen_solver_steps("dpmpp", None, recipe) == 20
-    assert chosen_solver_steps("dpmpp", 7, recipe) == 7
-    assert chosen_solver_steps(None, None, few) == 12
-    assert chosen_solver_steps(None, 9, few) == 9
-    assert chosen_solver_steps("ddim", None, few) is None
+def steps_of(recipe, config=None):
+    """How many steps the first round of the recipe takes; the paper's has 300 of DDIM."""
+    chosen = with_recipe(config or Config(), recipe).inference
+    return len(make_plan(chosen, SCHEDULE, rounds=1).rounds[0].timesteps)
 
 
-@pytest.mark.parametrize("sampler, steps, words", [
-    ("euler", None, ["'euler'", "ddim, dpmpp"]),
-    (["dpmpp"], None, ["['dpmpp']", "ddim, dpmpp"]),
-    ("ddim", 20, ["steps 20", "dpmpp"]),
-    (None, 20, ["steps 20", "dpmpp"]),
-    ("dpmpp", 0, ["steps 0", "at least 1"]),
-    ("dpmpp", True, ["steps True", "at least 1"]),
-    ("dpmpp", 2.5, ["steps 2.5", "whole number"]),
+def test_chosen_steps():
+    few = with_recipe(Config(), {"sampler": "dpmpp", "steps": 12})
+    assert steps_of(None) == 300
+    assert steps_of({"sampler": "dpmpp"}) == 20
+    assert steps_of({"sampler": "dpmpp", "steps": 7}) == 7
+    assert steps_of(None, few) == 12
+    assert steps_of({"steps": 9}, few) == 9
+    assert steps_of({"sampler": "ddim"}, few) == 300
+
+
+@pytest.mark.parametrize("recipe, words", [
+    ({"sampler": "euler"}, ["'euler'", "ddim, dpmpp"]),
+    ({"sampler": ["dpmpp"]}, ["['dpmpp']", "sampler"]),
+    ({"sampler": "ddim", "steps": 21}, ["steps 21", "dpmpp"]),
+    ({"steps": 21}, ["steps 21", "dpmpp"]),
+    ({"sampler": "dpmpp", "steps": 0}, ["steps 0", "at least 1"]),
+    ({"sampler": "dpmpp", "steps": True}, ["steps", "True", "int"]),
+    ({"sampler": "dpmpp", "steps": 2.5}, ["steps", "2.5", "int"]),
 ])
-def test_what_cannot_be_chosen(sampler, steps, words):
-    refused(lambda: chosen_solver_steps(sampler, steps, InferenceConfig()), *words)
+def test_what_cannot_be_chosen(recipe, words):
+    refused(lambda: steps_of(recipe), *words)
 
 
 def test_configuration():
@@ -277,7 +306,7 @@ def test_configuration():
 
 def test_default_weights_keep_the_papers_sampler():
     config = load_checkpoint(DEFAULT_WEIGHTS / "unet-mean.safetensors").config
-    assert chosen_solver_steps(None, None, config.inference) is None
+    assert config.inference.sampler == "ddim" and steps_of(None, config) == config.inference.rounds[0].start
 
 
 @pytest.fixture(scope="module")
@@ -293,13 +322,13 @@ def test_generator_reports_the_solvers_steps(generator):
     mask = np.arange(32 * 48).reshape(32, 48) // 400
     style = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     pictures = {}
-    for sampler, steps, counts in ((None, None, (3, 2)), ("ddim", None, (3, 2)), ("dpmpp", 4, (4, 4))):
+    for sampler, recipe, counts in ((None, None, (3, 2)), ("ddim", {"sampler": "ddim"}, (3, 2)),
+                                    ("dpmpp", {"sampler": "dpmpp", "steps": 4}, (4, 4))):
         seen = []
-        pictures[sampler] = np.asarray(generator.infer(
-            mask, style, rounds=2, sampler=sampler, steps=steps, on_step=lambda *step, seen=seen: seen.append(step)
-        ))
-        assert [s[:3] for s in seen] == [(r, i, n) for r, n in enumerate(counts) for i in range(1, n + 1)]
-        assert [s[3] is not None for s in seen] == [i == n for n in counts for i in range(1, n + 1)]
+        pictures[sampler] = np.asarray(generator.infer(mask, style, rounds=2, recipe=recipe, on_step=seen.append))
+        assert [(s.round, s.done, s.steps) for s in seen] == [
+            (r, i, n) for r, n in enumerate(counts) for i in range(1, n + 1)]
+        assert [s.pictures is not None for s in seen] == [i == n for n in counts for i in range(1, n + 1)]
     assert np.array_equal(pictures[None], pictures["ddim"])
     assert (pictures["dpmpp"] != pictures["ddim"]).any()
 
@@ -307,4 +336,5 @@ def test_generator_reports_the_solvers_steps(generator):
 def test_generator_refuses_before_it_reads_anything(generator):
     for choice, words in (({"steps": 5}, ["steps 5", "dpmpp"]), ({"sampler": "heun"}, ["'heun'"]),
                           ({"sampler": "dpmpp", "steps": 152}, ["steps 152", "1 to 151"])):
-        refused(lambda c=choice: generator.infer(np.zeros((32, 48), int), "no-such-photo.jpg", rounds=1, **c), *words)
+        refused(lambda c=choice: generator.infer(np.zeros((32, 48), int), "no-such-photo.jpg", rounds=1, recipe=c),
+                *words)

@@ -10,7 +10,7 @@ from helpers import TINY, refused, run_main, write_random_weights
 from PIL import Image
 
 from benchmarks import autoencoder_options, tables, training_options
-from jiidm import Generator
+from jiidm import Generator, load
 from jiidm.baselines.config import BaselineRun, DiscriminatorConfig, GeneratorConfig, GeneratorTrainingConfig
 from jiidm.baselines.networks import Baseline, save_baseline
 from jiidm.checkpoint import Source, arrays_of, load_checkpoint, load_into, save_checkpoint
@@ -77,9 +77,9 @@ def test_comparison(place, tmp_path, monkeypatch):
     # the figures are those of the pictures that infer makes
     for name, folder, settings in (
         ("GauGAN", "gaugan", {}), ("IIDM, full", "iidm", {}),
-        ("IIDM, one round", "iidm", {"rounds": 1, "final_color_transfer": False}),
+        ("IIDM, one round", "iidm", {"rounds": 1, "recipe": {"final_color_transfer": ""}}),
     ):
-        generator, pictures = Generator.from_checkpoint(place / folder), tmp_path / name
+        generator, pictures = load(place / folder), tmp_path / name
         pictures.mkdir()
         for item in Masks(place / "test", place / "train").items:
             generator.infer(item.mask, item.reference, names=[item.mask.stem], **settings).save(
@@ -111,7 +111,7 @@ def test_a_test_folder_is_made_by_the_model_that_is_asked_for(place, tmp_path):
     refused(lambda: make_pictures(job, place / "iidm", model="gaugan"), "is of iidm", "expected gaugan")
     assert not list((tmp_path / "out").iterdir())
     assert make_pictures(job, place / "gaugan", model="gaugan") == []
-    generator = Generator.from_checkpoint(place / "gaugan")
+    generator = load(place / "gaugan")
     for item in Masks(place / "test", place / "train").items:
         made = Image.fromarray(read_photo(tmp_path / "out" / f"{item.mask.stem}.jpg"))
         expected = generator.infer(item.mask, item.reference, names=[item.mask.stem])
@@ -126,7 +126,7 @@ def test_a_model_that_was_not_trained_is_told_with_the_command(place, tmp_path, 
     done = run_main("infer", "--model", "clade", "--input_path", place / "test", "--img_path", place / "train",
                     "--output_path", tmp_path / "out")
     assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert "runs/clade/weights" in done.stderr and "tools/train.py clade" in done.stderr
+    assert "runs/clade/weights" in done.stderr and "jiidm train clade" in done.stderr
 
 
 @pytest.mark.parametrize("options, words", [

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import refused
 
-from jiidm.training.tensorboard import open_writer
+from jiidm.training.log import open_writer
 
 
 def events(path):
@@ -26,7 +26,7 @@ def test_numbers_and_sheets_are_in_the_file(tmp_path):
     writer = open_writer(tmp_path / "new" / "events", "unet")
     writer.scalars(10, {"mse": 0.25, "learning_rate": np.float32(0.5)})
     writer.scalars(20, {"mse": 0.125})
-    writer.sheet(20, np.full((6, 9, 3), 200, np.uint8))
+    writer.sample_grid(20, np.full((6, 9, 3), 200, np.uint8))
     writer.close()
     found = [(e.step, v.tag, v.simple_value) for e in events(tmp_path / "new" / "events") for v in e.summary.value]
     assert found[:3] == [(10, "unet/mse", 0.25), (10, "unet/learning_rate", 0.5), (20, "unet/mse", 0.125)]
@@ -39,7 +39,7 @@ def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     writer = open_writer(None, "unet")
     writer.scalars(10, {"mse": 0.25})
-    writer.sheet(10, np.zeros((6, 9, 3), np.uint8))
+    writer.sample_grid(10, np.zeros((6, 9, 3), np.uint8))
     writer.close()
     assert list(tmp_path.iterdir()) == []
 

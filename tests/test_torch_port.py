@@ -13,10 +13,11 @@ import pytest
 from helpers import ROOT, made_up, reference, relative_error
 
 from jiidm.checkpoint import arrays_of, save_checkpoint
-from jiidm.config import AutoencoderConfig, Config, UNetConfig
+from jiidm.config import AutoencoderConfig, Config, DiffusionConfig, UNetConfig
 from jiidm.data.latents import one_hot_batch
-from jiidm.diffusion.guidance import GuidedDenoiser
-from jiidm.models.unet import UNet
+from jiidm.diffusion.guidance import Guidance, guided_denoiser
+from jiidm.diffusion.schedule import Schedule
+from jiidm.models.unet import Conditions, UNet
 from jiidm.system.runtime import jt
 
 pytestmark = [pytest.mark.bench, pytest.mark.skipif(
@@ -90,7 +91,8 @@ def test_padded_sizes_and_guidance(tiny):
     with np.load(folder / "inputs.npz") as file:
         z, t, mask = (jt.array(file[name]) for name in ("z", "t", "mask"))
     results = computed(folder / "unet.safetensors", folder / "inputs.npz", folder / "out.npz", "--variants", *EXACT)
-    guided = GuidedDenoiser(network, mask, 10, 13)(z, 600, SCALE)
+    conditions = Conditions(network, mask, 10, 13)
+    guided = guided_denoiser(conditions.predict, Schedule(DiffusionConfig()), Guidance(SCALE))(z, 600)
     for name in EXACT:
         check(results, name, network(z, t, mask).numpy(), network(z, t, mask * 0).numpy())
         assert relative_error(results[f"{name}_guided"], guided) < PARITY

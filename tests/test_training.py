@@ -14,6 +14,7 @@ from jiidm.config import (
     Config,
     ImageConfig,
     RoundConfig,
+    TrainingConfig,
     UNetConfig,
     UNetTrainingConfig,
 )
@@ -22,21 +23,14 @@ from jiidm.data.folders import TrainingFolder, write_training_folder
 from jiidm.data.latents import LatentStore, one_hot_batch
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
+from jiidm.system.rng import batch_indices, rng_for
 from jiidm.system.runtime import jt
-from jiidm.training.autoencoder import (
-    AutoencoderTrainer,
-    adaptive_weight,
-    anchor_loss,
-    coarse_loss,
-    color_means,
-    hinge_loss,
-    normalise_latents,
-    quantizer_loss,
-    transformed,
-)
+from jiidm.training.adversarial import adaptive_weight, hinge_loss
+from jiidm.training.autoencoder import AutoencoderTrainer, normalise_latents, transformed
 from jiidm.training.ema import EMA
+from jiidm.training.loop import learning_rate
+from jiidm.training.losses import anchor_loss, coarse_loss, color_means, quantizer_loss
 from jiidm.training.stages import Stages
-from jiidm.training.state import batch_indices, learning_rate
 from jiidm.training.unet import UNetTrainer
 
 CONFIG = Config(
@@ -76,7 +70,7 @@ def test_a_run_leaves_checkpoints_tables_and_sheets(run):
         "autoencoder-state-0000006.safetensors", "autoencoder.csv", "autoencoder-quality.csv",
         "autoencoder-0000006.jpg", "latents",
         "unet-0000003.safetensors", "unet-0000006.safetensors", "unet-state-0000003.safetensors",
-        "unet-state-0000006.safetensors", "unet.csv", "unet-0000006.jpg",
+        "unet-state-0000006.safetensors", "unet.csv", "unet-0000006.jpg", ".claim",
     }
     assert load_checkpoint(run / "unet-0000003.safetensors", "unet").config == CONFIG
     columns, row = (run / "unet.csv").read_text().splitlines()
@@ -131,7 +125,7 @@ def test_a_run_folder_is_not_overwritten_and_resumes_only_with_its_configuration
     ("train_autoencoder", {"crop": 64}, "crop 64.*64x48"),
     ("train_autoencoder", {"crop": 30}, "multiple of 4"),
     ("train_autoencoder", {"crop": 8, "discriminator_layers": 2}, "crop 8.*at least 12"),
-    ("train_autoencoder", {"discriminator_layers": 0}, "discriminator_layers 0"),
+    ("train_autoencoder", {"discriminator_layers": 0}, "discriminator_layers.*found 0"),
     ("train_autoencoder", {"discriminator_channels": 6}, "discriminator_channels 6"),
     ("train_autoencoder", {"quantize_from": 6}, "quantize_from 6"),
     ("train_autoencoder", {"anchors": ("blue",)}, "blue"),
@@ -169,6 +163,7 @@ def trainer_of(stage, data, run, **settings):
         trainer = AutoencoderTrainer(config, folder, run)
     else:
         trainer = UNetTrainer(config, LatentStore(run / "latents"), None, run, folder.names)
+    trainer.build()
     random = np.random.default_rng(1)
     for parameter in trainer.network.parameters():
         if not parameter.numpy().any():
@@ -203,7 +198,7 @@ def test_recomputed_blocks_train_as_kept_ones(run, data):
             trainer.update(step, 1e-3, gradients)
         weights.append(arrays_of(trainer.network))
         with jt.no_grad():
-            assert all(np.isfinite(loss.item()) for loss in trainer._losses(*trainer.batch(9)))
+            assert all(np.isfinite(loss.item()) for loss in trainer.losses(9, trainer.batch(9)).logged)
     for name, value in weights[0].items():
         assert np.abs(value - weights[1][name]).max() < 1e-4, name
 
@@ -311,7 +306,8 @@ def test_batches_visit_every_item_once_an_epoch():
 
 
 def test_learning_rate_warms_up_stays_and_falls():
-    rates = [learning_rate(1.0, step, 100, 10, 0.5) for step in range(100)]
+    training = TrainingConfig(steps=100, learning_rate=1.0, warmup=10, decay_from=0.5)
+    rates = [learning_rate(training, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[10:51] == [1.0] * 41
     assert rates[-1] == pytest.approx(0.01, abs=2e-3)
     assert all(a >= b for a, b in zip(rates[50:], rates[51:], strict=False))
@@ -322,3 +318,10 @@ def test_no_class_is_an_all_zero_column_and_a_strange_class_is_refused():
     assert hot.shape == (1, 29, 1, 3) and hot.sum(1).ravel().tolist() == [1, 0, 1]
     with pytest.raises(InputError, match="30"):
         one_hot_batch(np.array([[[30]]], np.uint8), 29)
+
+
+def test_random_streams_are_told_apart_by_every_part_of_their_name():
+    streams = [(1, 2, "crops"), (1, 2, "noise"), (1, 12, "crops"), (12, "crops"), (1, 2, "crops", 3), (2, 2, "crops")]
+    drawn = {rng_for(*names).integers(2**62) for names in streams}
+    assert len(drawn) == len(streams) and rng_for(*streams[0]).integers(2**62) in drawn
+    assert rng_for(np.int64(1), np.int64(2), "crops").integers(2**62) in drawn

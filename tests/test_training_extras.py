@@ -10,7 +10,7 @@ from test_training import CONFIG
 
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import write_training_folder
-from jiidm.training.plan import made_up_store
+from jiidm.training.plan import random_store
 from jiidm.training.stages import Stages
 from jiidm.training.unet import UNetTrainer
 
@@ -34,10 +34,11 @@ def rows_of(path):
 
 
 def test_quarters_of_the_timesteps(tmp_path):
-    trainer = UNetTrainer(CONFIG, made_up_store(CONFIG), None, tmp_path, [])
+    trainer = UNetTrainer(CONFIG, random_store(CONFIG), None, tmp_path, []).build()
     latents, labels, _, noise, keep = trainer.batch(0)
     for t, of_each in (([0, 249, 249], [3, 0, 0, 0]), ([250, 500, 999], [0, 1, 1, 1])):
-        mse, _, *quarters = (loss.item() for loss in trainer._losses(latents, labels, np.array(t), noise, keep))
+        logged = trainer.losses(0, (latents, labels, np.array(t), noise, keep)).logged
+        mse, _, *quarters = (loss.item() for loss in logged)
         assert np.mean(quarters) == pytest.approx(mse, rel=1e-5)
         assert [quarter > 0 for quarter in quarters] == [count > 0 for count in of_each]
 
@@ -60,6 +61,6 @@ def test_a_run_with_everything_switched_on(data, tmp_path):
 
 def test_perceptual_weights_that_are_missing_are_told_at_once(data, tmp_path):
     refused(lambda: Stages(changed(perceptual_weight=1.0), data, tmp_path / "run"), "perceptual_files []")
-    refused(lambda: Stages(changed(scale=0.5), data, tmp_path / "run"), "scale 0.5")
+    refused(lambda: Stages(changed(scale=0.5), data, tmp_path / "run"), "scale", "at least 1", "0.5")
     config = changed(perceptual_weight=1.0, perceptual_files=("vgg.pth", "lpips.pth"))
     refused(lambda: Stages(config, data, tmp_path / "run").autoencoder(), "vgg.pth", "no such file")

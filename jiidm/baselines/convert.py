@@ -1,4 +1,4 @@
-"""From published weights of GauGAN or CLADE (`latest_net_G.pth`, `latest_net_E.pth`) to a checkpoint of jiidm."""
+"""Converts published weights of GauGAN or CLADE (`latest_net_G.pth`, `latest_net_E.pth`) into a checkpoint."""
 import dataclasses
 from pathlib import Path
 
@@ -16,39 +16,52 @@ _UNUSED = ".num_batches_tracked"
 _ORIGINAL = ".weight_orig"
 
 
-def convert_published(path, output, encoder=None, width=256, height=256, upsampling=5, half=False, step=0):
-    """Writes the checkpoint `output` of the generator in the file `path` and its style encoder in `encoder`.
+def convert_published(path: str | Path, output: str | Path, encoder: str | Path | None = None, width: int = 256,
+                      height: int = 256, upsampling: int = 5, half: bool = False, step: int = 0) -> BaselineRun:
+    """Converts a generator and its style encoder; runs nothing that the files hold.
 
-    width, height and upsampling are what the shapes do not tell: the picture's size (published: 256x256, for Cityscapes
-    512x256) and the doublings (5, and 6 for "more"; a generator that takes a style, or of "most", tells them itself).
-    half: float16. Returns the `BaselineRun` that was found; nothing that a file holds is run. Raises InputError for
-    tensors that are not exactly those of such a generator, and for a missing encoder.
+    Args:
+        path: the generator's file.
+        output: the checkpoint to write.
+        encoder: the style encoder's file. None: the generator takes no style.
+        width, height: of the pictures; the shapes do not show it. Published: 256x256, for Cityscapes 512x256.
+        upsampling: doublings of the size, 5, or 6 for "more". A generator that takes a style, or of "most", shows it.
+        half: float16 in place of float32.
+        step: the training step.
+
+    Returns:
+        The `BaselineRun` that was found.
+
+    Raises:
+        InputError: the tensors are not exactly those of such a generator, or its encoder is missing.
     """
     files = [Path(path), *([Path(encoder)] if encoder else [])]
     tensors = {}
     for file in files:
-        tensors.update(_tensors(file))
-    config = BaselineRun(ImageConfig(width, height), _found(path, tensors, width * height, upsampling, encoder))
+        tensors.update(_read_tensors(file))
+    generator = _infer_generator(path, tensors, width * height, upsampling, encoder)
+    config = BaselineRun(ImageConfig(width, height), generator)
     check_generator(config.generator, config.image)
     _add_missing_vectors(tensors)
     checkpoint = Checkpoint(Path(path), config.generator.model, config, step, tensors)
-    baseline_of(checkpoint)  # raises for whatever is missing, further or mis-shaped
+    baseline_of(checkpoint)  # refuses tensors that are missing, unexpected or mis-shaped
     save_checkpoint(output, checkpoint.kind, tensors, config, step, "float16" if half else "float32",
                     "converted from published weights", [source_of(file, step) for file in files])
     return config
 
 
-def _tensors(path):
+def _read_tensors(path):
+    """The arrays of a file, float32, under our names."""
     weights = open_weights(path)
     if weights.native:
         raise InputError(f"{path}: is a checkpoint of jiidm already")
-    # PyTorch up to 0.4.1 stores, beside the weight that it was made from, the normalised one too
+    # PyTorch up to 0.4.1 stores the normalised weight beside the original one
     return {name.removeprefix(_PREFIX): np.asarray(tensor.read(), np.float32)
             for name, tensor in weights.tensors.items()
             if not name.endswith(_UNUSED) and f"{name}_orig" not in weights.tensors}
 
 
-def _found(path, tensors, area, upsampling, encoder):
+def _infer_generator(path, tensors, area, upsampling, encoder):
     """The `GeneratorConfig` that has these tensors."""
     def shape(name, axes):
         if name not in tensors or tensors[name].ndim < axes or not tensors[name].size:
@@ -81,7 +94,7 @@ def _found(path, tensors, area, upsampling, encoder):
 
 
 def _add_missing_vectors(tensors):
-    """Adds the second vector of each power iteration, which older files lack; the first one gives it."""
+    """Computes the second vector of each power iteration from the first one, where older files lack it."""
     for name in [name for name in tensors if name.endswith(_ORIGINAL)]:
         stem = name.removesuffix("_orig")
         if f"{stem}_u" in tensors and f"{stem}_v" not in tensors:

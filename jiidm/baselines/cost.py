@@ -1,20 +1,26 @@
-"""What a network costs: its parameters, and the multiplications of its convolutions and linear layers."""
+"""The cost of a network: its parameters, and the multiplications of its convolutions and linear layers."""
 import math
 
 from jiidm.baselines.layers import Convolution, Linear, SpectralConvolution
+from jiidm.training.gradients import trainable
+from jiidm.training.patching import patched
 
 
 def parameter_count(network):
-    """Number of the trained numbers of a network: statistics and vectors of the power iteration are none."""
-    return sum(math.prod(p.shape) for p in network.parameters() if not p.is_stop_grad())
+    """How many trained numbers a network has; running statistics and vectors of the power iteration are not trained."""
+    return sum(math.prod(p.shape) for p in trainable(network))
 
 
 def multiplications(network, run):
-    """Multiplications of the convolutions and linear layers of `network` when `run()` executes it.
+    """Multiplications of the convolutions and linear layers of a network in one forward pass.
 
-    This is what the papers' tables call FLOPs: a multiplication with its addition counts once; what is looked up,
-    normalised or added costs nothing. CLADE's gamma and beta count as looked up, although `ClassAffine` computes them
-    by a 1x1 convolution of the one-hot mask. `run` need only build the result: nothing is computed.
+    This is what the papers' tables call FLOPs: a multiplication with its addition counts once; lookups, norms and sums
+    cost nothing. CLADE's gamma and beta count as lookups, although `ClassAffine` computes them by a 1x1 convolution of
+    the one-hot mask.
+
+    Args:
+        network: the module.
+        run: calls it; the result need not be computed.
     """
     total = 0
 
@@ -27,12 +33,6 @@ def multiplications(network, run):
             return y
         return execute
 
-    layers = [m for m in network.modules() if isinstance(m, Convolution | Linear | SpectralConvolution)]
-    for layer in layers:
-        layer.execute = counted(layer)
-    try:
+    with patched((m for m in network.modules() if isinstance(m, Convolution | Linear | SpectralConvolution)), counted):
         run()
-    finally:
-        for layer in layers:
-            del layer.execute
     return total

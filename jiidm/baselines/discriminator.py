@@ -1,4 +1,4 @@
-"""GauGAN's discriminator: PatchGANs that look at mask and picture at several sizes (Park et al. 2019, appendix A)."""
+"""GauGAN's discriminator: PatchGANs on mask and picture at several sizes (Park et al. 2019, appendix A)."""
 from jiidm.baselines.layers import Convolution, SpectralConvolution, instance_norm, leaky
 from jiidm.system.runtime import jt, nn
 
@@ -6,9 +6,11 @@ _WIDEST = 512
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """mask N, classes, H, W and picture N, 3, H, W -> for each scale a list of N, C, h, w: features, last the scores.
+    """PatchGANs at several scales: the first sees the picture itself, each further one half the size.
 
-    `config` is a `DiscriminatorConfig`. The first network sees the picture itself, each further one half the size.
+    Args:
+        config: a `DiscriminatorConfig`.
+        num_classes: channels of the mask.
     """
 
     def __init__(self, config, num_classes):
@@ -17,6 +19,7 @@ class MultiscaleDiscriminator(nn.Module):
             setattr(self, name, PatchDiscriminator(config, num_classes + 3))
 
     def execute(self, mask, picture):
+        """mask N, classes, H, W and picture N, 3, H, W -> for each scale the features N, C, h, w, last the scores."""
         x, found = jt.concat([mask, picture], 1), []
         for number, name in enumerate(self.names):
             x = halved(x) if number else x
@@ -50,7 +53,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def halved(x):
-    """Means over 3 x 3 pixels at every other one, those that lie in the picture: N, C, H, W -> N, C, about H/2, W/2."""
+    """Half the size: means over the pixels of 3 x 3 that lie in the picture, with stride 2."""
     for axis in (2, 3):
         size = x.shape[axis]
         count = (size - 1) // 2 + 1

@@ -11,10 +11,9 @@ _WIDEST = 8
 
 
 class StyleEncoder(nn.Module):
-    """N, 3, S, S in [-1, 1] -> mean and logarithm of the variance, both N, style_channels.
+    """The encoder: 3x3 convolutions of stride 2 with spectral and instance normalisation (`layer1` ...), down to 4 x 4.
 
-    3x3 convolutions of stride 2 with spectral and instance normalisation (`layer1` ...; six at 256 pixels), down to
-    4 x 4; `config` is a `GeneratorConfig`.
+    `config` is a `GeneratorConfig`; for 256 pixels there are six convolutions.
     """
 
     def __init__(self, config):
@@ -27,6 +26,7 @@ class StyleEncoder(nn.Module):
         self.fc_var = Linear(widths[-1] * _LEAST**2, config.style_channels)
 
     def execute(self, x):
+        """N, 3, S, S in [-1, 1] -> mean and logarithm of the variance, both N, style_channels."""
         for name in self.layers:
             x = leaky(instance_norm(getattr(self, name)(x)))
         x = x.reshape(x.shape[0], -1)

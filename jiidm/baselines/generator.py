@@ -34,7 +34,12 @@ def _norm(channels, config):
 
 
 class LayoutGenerator(nn.Module):
-    """Pictures of label maps; `image` is the `ImageConfig` of its pictures, `config` its `GeneratorConfig`."""
+    """The generator.
+
+    Args:
+        config: a `GeneratorConfig`.
+        image: the `ImageConfig` of its pictures.
+    """
 
     def __init__(self, config, image):
         width = config.ngf

@@ -1,4 +1,4 @@
-"""Pictures of GauGAN and CLADE: label map and style photo in, picture out, with the face of `jiidm.generator`."""
+"""Pictures of GauGAN and CLADE: label map and style photo in, picture out, called as `jiidm.generator.Generator` is."""
 import hashlib
 from pathlib import Path
 
@@ -8,26 +8,25 @@ from PIL import Image
 from jiidm.baselines.encoder import style_input
 from jiidm.baselines.layers import spectral_layers
 from jiidm.baselines.networks import baseline_of, layout_arrays, layout_of, load_baseline
-from jiidm.data.labels import read_label_map, resize_labels
-from jiidm.data.pictures import fit_photo, read_photo, to_pixels
+from jiidm.data.inputs import prepare_inputs
+from jiidm.data.pictures import to_pixels
+from jiidm.inference.refinement import Step
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import announce_compilation, jt, use_device
 
-# what a recipe of IIDM may ask for by default, and what a baseline does whatever the recipe: one pass of one network
-_ALLOWED = {"rounds": (None, 1), "color_transfer": (True, False), "ensemble": (True, False), "sampler": (None,),
-            "steps": (None,), "final_color_transfer": (None, False)}
-_WHY = {"rounds": "makes a picture in one pass, there is nothing to refine", "sampler": "has no sampler",
+# IIDM's arguments of `infer`: the values that ask a baseline for nothing, and why it refuses others
+_ALLOWED = {"rounds": (None, 1), "color_transfer": (True, False), "ensemble": (True, False), "recipe": (None, {})}
+_WHY = {"rounds": "makes a picture in one pass, there is nothing to refine",
         "color_transfer": "makes a picture in one pass, without a colour transfer between passes",
-        "ensemble": "is one network", "steps": "makes a picture in one pass, not in steps",
-        "final_color_transfer": "makes a picture in one pass, without a colour transfer after it"}
+        "ensemble": "is one network", "recipe": "has no recipe"}
 
 
 class BaselineGenerator:
     """Semantic image synthesis with GauGAN (Park et al. 2019) or CLADE (Tan et al. 2021).
 
-    Make one with `BaselineGenerator.from_checkpoint`. `width` and `height` are the size in pixels that it works at,
-    `num_classes` how many labels it knows, `config` the `BaselineRun` that it was trained with, `model` "gaugan" or
-    "clade".
+    Make one with `jiidm.load` or `BaselineGenerator.from_checkpoint`. `width` and `height` are the size in pixels that
+    it works at, `num_classes` how many labels it knows, `config` the `BaselineRun` that it was trained with, `model`
+    "gaugan" or "clade".
     """
 
     def __init__(self, checkpoint):
@@ -41,10 +40,14 @@ class BaselineGenerator:
 
     @classmethod
     def from_checkpoint(cls, path, device="auto"):
-        """Loads the weights and returns a `BaselineGenerator`.
+        """Loads the weights.
 
-        path: a file of `tools/train.py gaugan` or `clade`, or a folder with one. device: "auto" (CUDA where it works),
-        "cpu" or "cuda". Raises InputError for what is missing, unreadable, of another network, or has NaN.
+        Args:
+            path: a checkpoint of GauGAN or CLADE, or a folder with one.
+            device: "auto" (CUDA where it works), "cpu" or "cuda".
+
+        Raises:
+            InputError: weights that are missing, unreadable, of another network, or have NaN.
         """
         use_device(device)
         path = Path(path)
@@ -58,41 +61,31 @@ class BaselineGenerator:
         return self.checkpoint.describe()
 
     def batch_size(self):
-        """How many pictures are to be asked for at a time; they are made one by one."""
+        """How many pictures to ask for at a time; they are computed one by one."""
         return 4
 
-    def infer(self, mask, style, rounds=None, color_transfer=True, ensemble=True, seed=0, size="model", names=None,
-              on_step=None, sampler=None, steps=None, final_color_transfer=None):
-        """Pictures of the label maps in the manner of the style photos.
+    def infer(self, mask, style, rounds=None, color_transfer=True, ensemble=True, *, recipe=None, seed=0, size="model",
+              names=None, on_step=None):
+        """Draws the landscape of a label map in the style of a photo, as `Generator.infer` does.
 
-        mask, style, seed, size and names are as for `Generator.infer`: the style is drawn, by the seed and each name,
-        from the distribution that the encoder gives for the photo (seed None: its mean). What else there is belongs to
-        IIDM: it may be left out or say "off", and has no effect. on_step(0, 1, 1, pictures) is called once. Raises
-        InputError for anything that cannot be used.
+        Args:
+            mask, style, size, names: as there.
+            rounds, color_transfer, ensemble, recipe: are IIDM's; they may be left out or be off, and have no effect.
+            seed: with a picture's name it draws the style from the distribution that the encoder gives for the photo
+                (None: its mean).
+            on_step: called once, with a `Step` that has the pictures.
+
+        Raises:
+            InputError: anything that cannot be used.
         """
-        self._refuse(rounds=rounds, color_transfer=color_transfer, ensemble=ensemble, sampler=sampler, steps=steps,
-                     final_color_transfer=final_color_transfer)
-        batch = isinstance(mask, list | tuple)
-        masks, styles = (mask, style) if batch else ([mask], [style])
-        if not isinstance(styles, list | tuple) or len(masks) != len(styles) or not masks:
-            raise InputError("mask and style: expected one of each, or two lists of equal length")
-        if size not in ("model", "mask"):
-            raise InputError(f'size {size!r}: expected "model" or "mask"')
-        names = [Path(m).stem if isinstance(m, str | Path) else "" for m in masks] if names is None else names
-        if isinstance(names, str) or len(names) != len(masks):
-            raise InputError(f"names {names!r}: expected a list of {len(masks)}, one for each mask")
-        labels = [read_label_map(m, self.num_classes) for m in masks]
-        photos = np.stack([fit_photo(read_photo(s), self.width, self.height) for s in styles])
-        resized = np.stack([resize_labels(label, self.width, self.height) for label in labels])
+        self._refuse(rounds=rounds, color_transfer=color_transfer, ensemble=ensemble, recipe=recipe)
+        inputs = prepare_inputs(mask, style, names, size, self.num_classes, self.width, self.height)
         with announce_compilation(f"{self.checkpoint.kind} for {self.width}x{self.height} pictures"):
-            images = [Image.fromarray(p) for p in self._pictures(resized, photos, names, seed)]
+            pixels = self._pictures(inputs.masks, inputs.styles, inputs.names, seed)
+        images = [Image.fromarray(p) for p in pixels]
         if on_step is not None:
-            on_step(0, 1, 1, images)
-        if size == "mask":
-            images = [
-                i.resize(label.shape[::-1], Image.Resampling.LANCZOS) for i, label in zip(images, labels, strict=True)
-            ]
-        return images if batch else images[0]
+            on_step(Step(0, 1, 1, images, lambda: pixels))
+        return inputs.finish(images)
 
     def _refuse(self, **settings):
         for name, value in settings.items():
@@ -102,8 +95,8 @@ class BaselineGenerator:
     def _pictures(self, labels, photos, names, seed):
         """N, H, W uint8 and N, H, W, 3 uint8 at the network's size -> N, H, W, 3 uint8."""
         generator = self.config.generator
-        made = []
-        for i, name in enumerate(names):  # one by one, so that no picture depends, not even by rounding, on others
+        drawn = []
+        for i, name in enumerate(names):  # one by one: no picture depends on another, not even by rounding
             layout = layout_of(*layout_arrays(labels[i : i + 1], generator), generator)
             styles, noise = None, None
             if generator.style_channels:
@@ -111,8 +104,8 @@ class BaselineGenerator:
                 if seed is not None:
                     noise = jt.array(_noise(seed, name, generator.style_channels))
             with jt.no_grad():
-                made.append(self._network(layout, styles, noise)[0].numpy())
-        return to_pixels(np.concatenate(made))
+                drawn.append(self._network(layout, styles, noise)[0].numpy())
+        return to_pixels(np.concatenate(drawn))
 
 
 def _noise(seed, name, channels):

@@ -1,7 +1,7 @@
 """Spectral, batch and instance normalisation, and SPADE and CLADE, which modulate by the label map.
 
-Parameters have the published names; what is normalised spectrally keeps its weight as `weight_orig`, beside the
-vectors `weight_u` and `weight_v` of the power iteration.
+Parameters have the published names. A layer with spectral normalisation keeps its weight as `weight_orig`, and the
+vectors of the power iteration as `weight_u` and `weight_v`.
 """
 from typing import NamedTuple
 
@@ -18,8 +18,12 @@ _SLOPE = 0.2
 
 
 class Layout(NamedTuple):
-    """What a generator is told of a picture: the one-hot mask N, classes, H, W (all zero where there is no class), and
-    the positions within the classes' regions N, 2, H, W, or None."""
+    """The input of a generator.
+
+    Attributes:
+        mask: one-hot, N, classes, H, W; all zero where there is no class.
+        positions: within the classes' regions, N, 2, H, W, or None.
+    """
 
     mask: jt.Var
     positions: jt.Var | None = None
@@ -44,7 +48,7 @@ def instance_norm(x):
 # ----------------------------------------------------------------------------------------------------- plain layers
 
 class Convolution(nn.Module):
-    """Convolution of N, C, H, W with weights drawn as Glorot does, and a bias of zeros (or none)."""
+    """Convolution of N, C, H, W with Glorot's initial weights and a bias of zeros (or none)."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True):
         self.stride, self.padding = stride, padding
@@ -56,7 +60,7 @@ class Convolution(nn.Module):
 
 
 class Linear(nn.Module):
-    """Linear layer with weights drawn as Glorot does: N, C_in -> N, C_out."""
+    """Linear layer with Glorot's initial weights: N, C_in -> N, C_out."""
 
     def __init__(self, in_channels, out_channels):
         self.weight = _glorot((out_channels, in_channels))
@@ -68,15 +72,15 @@ class Linear(nn.Module):
 
 def _glorot(shape):
     receptive = int(np.prod(shape[2:]))
-    deviation = _GAIN * (2 / (receptive * (shape[0] + shape[1]))) ** 0.5
-    return jt.init.gauss(shape, "float32", 0.0, deviation)
+    std = _GAIN * (2 / (receptive * (shape[0] + shape[1]))) ** 0.5
+    return jt.init.gauss(shape, "float32", 0.0, std)
 
 
 # ------------------------------------------------------------------------------------------ spectral normalisation
 
 class SpectralConvolution(nn.Module):
     """Convolution whose weight, as a matrix of C_out rows, is divided by its largest singular value (Miyato et al.
-    2018), as `power_iteration` has found it."""
+    2018), which `power_iteration` approximates."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True):
         self.stride, self.padding = stride, padding
@@ -101,7 +105,7 @@ class SpectralConvolution(nn.Module):
         return _unit((matrix * v).sum(1)), v
 
     def fix(self):
-        """From here on uses the normalised weight of now: for inference."""
+        """Keeps the normalised weight as it is now, for inference."""
         with jt.no_grad():
             self._fixed = self.weight()
 
@@ -115,8 +119,7 @@ def spectral_layers(network):
 
 
 def power_iteration(network, times=1):
-    """Brings the vectors of all spectrally normalised layers of `network` nearer to those of the largest singular
-    value, `times` times."""
+    """Takes `times` steps of the power iteration in all spectrally normalised layers of `network`."""
     layers = spectral_layers(network)
     for _ in range(times):
         with jt.no_grad():
@@ -134,15 +137,16 @@ def _unit(x):
 # --------------------------------------------------------------------------------------------- batch normalisation
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of N, C, H, W without factors and summands of its own.
+    """Batch normalisation of N, C, H, W without scale and shift of its own; executing it changes nothing that is saved.
 
-    With `by_batch` set it takes mean and variance of the batch, and keeps them for `take_statistics`; else the running
-    ones. Executing it changes nothing that is saved. Where several processes have a share of the batch each, `shared`,
-    which has the `moments` of `SharedMoments`, makes them those of the whole batch.
+    Attributes:
+        by_batch: True for mean and variance of the batch, False for the running ones.
+        sync: the `SyncMoments` that give those of the whole batch where several processes compute it, else None.
+        found: mean and variance of the last batch, for `take_statistics`.
     """
 
     def __init__(self, channels):
-        self.by_batch, self.shared = False, None
+        self.by_batch, self.sync = False, None
         self.running_mean = jt.zeros((channels,)).stop_grad()
         self.running_var = jt.ones((channels,)).stop_grad()
         self.found = None
@@ -156,8 +160,8 @@ class BatchNorm(nn.Module):
         var = (centred * centred).mean((0, 2, 3), keepdims=True)  # E[x^2] - E[x]^2 would cancel
         count = x.numel() // x.shape[1]
         unbiased = count / max(1, count - 1)
-        if self.shared is not None:
-            mean, var, unbiased = self.shared.moments(mean, var, count)
+        if self.sync is not None:
+            mean, var, unbiased = self.sync.moments(mean, var, count)
             centred = x - mean
         self.found = mean.detach().reshape(-1), var.detach().reshape(-1) * unbiased
         return centred / jt.sqrt(var + EPS)
@@ -168,18 +172,17 @@ def batch_norms(network):
     return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
-def normalise_by_batch(network, by_batch, shared=None):
-    """Whether the batch norms of a network take the statistics of the batch, or the running ones; `shared`: those of a
-    batch of which each process has a share (see `BatchNorm`), None where this process has all of it."""
+def normalise_by_batch(network, by_batch, sync=None):
+    """Sets `by_batch` and `sync` of all batch norms of a network, see `BatchNorm`."""
     for norm in batch_norms(network):
-        norm.by_batch, norm.shared = by_batch, shared
+        norm.by_batch, norm.sync = by_batch, sync
 
 
-def take_statistics(network, share=_MOMENTUM):
-    """Moves the running statistics of a network by `share` towards those of the last batch."""
+def take_statistics(network, momentum=_MOMENTUM):
+    """Moves the running statistics of a network towards those of the last batch, by the fraction `momentum`."""
     for norm in batch_norms(network):
         for running, found in zip((norm.running_mean, norm.running_var), norm.found, strict=True):
-            running.update(running + (found - running) * share)
+            running.update(running + (found - running) * momentum)
         norm.found = None
     jt.sync([v for norm in batch_norms(network) for v in (norm.running_mean, norm.running_var)])
 
@@ -187,8 +190,8 @@ def take_statistics(network, share=_MOMENTUM):
 # ------------------------------------------------------------------------------------------ modulation by label map
 
 class Spade(nn.Module):
-    """Spatially-adaptive normalisation (Park et al. 2019, eq. 1): batch norm, times 1 + gamma, plus beta, both made
-    from the mask by convolutions."""
+    """Spatially-adaptive normalisation (Park et al. 2019, eq. 1): batch norm, times 1 + gamma, plus beta; convolutions
+    of the mask give both."""
 
     def __init__(self, channels, num_classes, hidden):
         self.param_free_norm = BatchNorm(channels)
@@ -205,7 +208,7 @@ class Spade(nn.Module):
 class Clade(nn.Module):
     """Class-adaptive normalisation (Tan et al. 2021): batch norm, times gamma, plus beta, both looked up by class.
 
-    A pixel without class is normalised only.
+    A pixel without class is only normalised.
     """
 
     def __init__(self, channels, num_classes, positional):
@@ -219,8 +222,11 @@ class Clade(nn.Module):
 
 
 class ClassAffine(nn.Module):
-    """The table of gamma (`weight`) and beta (`bias`), both classes x C; `positional` scales what is looked up by
-    1 + a linear map of the position within the class's region (ICPE), zero at first."""
+    """The table of gamma (`weight`) and beta (`bias`), both classes x C.
+
+    `positional`: they are multiplied by 1 + a linear map of the position within the class's region (ICPE), which is
+    zero at first.
+    """
 
     def __init__(self, channels, num_classes, positional):
         self.weight = jt.init.gauss((num_classes, channels), "float32", 1.0, _GAIN)

@@ -2,28 +2,28 @@
 
 Scores and features come from `MultiscaleDiscriminator`: for each scale a list, the scores last.
 """
-from jiidm.system.runtime import jt, nn
+from jiidm.system.runtime import jt
+from jiidm.training import adversarial
 
 
-def discriminator_loss(real, made):
-    """Hinge loss of the discriminator: mean max(0, 1 - real) + mean max(0, 1 + made), averaged over the scales."""
-    each = [nn.relu(1 - a[-1]).mean() + nn.relu(1 + b[-1]).mean() for a, b in zip(real, made, strict=True)]
-    return sum(each) / len(each)
+def discriminator_loss(real, fake):
+    """Hinge loss of the discriminator: mean max(0, 1 - real) + mean max(0, 1 + fake), averaged over the scales."""
+    return 2 * sum(adversarial.hinge_loss(a[-1], b[-1]) for a, b in zip(real, fake, strict=True)) / len(fake)
 
 
-def generator_loss(made):
-    """Minus the mean score of made pictures, averaged over the scales."""
-    return -sum(found[-1].mean() for found in made) / len(made)
+def generator_loss(fake):
+    """Minus the mean score of fake pictures, averaged over the scales."""
+    return sum(adversarial.generator_loss(features[-1]) for features in fake) / len(fake)
 
 
-def feature_matching(real, made):
-    """L1 between the discriminator's features of real and made pictures: the sum over layers, the mean over scales
+def feature_matching(real, fake):
+    """L1 between the discriminator's features of real and fake pictures: the sum over layers, the mean over scales
     (Wang et al. 2018, eq. 4). No gradient flows to the real ones."""
     total = 0
-    for a, b in zip(real, made, strict=True):
-        for features, others in zip(a[:-1], b[:-1], strict=True):
-            total = total + jt.abs(features.detach() - others).mean()
-    return total / len(made)
+    for a, b in zip(real, fake, strict=True):
+        for expected, found in zip(a[:-1], b[:-1], strict=True):
+            total = total + jt.abs(expected.detach() - found).mean()
+    return total / len(fake)
 
 
 def style_divergence(mean, log_variance):

@@ -1,4 +1,4 @@
-"""A baseline as one: its generator and the encoder of its style, in one file of weights."""
+"""A baseline: its generator and the encoder of its style, in one file of weights."""
 import numpy as np
 
 from jiidm.baselines.config import baseline_checkpoint
@@ -20,10 +20,15 @@ class Baseline(nn.Module):
         self.encoder = StyleEncoder(config.generator) if config.generator.style_channels else None
 
     def execute(self, layout, styles=None, noise=None):
-        """A `Layout` and photos as of `style_input` -> pictures N, 3, H, W, and mean and log variance of the styles.
+        """Pictures of label maps.
 
-        noise (N, style_channels, standard normal) draws the styles; None takes their means. Without an encoder styles
-        and noise are not looked at, and mean and variance are None.
+        Args:
+            layout: a `Layout` of N pictures.
+            styles: photos as from `style_input`; not used without an encoder.
+            noise: N, style_channels, standard normal, draws the styles; None takes their means.
+
+        Returns:
+            Pictures N, 3, H, W; mean and log variance of the styles, None without an encoder.
         """
         if self.encoder is None:
             return self.generator(layout), None, None
@@ -33,15 +38,15 @@ class Baseline(nn.Module):
 
 
 def layout_arrays(labels, generator):
-    """Label maps (N, H, W uint8) -> the arrays of which `layout_of` makes a `Layout`: labels, and with a positional
-    `GeneratorConfig` the positions N, 2, H, W (else of no channel)."""
+    """The arrays that `layout_of` takes, for label maps N, H, W uint8: labels, and positions N, 2, H, W (N, 0, H, W
+    unless the `GeneratorConfig` is positional)."""
     if generator.positional:
         return labels, np.stack([region_positions(each) for each in labels])
     return labels, np.zeros((len(labels), 0, *labels.shape[1:]), np.float32)
 
 
 def layout_of(labels, positions, generator):
-    """The `Layout` of what `layout_arrays` gives."""
+    """The `Layout` of what `layout_arrays` returns."""
     return Layout(one_hot_batch(labels, generator.num_classes),
                   jt.array(positions) if generator.positional else None)
 
@@ -63,8 +68,8 @@ def load_baseline(path):
 
 
 def baseline_of(checkpoint):
-    """The `Baseline` of a `Checkpoint` from `load_baseline`; raises InputError where tensors are missing, further,
-    mis-shaped or hold NaN."""
+    """The `Baseline` of a `Checkpoint` from `load_baseline`; raises InputError for missing, unexpected or mis-shaped
+    tensors, and for NaN."""
     network = Baseline(checkpoint.config)
     ours = {name.split(".", 1)[1]: name for name, _ in network.named_parameters()}
     for name, value in checkpoint.tensors.items():

@@ -6,10 +6,16 @@ from jiidm.data.labels import NO_CLASS
 
 
 def region_positions(labels):
-    """Label map H x W uint8 -> 2 x H x W float32: how far right and how far below of its region's centre a pixel lies.
+    """How far right of and how far below its region's centre each pixel lies.
 
-    A region is what hangs together of one class (over corners too), its centre the mean of its pixels; the distances
-    are shares of the largest in the region, -1 to 1. They are 0 in a region of one column or row, and without class.
+    A region is a connected component (8-connectivity) of one class; its centre is the mean of its pixels.
+
+    Args:
+        labels: label map H x W uint8.
+
+    Returns:
+        2 x H x W float32, from -1 to 1: fractions of the largest distance in the region; 0 in a region of one column or
+        row, and where there is no class.
     """
     found = np.zeros((2, *labels.shape), np.float32)
     for label in np.unique(labels):

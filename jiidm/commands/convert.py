@@ -1,29 +1,31 @@
-"""Makes a checkpoint of jiidm from weights of another make, without running anything that the file holds.
+"""Converts weights of other programs into a checkpoint of jiidm, without running anything that the file holds.
 
-  python tools/convert.py vq-f4.ckpt autoencoder.safetensors
-  python tools/convert.py latest_net_G.pth gaugan.safetensors --encoder latest_net_E.pth --baseline 256x256
-  python tools/convert.py ema_0.9999_266000.pt unet.safetensors --step 266000 --config autoencoder.safetensors --half
+  jiidm convert vq-f4.ckpt autoencoder.safetensors
+  jiidm convert latest_net_G.pth gaugan.safetensors --encoder latest_net_E.pth --baseline 256x256
+  jiidm convert ema_0.9999_266000.pt unet.safetensors --step 266000 --config autoencoder.safetensors --half
 
-Reads PyTorch's .pt, .pth and .ckpt (also Lightning's, of latent diffusion), Jittor's .pkl and safetensors. PyTorch is
-not needed, and Jittor only with --baseline. What a file holds besides tensors and plain containers is refused by name.
+Reads PyTorch's .pt, .pth and .ckpt (also Lightning's, of latent diffusion), Jittor's .pkl, and safetensors. PyTorch is
+not needed. Anything in a file other than tensors and plain containers is refused by name.
 """
 import argparse
 from pathlib import Path
 
 
 def parse_arguments():
+    """Reads the command line; ends with an error for options that contradict each other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, metavar="INPUT", help="the file of weights")
     parser.add_argument("output", type=Path, metavar="OUTPUT.safetensors", nargs="?", help="the checkpoint to write")
     parser.add_argument("--kind", choices=("autoencoder", "unet"), help="which network, where the file holds both")
     parser.add_argument("--config", type=Path, metavar="FILE",
-                        help="YAML file or checkpoint of jiidm, for what the shapes do not tell (default: the paper's)")
+                        help="YAML file or checkpoint of jiidm, for what the shapes do not show (default: the "
+                             "paper's values)")
     parser.add_argument("--ema", action="store_true", help="take the averaged copy of the weights")
     parser.add_argument("--half", action="store_true", help="write float16, not float32")
     parser.add_argument("--step", type=int, metavar="N", help="training step (default: the one in the file, or 0)")
     parser.add_argument("--baseline", metavar="WIDTHxHEIGHT",
-                        help="INPUT is a generator of GauGAN or CLADE for pictures of this size (published: 256x256); "
-                             "without instance maps: one that was trained with them gets masks without edges")
+                        help="INPUT is a generator of GauGAN or CLADE for pictures of this size (published: 256x256). "
+                             "A generator that was trained with instance maps gets masks without edges")
     parser.add_argument("--encoder", type=Path, metavar="FILE", help="with --baseline: the file of its style encoder")
     parser.add_argument("--upsampling", type=int, metavar="N",
                         help="with --baseline: doublings of the size, 5 (published as normal; the default) or 6 (more)")
@@ -41,7 +43,7 @@ def parse_arguments():
 
 
 def main():
-    """Prints what was found in the file and writes the checkpoint."""
+    """Prints what the file holds, and writes the checkpoint."""
     arguments = parse_arguments()
     if arguments.baseline:
         _convert_baseline(arguments)
@@ -55,7 +57,7 @@ def main():
     if arguments.inspect:
         print(*list_tensors(weights), sep="\n")
     if arguments.inspect and weights.native:
-        print(_described(arguments.input))
+        print(_describe(arguments.input))
         return
     conversion = plan_conversion(weights, arguments.kind, arguments.config, arguments.ema, arguments.step)
     print(*conversion.report(), sep="\n")
@@ -64,8 +66,8 @@ def main():
         print(f"{arguments.output}: written, {arguments.output.stat().st_size / 2**20:.1f} MiB")
 
 
-def _described(path):
-    """What a checkpoint of jiidm is; for one of a baseline also the size of its pictures."""
+def _describe(path):
+    """A line on a checkpoint of jiidm; for a baseline's also the size of its pictures."""
     from jiidm.baselines.config import MODELS, baseline_checkpoint
     from jiidm.checkpoint import KINDS, open_checkpoint, open_tensors
 

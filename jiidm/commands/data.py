@@ -1,12 +1,11 @@
-"""Prepares training and test folders in the contest's layout, from data sets or drawn, and checks a training folder:
-all its faults in one report.
+"""Makes training and test folders in the contest's layout, and checks training folders.
 
-  python tools/prepare_data.py stanford SOURCE train --split train
-  python tools/prepare_data.py stanford SOURCE test --split val --test --references train
-  python tools/prepare_data.py landscapes LANDSCAPES data --stanford STANFORD
-  python tools/prepare_data.py synthetic train --count 1000
-  python tools/prepare_data.py synthetic test --count 50 --seed 1 --test --references train
-  python tools/prepare_data.py check train
+  jiidm data stanford SOURCE train --split train
+  jiidm data stanford SOURCE test --split val --test --references train
+  jiidm data landscapes LANDSCAPES data --stanford STANFORD
+  jiidm data synthetic train --count 1000
+  jiidm data synthetic test --count 50 --seed 1 --test --references train
+  jiidm data check train
 """
 import argparse
 import json
@@ -21,6 +20,7 @@ from jiidm.system.files import written_whole
 
 
 def parse_arguments():
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     stanford = commands.add_parser("stanford", help="convert the Stanford Background Dataset")
@@ -45,13 +45,14 @@ def parse_arguments():
         command.add_argument("--test", action="store_true", help="write a test folder: masks and label_to_img.json")
         command.add_argument("--references", metavar="FOLDER",
                              help="with --test: the training folder whose photos are the style references")
-    check = commands.add_parser("check", help="report everything that is wrong with a training folder",
-                                description="Exit code 0: a training can start; 1: faults; 2: no such folder.")
+    check = commands.add_parser("check", help="report all that is wrong with a training folder",
+                                description="Reports all that is wrong with a training folder. Exit code 0: a training "
+                                            "can start; 1: faults; 2: no such folder.")
     check.add_argument("folder", help="folder with imgs/ and labels/")
     check.add_argument("--classes", type=int, default=29, help="number of classes (default %(default)s)")
     check.add_argument("--width", type=int, default=512, help="of the training's pictures (default %(default)s)")
     check.add_argument("--height", type=int, default=384, help="of the training's pictures (default %(default)s)")
-    check.add_argument("--json", metavar="FILE", help="write the report to FILE too")
+    check.add_argument("--json", metavar="FILE", help="also write the report to FILE")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Says whether this machine can run jiidm, how fast it convolves, and what to do about each fault."""
+"""Checks whether this machine can run jiidm, measures its speed, and says what to do about each fault."""
 import argparse
 import importlib
 import platform
@@ -9,15 +9,17 @@ import sys
 import time
 from pathlib import Path
 
-from jiidm.system.host import compiler, faults
+from jiidm.system.host import find_compiler, find_faults
 
 
-def line(name, text):
+def print_line(name, text):
+    """Prints a fact."""
     print(f"{name:<10}{text}", flush=True)
 
 
 def compiler_version():
-    path = shutil.which(compiler())
+    """Returns the path and the version of the C++ compiler."""
+    path = shutil.which(find_compiler())
     if path is None:
         return "none"
     answer = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
@@ -25,6 +27,7 @@ def compiler_version():
 
 
 def numpy_version():
+    """Returns the version of numpy, or why it cannot be imported."""
     try:
         return importlib.import_module("numpy").__version__
     except ImportError as error:
@@ -32,7 +35,7 @@ def numpy_version():
 
 
 def onednn_version(jittor_utils):
-    """The version in the headers of the oneDNN that Jittor has unpacked; None where there is none."""
+    """Returns the version in the headers of the oneDNN that Jittor has unpacked; None where there is none."""
     headers = Path(jittor_utils.home(), ".cache", "jittor", "mkl").glob("dnnl*/include/**/dnnl_version.h")
     for header in headers:
         numbers = dict(re.findall(r"#define DNNL_VERSION_(MAJOR|MINOR|PATCH)\s+(\d+)", header.read_text()))
@@ -42,7 +45,7 @@ def onednn_version(jittor_utils):
 
 
 def conv_gflops(jt, nn):
-    """The best of five 3x3 convolutions, 256 to 256 channels at 64x64, in 10^9 operations a second."""
+    """Returns the speed of a 3x3 convolution, 256 channels at 64x64, in 10^9 operations a second: the best of five."""
     x, weight = jt.randn(1, 256, 64, 64), jt.randn(256, 256, 3, 3)
     seconds = []
     for _ in range(6):  # the first one compiles
@@ -55,9 +58,9 @@ def conv_gflops(jt, nn):
 
 
 def conv_error(jt, nn, np):
-    """The largest relative error of a 3x3 convolution and its two gradients against the sum written out in numpy."""
-    random = np.random.default_rng(0)
-    x, weight, up = (random.standard_normal(shape) for shape in ((2, 4, 6, 7), (5, 4, 3, 3), (2, 5, 6, 7)))
+    """Returns the largest relative error of a 3x3 convolution and its two gradients, compared with numpy."""
+    rng = np.random.default_rng(0)
+    x, weight, up = (rng.standard_normal(shape) for shape in ((2, 4, 6, 7), (5, 4, 3, 3), (2, 5, 6, 7)))
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     y, grad_padded, grad_weight = np.zeros(up.shape), np.zeros(padded.shape), np.zeros(weight.shape)
     for i in range(3):
@@ -74,47 +77,47 @@ def conv_error(jt, nn, np):
 
 
 def examine_jittor(found):
-    """Imports Jittor and reports on it; adds to `found`, a list of pairs (fault, cure)."""
+    """Imports Jittor and reports on it; appends pairs (fault, cure) to `found`."""
     try:
         import numpy as np
 
         from jiidm.system import runtime
     except Exception as error:
-        line("Jittor", "cannot be imported")
+        print_line("Jittor", "cannot be imported")
         reason = str(error).strip().splitlines() or [type(error).__name__]
         found.append((f"Jittor cannot be imported: {reason[-1]}",
                       "if that is no help, remove ~/.cache/jittor and try again with JIIDM_DEVICE=cpu"))
         return
     import jittor_utils
     jt, nn = runtime.jt, runtime.nn
-    line("Jittor", f"{jt.__version__}, cache {jittor_utils.cache_path}")
+    print_line("Jittor", f"{jt.__version__}, cache {jittor_utils.cache_path}")
     onednn = onednn_version(jittor_utils)
-    line("oneDNN", onednn or "none")
+    print_line("oneDNN", onednn or "none")
     if onednn is None:
         found.append(("Jittor has no oneDNN: convolutions on the CPU are slow",
                       "pip install jittor_offline==0.0.7, unset use_mkl, and remove ~/.cache/jittor"))
-    line("CUDA", f"none: {runtime.cuda_reason}" if runtime.cuda_reason else f"in use, {jt.flags.nvcc_path}")
-    line("device", runtime.device_name())
+    print_line("CUDA", f"none: {runtime.cuda_reason}" if runtime.cuda_reason else f"in use, {jt.flags.nvcc_path}")
+    print_line("device", runtime.device_name())
     error = conv_error(jt, nn, np)
     # cuDNN convolves with a mantissa of 10 bits (TF32)
     limit = 5e-3 if runtime.device_name() == "cuda" else 1e-4
     good = error < limit
-    line("numbers", f"convolution, forward and backward: relative error {error:.1e}, {'good' if good else 'BAD'}")
+    print_line("numbers", f"convolution, forward and backward: relative error {error:.1e}, {'good' if good else 'BAD'}")
     if not good:
         found.append((f"a convolution is wrong by {error:.1e}, more than {limit:.0e}",
                       "remove ~/.cache/jittor; if it stays, run with JIIDM_DEVICE=cpu"))
-    line("speed", f"3x3 convolution, 256 channels, 64x64: {conv_gflops(jt, nn):.0f} GFLOP/s")
+    print_line("speed", f"3x3 convolution, 256 channels, 64x64: {conv_gflops(jt, nn):.0f} GFLOP/s")
 
 
 def main():
-    """Prints what was found; returns 1 where something is wrong."""
+    """Prints the report; returns 1 where there is a fault."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    line("compiler", compiler_version())
-    line("Python", f"{platform.python_version()}, {sys.executable}")
-    line("numpy", numpy_version())
-    found = faults()
+    print_line("compiler", compiler_version())
+    print_line("Python", f"{platform.python_version()}, {sys.executable}")
+    print_line("numpy", numpy_version())
+    found = find_faults()
     if found:
-        line("Jittor", "not tried, for the faults below")
+        print_line("Jittor", "not tried, for the faults below")
     else:
         examine_jittor(found)
     for fault, cure in found:

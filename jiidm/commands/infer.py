@@ -4,10 +4,44 @@ from pathlib import Path
 
 from jiidm.system.errors import InputError
 
+BASELINES = ("gaugan", "clade")
+
 
 def main():
     """Reads the arguments and makes the pictures; returns 1 when some could not be made."""
+    args = parse_arguments()
+
+    from jiidm.system.stopping import stoppable
+
+    with stoppable():
+        from jiidm.contest.job import ContestJob, make_pictures
+
+        job = ContestJob(
+            args.input_path, args.img_path, args.output_path, args.width, args.height, args.quality, args.batch,
+            args.resume, args.save_steps, args.overview,
+        )
+        problems = make_pictures(
+            job, find_checkpoint(args), args.device, args.precision, args.condition_cache_mb, args.model,
+            rounds=args.rounds, ensemble=not args.no_ensemble, recipe=choose_recipe(args), seed=args.seed,
+            color_transfer={"on": True, "off": False}.get(args.color_transfer, args.color_transfer),
+        )
+    for problem in problems:
+        print(f"not made: {problem}")
+    return 1 if problems else 0
+
+
+def parse_arguments():
+    """The command line as `argparse` gives it."""
     parser = argparse.ArgumentParser(description=__doc__)
+    add_folders(parser)
+    add_recipe(parser)
+    add_output(parser)
+    add_device(parser)
+    return parser.parse_args()
+
+
+def add_folders(parser):
+    """Adds what is read and where the pictures go."""
     parser.add_argument("--input_path", required=True, type=Path,
                         help="folder with label_to_img.json and one folder of label PNGs")
     parser.add_argument("--img_path", required=True, type=Path, help="folder of style photos, or one that has imgs/")
@@ -15,61 +49,72 @@ def main():
     parser.add_argument("--checkpoint", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own; with --model gaugan or clade "
                              "runs/MODEL/weights, where the README's training puts them)")
-    parser.add_argument("--model", choices=("iidm", "gaugan", "clade"),
+    parser.add_argument("--model", choices=("iidm", *BASELINES),
                         help="what the checkpoint must be (default: iidm without --checkpoint, else whatever it is)")
+
+
+def add_recipe(parser):
+    """Adds what changes the checkpoint's recipe."""
     parser.add_argument("--rounds", type=int, help="how many rounds of the recipe (default: all)")
     parser.add_argument("--recipe", type=Path, metavar="FILE.yaml",
-                        help="keys of the inference section to put in place of the checkpoint's own")
+                        help="keys of the inference section that replace the checkpoint's own")
     parser.add_argument("--sampler", choices=("ddim", "dpmpp"),
-                        help="ddim, the paper's, or dpmpp, DPM-Solver++ (default: what the checkpoint's recipe says)")
+                        help="ddim (the paper's) or dpmpp, DPM-Solver++ (default: the recipe's)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps of each round with dpmpp")
-    parser.add_argument("--color-transfer", default="on", help="on, off, or a method's name (default on)")
+    parser.add_argument("--color-transfer", default="on", help="on, off, or a method's name (default: on)")
     parser.add_argument("--final-color-transfer", metavar="METHOD",
                         help="for the picture after the last round: reinhard, histogram, transport (nearest to the "
-                             "reference's colours) or none (default: what the checkpoint's recipe says, mostly none)")
+                             "reference's colours) or none (default: the recipe's, mostly none)")
     parser.add_argument("--no-ensemble", action="store_true", help="use the last checkpoint alone")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+
+
+def add_output(parser):
+    """Adds what is written, and how."""
     parser.add_argument("--batch", type=_batch, default=None, metavar="N",
-                        help="pictures at a time (default auto: 4 on the CPU, by its free memory on a GPU)")
-    parser.add_argument("--width", type=int, default=512, help="of the pictures written (default 512)")
-    parser.add_argument("--height", type=int, default=384, help="of the pictures written (default 384)")
-    parser.add_argument("--quality", type=int, default=95, help="of the JPEGs, 1 to 100 (default 95)")
+                        help="pictures at a time (default: auto, 4 on the CPU, by its free memory on a GPU)")
+    parser.add_argument("--width", type=int, default=512, help="of the pictures written (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=384, help="of the pictures written (default: %(default)s)")
+    parser.add_argument("--quality", type=int, default=95, help="of the JPEGs, 1 to 100 (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="skip pictures that are there already")
     parser.add_argument("--save-steps", action="store_true", help="keep each round's picture, in steps/")
     parser.add_argument("--overview", type=Path, help="write one sheet of styles, coloured masks and results")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+
+def add_device(parser):
+    """Adds where and how the networks run."""
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
+                        help="where to compute (default: auto, CUDA where it works)")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),
-                        help="of the networks' numbers (default auto: bf16 on a GPU, fp32 on the CPU)")
+                        help="of the UNet (default: auto, bf16 on a GPU that has it, else fp32)")
     parser.add_argument("--condition-cache-mb", type=int, metavar="N",
-                        help="memory for the maps made from the masks, in MB (default: all on a GPU, 2048 on the CPU); "
-                             "what does not fit is recomputed at every step, the result is the same")
-    args = parser.parse_args()
+                        help="memory for the SPADE maps of the masks, in MB (default: no limit on a GPU, 2048 on the "
+                             "CPU); maps that do not fit are computed at every step, with the same result")
 
-    from jiidm.system.stopping import stoppable
 
-    with stoppable():
-        from jiidm.contest.job import ContestJob, make_pictures
+def find_checkpoint(args):
+    """The checkpoint that the arguments ask for; raises InputError where a baseline has no weights yet."""
+    if args.checkpoint is not None or args.model not in BASELINES:
+        return args.checkpoint or "default"
+    folder = Path("runs") / args.model / "weights"
+    if not any(folder.glob("*.safetensors")):  # a training makes the folder at its start
+        raise InputError(f"{folder}: no weights there; train the model to its end with "
+                         f"jiidm train {args.model} --config {args.model} --run runs/{args.model} ..., "
+                         f"or give --checkpoint")
+    return folder
 
-        checkpoint = args.checkpoint or "default"
-        if args.checkpoint is None and args.model in ("gaugan", "clade"):
-            checkpoint = Path("runs") / args.model / "weights"
-            if not any(checkpoint.glob("*.safetensors")):  # a training makes the folder at its start
-                raise InputError(f"{checkpoint}: no weights there; train the model to its end with "
-                                 f"tools/train.py {args.model} --config {args.model} --run runs/{args.model} ..., "
-                                 f"or give --checkpoint")
-        job = ContestJob(
-            args.input_path, args.img_path, args.output_path, args.width, args.height, args.quality, args.batch,
-            args.resume, args.save_steps, args.overview,
-        )
-        problems = make_pictures(
-            job, checkpoint, args.device, args.precision, args.condition_cache_mb, args.recipe, args.model,
-            rounds=args.rounds, sampler=args.sampler, steps=args.steps, ensemble=not args.no_ensemble, seed=args.seed,
-            color_transfer={"on": True, "off": False}.get(args.color_transfer, args.color_transfer),
-            final_color_transfer={"none": False}.get(args.final_color_transfer, args.final_color_transfer),
-        )
-    for problem in problems:
-        print(f"not made: {problem}")
-    return 1 if problems else 0
+
+def choose_recipe(args):
+    """The keys of the recipe that the arguments change, as a dict; the file's path where it alone does; else None."""
+    final = args.final_color_transfer
+    options = {"sampler": args.sampler, "steps": args.steps, "final_color_transfer": "" if final == "none" else final}
+    keys = {key: value for key, value in options.items() if value is not None}
+    if args.recipe is None or not keys:
+        return keys or args.recipe
+
+    from jiidm.config import load_recipe
+
+    return {**load_recipe(args.recipe), **keys}
 
 
 def _batch(text):

@@ -1,8 +1,8 @@
 """Checks the generated pictures of a test folder and packs them into the zip file that the contest takes.
 
-  python tools/package_submission.py --input_path test --results results --output result.zip
+  jiidm package --input_path test --results results --output result.zip
 
-Where a picture is missing or wrong, all such pictures are listed, nothing is written and the exit code is 2.
+If pictures are missing or wrong, all of them are listed, nothing is written, and the exit code is 2.
 """
 import argparse
 import sys
@@ -12,6 +12,7 @@ from jiidm.system.errors import InputError
 
 
 def parse_arguments():
+    """The command line as `argparse` gives it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input_path", required=True, metavar="FOLDER", help="test folder; it holds label_to_img.json")
     parser.add_argument("--results", required=True, metavar="FOLDER", help="the generated pictures, MASK-STEM.jpg")
@@ -22,7 +23,7 @@ def parse_arguments():
 
 
 def main():
-    """Checks the pictures and writes the zip; raises InputError, after listing each fault, where one is wrong."""
+    """Checks the pictures and writes the zip; raises InputError, after listing the faults, if there are any."""
     arguments = parse_arguments()
     pictures, faults, extra = check_submission(
         arguments.input_path, arguments.results, arguments.width, arguments.height)

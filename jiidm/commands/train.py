@@ -2,7 +2,7 @@
 UNet, and the export of the weights that inference needs. `segmenter` is the network of tools/evaluate.py;
 `gaugan` and `clade` are the models to compare with.
 
-Several processes: mpirun -np N python tools/train.py ... with the same result, but for rounding.
+Several processes: mpirun -np N python tools/train.py ... gives the same result, up to rounding.
 """
 import argparse
 from pathlib import Path
@@ -20,83 +20,88 @@ def main():
     parser.add_argument("--config", required=True,
                         help="YAML file, or the name of one in configs/ (default, paper, segmenter, gaugan, clade)")
     parser.add_argument("--data", required=True, type=Path, help="folder with imgs/ and labels/")
-    parser.add_argument("--run", required=True, type=Path, help="folder for checkpoints, tables and sheets")
+    parser.add_argument("--run", required=True, type=Path, help="folder for checkpoints, tables and sample grids")
     parser.add_argument("--validation", type=Path,
-                        help="folder of held-out photos for the autoencoder's sheets, with labels/ for the segmenter's "
-                             "and the baselines'")
+                        help="folder of held-out photos for the autoencoder's sample grids, with labels/ for those of "
+                             "the segmenter and the baselines")
     parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|STEP|PATH",
                         help="go on from the newest whole state of --run (auto, the default), or from that of a step "
                              "or a file; newer ones are set aside as NAME.aside")
     parser.add_argument("--start-from", type=Path, metavar="FILE",
-                        help="train the UNet on from this checkpoint's weights (unet-*.safetensors of a run, or what "
-                             "tools/convert.py wrote); a resumed state has its own")
+                        help="start the UNet's training from this checkpoint's weights (unet-*.safetensors of a run, "
+                             "or what tools/convert.py wrote); a resumed state has its own")
     parser.add_argument("--dry-run", action="store_true",
                         help="print parameters, memory, disk and hours, from a few steps that write nothing")
     parser.add_argument("--tensorboard", action="store_true",
-                        help="write the numbers and sheets for TensorBoard too, into RUN/tensorboard")
+                        help="write the losses and sample grids for TensorBoard too, into RUN/tensorboard")
     parser.add_argument("--average", action="store_true", help="export the mean of the kept UNets as one checkpoint")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     args = parser.parse_args()
-    if args.resume and args.resume.isdigit() and args.stage not in ("autoencoder", "unet", "segmenter", *BASELINES):
-        raise InputError(f"--resume {args.resume}: a step of which stage? Run autoencoder or unet alone, or give the "
-                         f"state's file")
-    if args.stage == "segmenter" and (args.dry_run or args.average):
-        raise InputError("--dry-run and --average: are for the networks of IIDM; leave them out for the segmenter")
-
-    if args.stage in BASELINES and args.average:
-        raise InputError(f"--average: is for the UNets; leave it out for {args.stage}")
-    if args.start_from and args.stage not in ("all", "unet"):
-        raise InputError(f"--start-from {args.start_from}: is for the UNet; leave it out for {args.stage}")
+    _check_arguments(args)
 
     from jiidm.system.stopping import stoppable
 
     with stoppable():
-        from jiidm.config import config_path, load_config
+        from jiidm.config import config_path
         from jiidm.system.distributed import is_main_process
-        from jiidm.training.stages import Stages, plan_of
 
-        path = config_path(args.config)
-        if args.stage == "segmenter":
-            from jiidm.training.segmenter import load_segmenter_run, train_segmenter
+        others = {"segmenter": _train_segmenter, **dict.fromkeys(BASELINES, _train_baseline)}
+        lines = others.get(args.stage, _train_iidm)(args, config_path(args.config))
+        if is_main_process() and lines:
+            print("\n".join(lines))
 
-            events = args.run / "tensorboard" if args.tensorboard else None
-            train_segmenter(load_segmenter_run(path), args.data, args.run, args.validation, args.resume, args.device,
-                            events)
-            return
-        if args.stage in BASELINES:
-            _train_baseline(args, path)
-            return
-        config = load_config(path)
-        if args.dry_run:
-            lines = plan_of(config, args.data, args.device)
-            if is_main_process():
-                print("\n".join(lines))
-            return
-        stages = Stages(config, args.data, args.run, args.validation, args.resume, args.device, args.average,
-                        args.tensorboard, args.start_from)
-        with stages.claimed():
-            for stage in STAGES:
-                if args.stage in ("all", stage):
-                    getattr(stages, stage)()
-    if args.stage in ("all", "export") and is_main_process():
-        print(f"weights for tools/infer.py --checkpoint: {args.run / 'weights'}")
+
+def _check_arguments(args):
+    """Raises InputError for options that the stage does not have."""
+    is_iidm = args.stage in ("all", *STAGES)
+    if args.resume and args.resume.isdigit() and args.stage in ("all", "latents", "export"):
+        raise InputError(f"--resume {args.resume}: a step of which stage? Run autoencoder or unet alone, or give the "
+                         f"state's file")
+    if args.average and not is_iidm:
+        raise InputError(f"--average: is for the UNets; leave it out for {args.stage}")
+    if args.dry_run and args.stage == "segmenter":
+        raise InputError("--dry-run: is for the networks of IIDM and the baselines; leave it out for the segmenter")
+    if args.start_from and args.stage not in ("all", "unet"):
+        raise InputError(f"--start-from {args.start_from}: is for the UNet; leave it out for {args.stage}")
+
+
+def _train_iidm(args, path):
+    """Runs the stage of IIDM, or all of them, or with --dry-run plans them; returns the lines to print."""
+    from jiidm.config import load_config
+    from jiidm.training.stages import Stages, plan_of
+
+    config = load_config(path)
+    if args.dry_run:
+        return plan_of(config, args.data, args.device)
+    stages = Stages(config, args.data, args.run, args.validation, args.resume, args.device, args.average,
+                    args.tensorboard, args.start_from)
+    for stage in STAGES:
+        if args.stage in ("all", stage):
+            getattr(stages, stage)()
+    return [_weights_line(args)] if args.stage in ("all", "export") else []
+
+
+def _train_segmenter(args, path):
+    from jiidm.training.segmenter import load_segmenter_run, train_segmenter
+
+    train_segmenter(load_segmenter_run(path), args.data, args.run, args.validation, args.resume, args.device,
+                    args.tensorboard)
 
 
 def _train_baseline(args, path):
-    """Trains, or with --dry-run describes, the model that the stage names, by the configuration `path`."""
+    """Trains the baseline that the stage names, or with --dry-run describes it; returns the lines to print."""
     from jiidm.baselines.config import load_baseline_run
     from jiidm.baselines.training import describe_training, train_baseline
-    from jiidm.system.distributed import is_main_process
 
     config = load_baseline_run(path)
     if config.generator.model != args.stage:
         raise InputError(f"{path}: generator.norm {config.generator.norm} makes it {config.generator.model}; expected "
                          f"{args.stage}")
     if args.dry_run:
-        lines = describe_training(config, args.data, args.device)
-    else:
-        events = args.run / "tensorboard" if args.tensorboard else None
-        train_baseline(config, args.data, args.run, args.validation, args.resume, args.device, events)
-        lines = [f"weights for tools/infer.py --checkpoint: {args.run / 'weights'}"]
-    if is_main_process():
-        print("\n".join(lines))
+        return describe_training(config, args.data, args.device)
+    train_baseline(config, args.data, args.run, args.validation, args.resume, args.device, args.tensorboard)
+    return [_weights_line(args)]
+
+
+def _weights_line(args):
+    return f"weights for tools/infer.py --checkpoint: {args.run / 'weights'}"

@@ -15,7 +15,7 @@ from jiidm.data.labels import CLASSES, colorize, read_label_map, resize_labels
 from jiidm.data.pictures import fit_photo, read_photo, sheet_of
 from jiidm.system.errors import InputError, Stopped
 from jiidm.system.files import output_folder, written_whole
-from jiidm.system.host import under_mpi
+from jiidm.system.host import is_under_mpi
 from jiidm.system.stopping import interruptible
 
 _THUMBNAIL = 256  # pixels of width on the sheet; less where there are many pictures
@@ -25,9 +25,16 @@ _COLUMNS = 6
 
 @dataclass(frozen=True)
 class ContestJob:
-    """What to make and where: the contest's folders, the size and quality of the JPEGs, and what to keep.
+    """What to make and where.
 
-    `batch` is the number of pictures at a time; None leaves it to `Generator.batch_size`.
+    input_path: folder with label_to_img.json and one folder of label maps.
+    img_path: folder of the style photos.
+    output_path: folder for the pictures.
+    width, height, quality: of the JPEGs.
+    batch: pictures at a time (None: `Generator.batch_size`).
+    resume: skip pictures that are there already.
+    save_steps: keep the picture of each round, in steps/.
+    overview: a sheet of styles, coloured masks and pictures to write (None: no sheet).
     """
 
     input_path: Path
@@ -40,6 +47,11 @@ class ContestJob:
     resume: bool = False
     save_steps: bool = False
     overview: Path | None = None
+
+    @property
+    def steps(self):
+        """Folder of the rounds' pictures."""
+        return self.output_path / "steps"
 
     def picture(self, item):
         """Path of the picture of a `TestItem`."""
@@ -55,58 +67,56 @@ class _Batch(NamedTuple):
     faults: list[tuple[TestItem, InputError]]
 
 
-def make_pictures(job, checkpoint="default", device="auto", precision="auto", condition_cache_mb=None, recipe=None,
-                  model=None, **settings):
-    """Makes the pictures of a `ContestJob` with a `Generator.from_checkpoint` of the arguments after it.
+def make_pictures(job, checkpoint="default", device="auto", precision="auto", condition_cache_mb=None, model=None, *,
+                  rounds=None, color_transfer=True, ensemble=True, recipe=None, seed=0):
+    """Makes the pictures of a job; with mpirun the processes share them.
 
-    model: "iidm", "gaugan" or "clade", what the checkpoint must be (None: whatever it is). settings are keyword
-    arguments of `Generator.infer`: rounds, color_transfer, ensemble, seed, sampler, steps, final_color_transfer. Files
-    are read and written in the background, a batch ahead and a batch behind at most; each appears whole. Processes that
-    mpirun has started share the pictures by name; the first of them also makes the overview.
-    Returns a sentence for each picture that could not be made; the others are made. Raises InputError where nothing can
-    be made (folders, checkpoint or settings that are wrong) and at the first file that cannot be written; on Ctrl-C
-    `Stopped`, after the pictures that are done have been written.
+    Files are read and written in the background, at most one batch ahead and one behind. Each appears whole.
+
+    Args:
+        job: a `ContestJob`.
+        checkpoint, device, precision, condition_cache_mb: as for `jiidm.load`.
+        model: what the checkpoint must be: "iidm", "gaugan" or "clade" (None: whatever it is).
+        rounds, color_transfer, ensemble, recipe, seed: as for `Generator.infer`.
+
+    Returns:
+        A sentence for each picture that could not be made.
+
+    Raises:
+        InputError: nothing can be made (folders, checkpoint or recipe are wrong), or a file cannot be written.
+        Stopped: Ctrl-C; the pictures that are done have been written.
     """
-    _check(job)
+    _check_job(job)
     folder = TestFolder(job.input_path, job.img_path)
-    for path in (job.output_path, job.save_steps and _steps(job), job.overview and job.overview.parent):
+    for path in (job.output_path, job.save_steps and job.steps, job.overview and job.overview.parent):
         if path:
             output_folder(path)
-    others = _processes() if under_mpi() else None
-    first = others is None or others.is_first()
-    mine = folder.items if others is None else folder.items[others.rank() :: others.count()]
-    problems, broken = list(folder.problems) if first else [], set()
-    num_classes = len(CLASSES)
+    settings = {"rounds": rounds, "color_transfer": color_transfer, "ensemble": ensemble, "recipe": recipe,
+                "seed": seed}
+    processes = _processes() if is_under_mpi() else None
+    first = processes is None or processes.is_main_process()
+    items = folder.items if processes is None else folder.items[processes.rank() :: processes.world_size()]
+    problems, broken, num_classes = list(folder.problems) if first else [], set(), len(CLASSES)
     try:
         with interruptible():
-            waiting = [item for item in mine if not (job.resume and _is_whole(job.picture(item)))]
-            if waiting:
-                from jiidm.generator import Generator
-
-                generator = Generator.from_checkpoint(checkpoint, device, precision, condition_cache_mb, recipe)
-                num_classes = generator.num_classes
-                if model is not None and generator.model != model:
-                    raise InputError(f"{checkpoint}: is of {generator.model}; expected {model}, as --model says")
+            waiting = [item for item in items if not (job.resume and _is_whole(job.picture(item)))]
         if waiting:
-            bar = tqdm(total=len(mine), initial=len(mine) - len(waiting), unit="image", dynamic_ncols=True,
+            generator = _load_generator(checkpoint, device, precision, condition_cache_mb, model)
+            num_classes = generator.num_classes
+            bar = tqdm(total=len(items), initial=len(items) - len(waiting), unit="image", dynamic_ncols=True,
                        disable=not first)
             with bar, _HostWork() as work:
-                for item, error in _make(job, waiting, generator, settings, bar, work):
+                for item, error in _make_batches(job, waiting, generator, settings, bar, work):
                     problems.append(f"{item.name}: {error}")
                     broken.add(item.name)
         with interruptible():
-            if others is not None:
-                others.wait_for_all()  # also since mpirun ends all when one ends with problems
+            if processes is not None:
+                processes.barrier()  # also because mpirun ends all when one ends with problems
             if job.overview and first:
                 shown = [item for item in folder.items if item.name not in broken and _is_whole(job.picture(item))]
                 write_overview(job, shown, num_classes)
     except KeyboardInterrupt as stop:
-        there = sum(job.picture(item).is_file() for item in folder.items)
-        raise Stopped(
-            getattr(stop, "signal", signal.SIGINT),
-            f"stopped: {there} of {len(folder.items)} pictures are in {job.output_path}, "
-            f"{len(folder.items) - there} are missing; the same command with --resume goes on",
-        ) from None
+        raise _stopped(job, folder, getattr(stop, "signal", signal.SIGINT)) from None
     return problems
 
 
@@ -116,7 +126,24 @@ def _processes():
     return distributed
 
 
-def _check(job):
+def _load_generator(checkpoint, device, precision, condition_cache_mb, model):
+    with interruptible():
+        from jiidm.generator import load
+
+        generator = load(checkpoint, device, precision, condition_cache_mb)
+    if model is not None and generator.model != model:
+        raise InputError(f"{checkpoint}: is of {generator.model}; expected {model}, as --model says")
+    return generator
+
+
+def _stopped(job, folder, number):
+    """The `Stopped` that says how many pictures are there."""
+    there, count = sum(job.picture(item).is_file() for item in folder.items), len(folder.items)
+    return Stopped(number, f"stopped: {there} of {count} pictures are in {job.output_path}, {count - there} are "
+                           f"missing; the same command with --resume goes on")
+
+
+def _check_job(job):
     numbers = [job.width, job.height] if job.batch is None else [job.width, job.height, job.batch]
     if not 1 <= job.quality <= 100 or min(numbers) < 1:
         raise InputError(
@@ -127,11 +154,7 @@ def _check(job):
         raise InputError(f"{job.overview}: expected the name of a picture for the overview, such as overview.jpg")
 
 
-def _steps(job):
-    return job.output_path / "steps"
-
-
-def _make(job, items, generator, settings, bar, work):
+def _make_batches(job, items, generator, settings, bar, work):
     """Makes the pictures of the `TestItem`s; yields those that cannot be used, each with its error."""
     size = generator.batch_size() if job.batch is None else job.batch
     parts = [items[start : start + size] for start in range(0, len(items), size)]
@@ -142,20 +165,24 @@ def _make(job, items, generator, settings, bar, work):
             ahead = work.submit(_read, parts[index + 1], generator)
         yield from batch.faults
         bar.update(len(batch.faults))
-        if not batch.items:
-            continue
-        stems = [Path(item.name).stem for item in batch.items]
+        if batch.items:
+            _make_batch(job, batch, generator, settings, bar, work)
+            bar.update(len(batch.items))
 
-        def on_step(number, done, count, pictures, stems=stems):
-            bar.set_postfix_str(f"round {number + 1}, step {done}/{count}")
-            work.check()
-            if pictures and job.save_steps:
-                work.write(pictures, [_steps(job) / f"{stem}-round{number + 1}.jpg" for stem in stems], job)
 
-        with interruptible():
-            pictures = generator.infer(batch.masks, batch.styles, names=stems, on_step=on_step, **settings)
-        work.write(pictures, [job.picture(item) for item in batch.items], job)
-        bar.update(len(pictures))
+def _make_batch(job, batch, generator, settings, bar, work):
+    """Makes the pictures of a `_Batch` and hands them over to be written."""
+    stems = [Path(item.name).stem for item in batch.items]
+
+    def on_step(step):
+        bar.set_postfix_str(f"round {step.round + 1}, step {step.done}/{step.steps}")
+        work.check()
+        if step.pictures and job.save_steps:
+            work.write(step.pictures, [job.steps / f"{stem}-round{step.round + 1}.jpg" for stem in stems], job)
+
+    with interruptible():
+        pictures = generator.infer(batch.masks, batch.styles, names=stems, on_step=on_step, **settings)
+    work.write(pictures, [job.picture(item) for item in batch.items], job)
 
 
 def _read(items, generator):
@@ -175,10 +202,10 @@ def _read(items, generator):
 
 
 class _HostWork:
-    """What the host does while the device computes, in the order given, in one background thread: there is little of
-    it, and on a small CPU more threads would only be in the way of the computation.
+    """Reads and writes in one background thread, in the order given, while the device computes.
 
-    At the end of a `with` block all of it is done, after an exception too.
+    There is little to do, and on a small CPU more threads would slow the computation. At the end of a `with` block all
+    of it is done, after an exception too.
     """
 
     def __init__(self):
@@ -200,7 +227,7 @@ class _HostWork:
             self._writing.result()
 
     def write(self, pictures, paths, job):
-        """Writes PIL images as JPEGs, once the ones given before are written; raises the error of those."""
+        """Writes PIL images as JPEGs, after those given before; raises the error of these."""
         if self._writing:
             self._writing.result()
         self._writing = self.submit(_write, pictures, paths, job)

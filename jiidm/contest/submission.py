@@ -1,4 +1,4 @@
-"""The contest's result file: a zip of one picture `MASK-STEM.jpg` for each mask of the test folder."""
+"""The contest's result file: a zip with one picture, `MASK-STEM.jpg`, for each mask of the test folder."""
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -8,12 +8,16 @@ from jiidm.data.pictures import PHOTO_SUFFIXES, open_image
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
 
-_OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold; a fixed one makes equal pictures an equal file
+_OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip; a fixed time makes equal pictures an equal file
 
 
 class Check(NamedTuple):
-    """The pictures of a submission in the order of the archive, a sentence for each that is missing or wrong, and the
-    names of pictures beside them that belong to no mask."""
+    """What a submission holds.
+
+    pictures: the paths in the order of the archive.
+    faults: a sentence for each picture that is missing or wrong.
+    extra: the names of pictures beside them that belong to no mask.
+    """
 
     pictures: list[Path]
     faults: list[str]
@@ -21,10 +25,15 @@ class Check(NamedTuple):
 
 
 def check_submission(input_path, results, width, height):
-    """Compares the pictures in the folder `results` with the masks that `input_path`/label_to_img.json names.
+    """Compares the generated pictures with the masks of a test folder and returns a `Check`.
 
-    Each has to be an RGB JPEG of width x height pixels, readable to its end. Returns a Check; raises InputError where
-    the folder or the JSON file is missing or the latter is broken.
+    Args:
+        input_path: test folder; it holds label_to_img.json.
+        results: folder of the generated pictures.
+        width, height: of each picture, an RGB JPEG that can be read to its end.
+
+    Raises:
+        InputError: a folder or the JSON file is missing, or the latter is broken.
     """
     references = read_references(Path(input_path) / "label_to_img.json")
     results = Path(results)
@@ -38,7 +47,7 @@ def check_submission(input_path, results, width, height):
 
 
 def _fault(path, width, height):
-    """Returns what is wrong with the picture `path`, None where it is good."""
+    """What is wrong with the picture `path`; None where nothing is."""
     if not path.exists():
         return f"{path}: missing"
     try:
@@ -55,10 +64,16 @@ def _fault(path, width, height):
 
 
 def write_submission(output, pictures):
-    """Writes the files `pictures` to the root of the zip `output`, in their order; returns nothing.
+    """Writes a zip whose root holds the pictures, in their order, stored without compression.
 
-    They are stored, not compressed: JPEGs do not shrink. Equal pictures give an equal file, byte for byte. The file
-    appears complete or not at all; raises InputError where it cannot be written or is not called .zip.
+    Equal pictures give an equal file, byte for byte. The file appears whole or not at all.
+
+    Args:
+        output: the file to write (.zip).
+        pictures: paths of JPEGs.
+
+    Raises:
+        InputError: the file cannot be written, or has another suffix.
     """
     output = Path(output)
     if output.suffix.lower() != ".zip" or output.is_dir():
@@ -67,6 +82,6 @@ def write_submission(output, pictures):
     with written_whole(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for path in pictures:
             entry = zipfile.ZipInfo(path.name, _OLDEST)
-            entry.create_system = 3  # Unix, wherever this runs; the rights are those of such a system
+            entry.create_system = 3  # Unix, whose rights follow, wherever this runs
             entry.external_attr = 0o100644 << 16
             archive.writestr(entry, path.read_bytes())

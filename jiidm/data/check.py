@@ -1,7 +1,7 @@
-"""One report over a training folder: everything that would stop a training, and what its pictures and labels are."""
+"""Checks a training folder: one report on all that would stop a training, and on its pictures and labels."""
 import dataclasses
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jiidm.data.folders import files_of
-from jiidm.data.labels import CLASSES, NO_CLASS, read_label_map
+from jiidm.data.folders import Finding, find_name_faults, list_pairs
+from jiidm.data.labels import CLASSES, NO_CLASS, check_size, check_values, read_label_map
 from jiidm.data.pictures import PHOTO_SUFFIXES, open_image, read_photo
 from jiidm.system.errors import InputError
 
-# Training stops at a fault; at a remark it does not, but somebody should look.
+# A fault stops a training. A remark does not, but somebody should look at it.
 FAULTS = {
     "partner": "missing partners",
     "twice": "two files of one name",
@@ -33,20 +33,21 @@ NEARLY_ALL = 0.99  # of a label map's pixels
 _CHUNK = 256  # pairs in flight: bounds the memory, whatever the folder's size
 
 
-class Finding(NamedTuple):
-    """Something to tell of a file: `kind` is a key of FAULTS or REMARKS, `path` is relative to the folder."""
-    kind: str
-    path: str
-    text: str
-
-
 @dataclass(frozen=True)
 class Report:
     """What `check_folder` found.
 
-    `pixels` and `maps` give, for each value of the label maps (NO_CLASS included), how many pixels have it and in how
-    many maps it occurs. `sizes` are the photos' sizes ("512x384") with how many have each.
+    Args:
+        folder: the training folder.
+        classes: the number of classes.
+        photos, labels: how many files there are.
+        sizes: how many photos have each size, such as "512x384".
+        pixels: how many pixels have each value of the label maps, NO_CLASS included.
+        maps: how many label maps have each value.
+        faults: `Finding`s that stop a training; paths are relative to the folder.
+        remarks: `Finding`s that do not, but that somebody should look at.
     """
+
     folder: str
     classes: int
     photos: int
@@ -57,28 +58,37 @@ class Report:
     faults: tuple
     remarks: tuple
 
-    def as_dict(self):
-        """The report as dicts and lists that JSON can hold."""
+    def as_dict(self) -> dict:
+        """Returns the report as dicts and lists, for JSON."""
         findings = {name: [found._asdict() for found in getattr(self, name)] for name in ("faults", "remarks")}
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {**plain, **findings}
 
 
-def check_folder(path, num_classes=29, width=512, height=384, threads=None):
-    """Reads every photo and label map of the training folder `path` and returns the `Report`.
+def check_folder(path: str | Path, num_classes: int = 29, width: int = 512, height: int = 384,
+                 threads: int | None = None) -> Report:
+    """Decodes every photo and label map of a training folder and collects all that is wrong.
 
-    Every file is decoded, as training would, in `threads` threads (default: one a core); a few hundred pictures are in
-    memory at most. Pictures smaller than `width` x `height`, in pixels, are remarked upon.
-    Raises InputError where the folder or one of its two parts is missing or without pictures.
+    At most a few hundred pictures are in memory.
+
+    Args:
+        path: the training folder.
+        num_classes: labels are 0..num_classes-1.
+        width, height: of the training's pictures, in pixels; smaller files are remarked upon.
+        threads: how many decode. None: one a core.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        InputError: the folder or one of its two parts is missing or has no pictures.
     """
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; a folder with imgs/ and labels/ was expected")
-    photos = files_of(path / "imgs", PHOTO_SUFFIXES, "the training photos")
-    labels = files_of(path / "labels", (".png",), "the label maps of the training photos")
-    findings = _ignored(path, photos + labels)
-    findings += _without_partner(photos, labels) + _of_one_name(photos) + _of_one_name(labels)
-    pairs = _paired(photos, labels)
+    photos, labels = list_pairs(path)
+    findings = _find_ignored(path, photos + labels) + find_name_faults(photos, labels)
+    pairs = _match_pairs(photos, labels)
 
     sizes, pixels, maps = Counter(), Counter(), Counter()
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool, \
@@ -101,7 +111,7 @@ def check_folder(path, num_classes=29, width=512, height=384, threads=None):
 
 # ------------------------------------------------------------------------------------------------------ names of files
 
-def _ignored(folder, used):
+def _find_ignored(folder, used):
     """Findings on the visible files of imgs/ and labels/ that are no picture of the expected kind."""
     used = set(used)
     return [Finding("ignored", file, f"not one of {', '.join(suffixes)}")
@@ -109,28 +119,10 @@ def _ignored(folder, used):
             for file in sorted((folder / part).iterdir()) if file not in used and not file.name.startswith(".")]
 
 
-def _without_partner(photos, labels):
-    """Findings on photos without a label map and the reverse."""
-    stems = [{file.stem for file in files} for files in (photos, labels)]
-    return [Finding("partner", file, f"its {partner.format(file.stem)} is missing")
-            for files, others, partner in ((photos, stems[1], "label map labels/{}.png"),
-                                           (labels, stems[0], "photo imgs/{}.jpg"))
-            for file in files if file.stem not in others]
+def _match_pairs(photos, labels):
+    """Every file with its partner, (photo, label map); None stands for a missing one.
 
-
-def _of_one_name(files):
-    """Findings on files that differ in their suffix only: nobody knows which of them is meant."""
-    by_stem = defaultdict(list)
-    for file in files:
-        by_stem[file.stem].append(file)
-    return [Finding("twice", file, f"the name of {same[0].name} too")
-            for same in by_stem.values() for file in same[1:]]
-
-
-def _paired(photos, labels):
-    """Every file with its partner, (photo, label map) or None in the place of the missing one.
-
-    Where a name comes twice, the further files come alone.
+    Where a name comes twice, the further files stand alone.
     """
     places = {file.stem: file for file in reversed(labels)}
     pairs = [(file, places.pop(file.stem, None)) for file in photos]
@@ -140,15 +132,16 @@ def _paired(photos, labels):
 
 # ------------------------------------------------------------------------------------------------------------ contents
 
-class _Checked(NamedTuple):
+class _PairResult(NamedTuple):
     """Of one pair: findings, the photo's size as a list of one or none, {value: pixels} of the label map."""
+
     findings: list
     sizes: list
     pixels: dict
 
 
 def _check_pair(pair, num_classes, width, height):
-    """Decodes a photo and its label map, either of which may be None; returns `_Checked`."""
+    """Decodes a photo and its label map, either of which may be None; returns a `_PairResult`."""
     photo, label = pair
     findings, sizes, pixels = [], {}, {}
     if photo:
@@ -163,13 +156,14 @@ def _check_pair(pair, num_classes, width, height):
             sizes[label] = values.shape[::-1]
             counts = np.bincount(values.ravel(), minlength=256)
             pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-            findings += _label_findings(label, pixels, values.size, num_classes)
-    if len(set(sizes.values())) > 1:
-        findings.append(Finding("size", label, f"{_size(sizes[label])}, but its photo is {_size(sizes[photo])}"))
+            findings += _try("value", label, lambda: check_values(values, num_classes, label, allow_no_class=True))
+            findings += _find_nearly_empty(label, pixels, values.size, num_classes)
+            if photo in sizes:
+                findings += _try("size", label, lambda: check_size(values, sizes[photo], label))
     for file, size in sizes.items():
         if size[0] < width or size[1] < height:
             findings.append(Finding("small", file, f"{_size(size)}, smaller than {width}x{height}"))
-    return _Checked(findings, [_size(sizes[photo])] if photo in sizes else [], pixels)
+    return _PairResult(findings, [_size(sizes[photo])] if photo in sizes else [], pixels)
 
 
 def _read_labels(path):
@@ -184,30 +178,35 @@ def _read_labels(path):
         return None, [Finding("colour", path, _reason(error, path))]
 
 
-def _label_findings(path, pixels, total, num_classes):
-    """Findings on the values of one label map: those of no class, and one class nearly everywhere."""
-    wrong = {value: count for value, count in pixels.items() if value >= num_classes and value != NO_CLASS}
-    if wrong:
-        shown = ", ".join(f"{value} ({count} pixels)" for value, count in wrong.items())
-        yield Finding("value", path, f"{shown}; expected 0..{num_classes - 1} or {NO_CLASS} (no class)")
+def _find_nearly_empty(path, pixels, total, num_classes):
+    """A finding where one class is nearly everywhere."""
     value, count = max(pixels.items(), key=lambda item: item[1])
     if count > NEARLY_ALL * total:
         yield Finding("nearly empty", path, f"{100 * count / total:.2f} % {class_name(value, num_classes)}")
 
 
+def _try(kind, path, check):
+    """A finding of this kind where the check of a file fails."""
+    try:
+        check()
+    except InputError as error:
+        yield Finding(kind, path, _reason(error, path))
+
+
 def _reason(error, path):
-    """An error in one line, without the file's name, which stands before it already."""
+    """An error in one line, without the file's name, which the report shows before it."""
     return (str(error).splitlines() or [type(error).__name__])[0].removeprefix(f"{path}: ")
 
 
 def _size(size):
+    """(width, height) as text."""
     return f"{size[0]}x{size[1]}"
 
 
 # -------------------------------------------------------------------------------------------------------------- words
 
-def class_name(value, num_classes=29):
-    """What the value of a pixel is called: "5 tree", "255 no class", "99 outside the classes"."""
+def class_name(value: int, num_classes: int = 29) -> str:
+    """Returns what the value of a pixel is called: "5 tree", "255 no class", "99 outside the classes"."""
     if value == NO_CLASS:
         return f"{value} no class"
     if value >= num_classes:
@@ -215,10 +214,10 @@ def class_name(value, num_classes=29):
     return f"{value} {CLASSES[value]}" if num_classes == len(CLASSES) else str(value)
 
 
-def report_text(report):
-    """The `Report` as Markdown that reads well as plain text: counts, all findings, the share of each class."""
+def report_text(report: Report) -> str:
+    """Returns a `Report` as Markdown that reads well as plain text: counts, all findings, the frequency of classes."""
     lines = [f"# {report.folder}", "", f"- {report.photos} photos, {report.labels} label maps",
-             f"- sizes: {_listed_sizes(report.sizes)}",
+             f"- sizes: {_list_sizes(report.sizes)}",
              f"- {len(report.faults)} faults that stop a training, {len(report.remarks)} remarks"]
     for title, kinds, findings in (("Fault", FAULTS, report.faults), ("Remark", REMARKS, report.remarks)):
         for kind, words in kinds.items():
@@ -229,11 +228,12 @@ def report_text(report):
     total = sum(report.pixels.values())
     lines += ["", "## Classes", "", "| class | pixels % | in maps |", "| --- | ---: | ---: |"]
     for value in sorted({*range(report.classes), *report.pixels}):
-        share = 100 * report.pixels.get(value, 0) / max(total, 1)
-        lines.append(f"| {class_name(value, report.classes)} | {share:.3f} | {report.maps.get(value, 0)} |")
+        percent = 100 * report.pixels.get(value, 0) / max(total, 1)
+        lines.append(f"| {class_name(value, report.classes)} | {percent:.3f} | {report.maps.get(value, 0)} |")
     return "\n".join(lines) + "\n"
 
 
-def _listed_sizes(sizes):
+def _list_sizes(sizes):
+    """The most frequent sizes in one text."""
     shown = [f"{size} ({count})" for size, count in list(sizes.items())[:5]]
     return ", ".join(shown + ([f"{len(sizes) - 5} others"] if len(sizes) > 5 else [])) or "none readable"

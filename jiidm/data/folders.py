@@ -1,74 +1,111 @@
-"""The contest's folders: photos and label maps of training, masks and references of the test; read and written."""
+"""The contest's folders, read and written: photos with label maps for training, masks with references for the test."""
 import contextlib
 import itertools
 import json
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from jiidm.data.labels import read_label_map
+from jiidm.data.labels import check_size, read_label_map
 from jiidm.data.pictures import PHOTO_SUFFIXES, photo_size, read_photo
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder
 
 # ----------------------------------------------------------------------------------------------------------- reading
 
+class Finding(NamedTuple):
+    """Something amiss with a file of a training folder.
+
+    Args:
+        kind: the kind of fault, such as "partner".
+        path: the file.
+        text: what is amiss, without the file's name.
+    """
+
+    kind: str
+    path: Path
+    text: str
+
+
+def find_name_faults(photos: list[Path], labels: list[Path]) -> list[Finding]:
+    """Finds files without a partner ("partner") and files of one name ("twice").
+
+    Args:
+        photos, labels: the files of the two folders.
+
+    Returns:
+        A list of `Finding`s.
+    """
+    found = []
+    for files, others, partner in ((photos, labels, "label map labels/{}.png"), (labels, photos, "photo imgs/{}.jpg")):
+        stems = {file.stem for file in others}
+        found += [Finding("partner", file, f"its {partner.format(file.stem)} is missing")
+                  for file in files if file.stem not in stems]
+    for files in (photos, labels):
+        first = {file.stem: file for file in reversed(files)}
+        found += [Finding("twice", file, f"the name of {first[file.stem].name} too")
+                  for file in files if file != first[file.stem]]
+    return found
+
+
 class TrainingFolder:
     """Photos with their label maps: `imgs/NAME.jpg` (or .jpeg, .png) and `labels/NAME.png`.
 
-    `names` is sorted. Raises InputError where a folder is missing or empty, a photo or a label map is without its
-    partner, or two photos have one name.
+    `names` is sorted.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        InputError: a folder is missing or empty, a file has no partner, or two files have one name.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         self.path = Path(path)
-        photos = files_of(self.path / "imgs", PHOTO_SUFFIXES, "the training photos")
-        labels = files_of(self.path / "labels", (".png",), "the label maps of the training photos")
-        self._photos = _by_stem(photos)
-        self._labels = _by_stem(labels)
-        for present, absent, partner in ((self._photos, self._labels, "label map labels/{}.png"),
-                                         (self._labels, self._photos, "photo imgs/{}.jpg")):
-            alone = sorted(present.keys() - absent.keys())
-            if alone:
-                more = f" ({len(alone)} such files)" if len(alone) > 1 else ""
-                raise InputError(f"{present[alone[0]]}: its {partner.format(alone[0])} is missing{more}; "
-                                 f"add it or remove the file")
+        photos, labels = list_pairs(self.path)
+        faults = find_name_faults(photos, labels)
+        if faults:
+            same = sum(fault.kind == faults[0].kind for fault in faults)
+            more = f" ({same} such files)" if same > 1 else ""
+            cure = {"partner": "add it or remove the file", "twice": "keep one of the two"}[faults[0].kind]
+            raise InputError(f"{faults[0].path}: {faults[0].text}{more}; {cure}")
+        self._photos = {file.stem: file for file in photos}
+        self._labels = {file.stem: file for file in labels}
         self.names = sorted(self._photos)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def photo_path(self, name):
+    def photo_path(self, name: str) -> Path:
         """Returns the path of the photo `name`."""
         return self._photos[name]
 
-    def paths(self, name):
+    def paths(self, name: str) -> tuple[Path, Path]:
         """Returns the paths of the photo `name` and of its label map."""
         return self._photos[name], self._labels[name]
 
-    def photo(self, name):
+    def photo(self, name: str) -> np.ndarray:
         """Returns the photo `name`, H x W x 3 uint8 RGB; raises InputError where it cannot be read."""
         return read_photo(self._photos[name])
 
-    def labels(self, name, num_classes=29):
-        """Returns the label map of `name`, H x W uint8, NO_CLASS (255) allowed.
+    def labels(self, name: str, num_classes: int = 29) -> np.ndarray:
+        """Returns the label map of `name`, H x W uint8; NO_CLASS (255) is allowed.
 
         Raises InputError where it cannot be read, a value is out of range, or its size is not its photo's.
         """
         labels = read_label_map(self._labels[name], num_classes, allow_no_class=True)
-        size = photo_size(self._photos[name])
-        if labels.shape[::-1] != size:
-            raise InputError(f"{self._labels[name]}: {labels.shape[1]}x{labels.shape[0]}, but its photo "
-                             f"{self._photos[name]} is {size[0]}x{size[1]}; the two must have one size")
+        check_size(labels, photo_size(self._photos[name]), self._labels[name], self._photos[name])
         return labels
 
 
 class TestItem(NamedTuple):
     """One image to generate: the mask's file name, its path, and the path of its style reference."""
+
     name: str
     mask: Path
     reference: Path
@@ -77,15 +114,22 @@ class TestItem(NamedTuple):
 class TestFolder:
     """Masks with their style references: `label_to_img.json` and one folder of label PNGs, of any name.
 
-    `img_path` is the training folder (it holds `imgs/`) or the folder of the photos itself.
-    `items` is a list of TestItem in the order of the JSON file; `problems` a list of sentences on what is left out:
-    a mask or a reference of the JSON file that does not exist, a mask that the JSON file does not name.
-    Raises InputError where the JSON file is missing, broken, empty or not {"MASK.png": "REFERENCE.jpg"}, where there
-    is none or more than one folder of PNGs, where the photos' folder is missing, and where no item is left.
-    labels: the folder of the PNGs, references: the JSON file, where they are not those of `input_path`.
+    `items` is a list of `TestItem`s in the order of the JSON file. `problems` is a list of sentences on what is left
+    out: a mask or a reference that does not exist, a mask that the JSON file does not name.
+
+    Args:
+        input_path: the test folder.
+        img_path: the training folder (it holds `imgs/`) or the folder of the photos itself.
+        labels: the folder of the label PNGs. None: the one in `input_path`.
+        references: the JSON file. None: the one in `input_path`.
+
+    Raises:
+        InputError: the JSON file is missing, broken, empty or not {"MASK.png": "REFERENCE.jpg"}, there is not exactly
+            one folder of PNGs, the photos' folder is missing, or no item is left.
     """
 
-    def __init__(self, input_path, img_path, labels=None, references=None):
+    def __init__(self, input_path: str | Path, img_path: str | Path, labels: Path | None = None,
+                 references: Path | None = None):
         self.path = Path(input_path)
         if not self.path.is_dir():
             raise InputError(f"{self.path}: no such folder; it should hold label_to_img.json and label maps")
@@ -96,7 +140,7 @@ class TestFolder:
         json_path = references or self.path / "label_to_img.json"
         references = read_references(json_path)
         labels = labels or self._label_folder(photos)
-        masks = {mask.name: mask for mask in files_of(labels, (".png",), "the label maps")}
+        masks = {mask.name: mask for mask in list_files(labels, (".png",), "the label maps")}
 
         self.items, self.problems = [], []
         for mask, reference in references.items():
@@ -111,25 +155,26 @@ class TestFolder:
         if not self.items:
             raise InputError(f"{self.path}: no label map has its reference; {self.problems[0]}")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
     def _label_folder(self, photos):
-        """Returns the one folder of PNGs in the test folder, the photos' own apart; raises InputError."""
+        """The one folder of PNGs in the test folder, except the photos' own; raises InputError."""
         folders = [folder for folder in sorted(self.path.iterdir())
                    if folder.is_dir() and folder.resolve() not in (photos.resolve(), photos.parent.resolve())
-                   and _listed(folder, (".png",))]
+                   and _visible_files(folder, (".png",))]
         if len(folders) != 1:
             found = ", ".join(folder.name for folder in folders[:5]) or "none"
             raise InputError(f"{self.path}: exactly one folder of label PNGs was expected in it, found {found}")
         return folders[0]
 
 
-def read_references(path):
-    """Returns the dict {mask: reference} of a `label_to_img.json`; raises InputError unless it is just that."""
+def read_references(path: str | Path) -> dict[str, str]:
+    """Reads a `label_to_img.json`: returns {mask: reference}; raises InputError for anything else."""
     expected = 'a flat object {"MASK.png": "REFERENCE.jpg"} was expected'
 
     def unique(pairs):
+        """A dict without repeated names."""
         keys = [key for key, _ in pairs]
         if len(set(keys)) != len(keys):
             twice = next(key for index, key in enumerate(keys) if key in keys[:index])
@@ -153,37 +198,45 @@ def read_references(path):
     return references
 
 
-def _listed(folder, suffixes):
-    """Returns the visible files of `folder` with one of `suffixes` (any case), sorted by name."""
+def _visible_files(folder, suffixes):
+    """The visible files of a folder with one of the suffixes (any case), sorted by name."""
     return sorted(path for path in folder.iterdir()
                   if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file())
 
 
-def files_of(folder, suffixes, what):
-    """Returns `_listed(folder, suffixes)`; raises InputError where the folder is missing or has none."""
+def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> list[Path]:
+    """Lists the visible files of a folder.
+
+    Args:
+        folder: the folder.
+        suffixes: lower case, such as (".png",); any case is found.
+        what: what the folder should hold, in words.
+
+    Returns:
+        Paths, sorted by name.
+
+    Raises:
+        InputError: the folder is missing or has no such file.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; it should hold {what} (NAME{suffixes[0]})")
-    files = _listed(folder, suffixes)
+    files = _visible_files(folder, suffixes)
     if not files:
         raise InputError(f"{folder}: no {suffixes[0]} file in it; it should hold {what}")
     return files
 
 
-def _by_stem(paths):
-    """Returns {stem: path}; raises InputError where two paths share a stem."""
-    by_stem = {}
-    for path in paths:
-        if path.stem in by_stem:
-            raise InputError(f"{path}: the name of {by_stem[path.stem].name} too; keep one of the two")
-        by_stem[path.stem] = path
-    return by_stem
+def list_pairs(path: Path) -> tuple[list[Path], list[Path]]:
+    """Lists the photos and the label maps of a training folder, as two lists; raises InputError as `list_files`."""
+    return (list_files(path / "imgs", PHOTO_SUFFIXES, "the training photos"),
+            list_files(path / "labels", (".png",), "the label maps of the training photos"))
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
 
 @contextlib.contextmanager
-def folder_written_whole(path):
-    """Gives a temporary folder beside `path`; when the block ends well it is renamed to `path`, else it is removed.
+def folder_written_whole(path: str | Path) -> Iterator[Path]:
+    """Context of a temporary folder beside `path`: renamed to `path` when the block ends well, else removed.
 
     Raises InputError where `path` exists and is not an empty folder, and where the disk cannot be written.
     """
@@ -202,11 +255,20 @@ def folder_written_whole(path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_training_folder(path, examples):
-    """Writes `examples`, an iterable of (name, photo H x W x 3 uint8, labels H x W uint8), as a training folder.
+def write_training_folder(path: str | Path, examples: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> int:
+    """Writes a training folder, complete or not at all.
 
-    Photos are JPEGs of quality 95 without colour subsampling, labels 8-bit grey PNGs. Returns how many. The folder
-    appears complete or not at all; raises InputError where `path` is in use or cannot be written.
+    Photos are JPEGs of quality 95 without colour subsampling, labels 8-bit grey PNGs.
+
+    Args:
+        path: the folder; it must not exist or be empty.
+        examples: an iterable of (name, photo H x W x 3 uint8, labels H x W uint8).
+
+    Returns:
+        How many pairs were written.
+
+    Raises:
+        InputError: `path` is in use or cannot be written.
     """
     count = 0
     with folder_written_whole(path) as folder:
@@ -219,11 +281,21 @@ def write_training_folder(path, examples):
     return count
 
 
-def write_test_folder(path, masks, training, seed=0):
-    """Writes `masks`, an iterable of (name, labels H x W uint8), as a test folder; returns how many.
+def write_test_folder(path: str | Path, masks: Iterable[tuple[str, np.ndarray]], training: TrainingFolder,
+                      seed: int = 0) -> int:
+    """Writes a test folder, complete or not at all.
 
-    Each mask's reference is a photo of the TrainingFolder `training`, shuffled by `seed`; none comes twice before all
-    have come once. The folder appears complete or not at all; raises InputError as `write_training_folder`.
+    Args:
+        path: the folder; it must not exist or be empty.
+        masks: an iterable of (name, labels H x W uint8).
+        training: the `TrainingFolder` whose photos become the references; each is used once before any is used twice.
+        seed: shuffles the references.
+
+    Returns:
+        How many masks were written.
+
+    Raises:
+        InputError: `path` is in use or cannot be written.
     """
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(training))
     photos = (training.photo_path(training.names[order[index % len(order)]]).name for index in itertools.count())

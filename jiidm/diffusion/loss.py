@@ -1,19 +1,24 @@
-"""The hybrid training loss of learned variances (Nichol & Dhariwal 2021), and weights of its squared error."""
+"""The hybrid training loss of learned variances (Nichol & Dhariwal 2021), and the weights of its squared error."""
 import math
 
 import numpy as np
 
 from jiidm.system.runtime import jt
 
-_BIN = 1 / 255  # half a grey level of 8-bit pixels in [-1, 1], which the likelihood at t = 0 takes latents for
+_BIN = 1 / 255  # half a grey level of 8-bit pixels in [-1, 1]; the likelihood at t = 0 treats latents like them
 
 
 def hybrid_loss(schedule, output, z0, noise, t):
-    """Mean squared error of the schedule's prediction, and the variational bound in bits per dimension with the mean
-    detached.
+    """Mean squared error of the prediction, and the variational bound in bits per dimension with the mean detached.
 
-    output is N, 2C, H, W (epsilon or v, and the variance), z0 and noise N, C, H, W, t an integer array of N steps of
-    the full chain (numpy). Returns the two terms, N each; the loss is their sum.
+    Args:
+        schedule: a `Schedule`.
+        output: what the network gives (N, 2C, H, W): epsilon or v, then the variance.
+        z0, noise: N, C, H, W.
+        t: timesteps (N integers, numpy).
+
+    Returns:
+        The two terms, N each. The loss is their sum.
     """
     channels = z0.shape[1]
     predicted, variance = output[:, :channels], output[:, channels:]
@@ -22,17 +27,17 @@ def hybrid_loss(schedule, output, z0, noise, t):
         return jt.array(values[t].astype("float32")).reshape(-1, 1, 1, 1)
 
     alpha, of_v = schedule.alphas_cumprod, schedule.prediction == "v"
-    signal, deviation = at(alpha**0.5), at((1 - alpha) ** 0.5)
-    target = signal * noise - deviation * z0 if of_v else noise
+    signal, std = at(alpha**0.5), at((1 - alpha) ** 0.5)
+    target = signal * noise - std * z0 if of_v else noise
     mse = ((target - predicted) ** 2).mean((1, 2, 3))
-    zt = schedule.noised(z0, noise, t)
+    zt = schedule.add_noise(z0, noise, t)
     to_z0, to_zt, true_log = at(schedule.posterior_z0), at(schedule.posterior_zt), at(schedule.posterior_log_variance)
-    share = (variance + 1) / 2
-    log_variance = share * at(np.log(schedule.betas)) + (1 - share) * true_log
+    fraction = (variance + 1) / 2
+    log_variance = fraction * at(np.log(schedule.betas)) + (1 - fraction) * true_log
     if of_v:
-        mean = to_z0 * (signal * zt - deviation * predicted.detach()) + to_zt * zt
+        mean = to_z0 * (signal * zt - std * predicted.detach()) + to_zt * zt
     else:
-        mean = to_z0 * (zt - deviation * predicted.detach()) / signal + to_zt * zt
+        mean = to_z0 * (zt - std * predicted.detach()) / signal + to_zt * zt
     true_mean = to_z0 * z0 + to_zt * zt
 
     kl = 0.5 * (log_variance - true_log - 1 + jt.exp(true_log - log_variance)
@@ -43,13 +48,13 @@ def hybrid_loss(schedule, output, z0, noise, t):
 
 
 def weighted(schedule, mse, t):
-    """The squared errors (N, Jittor) with the schedule's weights of their timesteps (N integers, numpy)."""
+    """The squared errors (N, Jittor) times the schedule's weights at their timesteps t (N integers, numpy)."""
     return mse if schedule.loss_weights is None else mse * jt.array(schedule.loss_weights[t].astype("float32"))
 
 
-def _log_likelihood(x, mean, log_deviation):
+def _log_likelihood(x, mean, log_std):
     """Log-probability of x under a Gaussian, discretised to the bins of 8-bit pixels; the outer bins are open."""
-    inverse, centred = jt.exp(-log_deviation), x - mean
+    inverse, centred = jt.exp(-log_std), x - mean
     upper, lower = _normal_cdf((centred + _BIN) * inverse), _normal_cdf((centred - _BIN) * inverse)
     inner = jt.log(jt.clamp(upper - lower, 1e-12))
     low, high = jt.log(jt.clamp(upper, 1e-12)), jt.log(jt.clamp(1 - lower, 1e-12))

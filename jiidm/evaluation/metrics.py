@@ -1,9 +1,9 @@
-"""What a generated picture is measured by: mask accuracy, IoU, style, Frechet distance, and the contest's score.
+"""The measures: mask accuracy, IoU, style, Frechet distance, the contest's score, and bootstrap intervals.
 
-Only numpy, OpenCV and scipy's statistics of pictures that are read already; the networks are elsewhere.
+No network runs here: pictures, label maps and features come as arrays.
 """
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -16,125 +16,113 @@ from jiidm.system.errors import InputError
 FEW_SAMPLES = 2048  # features of the Inception network; below it the covariance has no full rank
 BIASED = (f"a Frechet distance from fewer than {FEW_SAMPLES} is biased upwards: compare it only with one from as many "
           f"pictures")
-_SPACES = {"rgb": None, "lab": cv2.COLOR_RGB2LAB, "hsv": cv2.COLOR_RGB2HSV}
-_CHANNELS = ("joint", "single")
-_SCALES = ("linear", "root")
+BINS = 8  # of a colour histogram, in each channel
+STYLE_PROTOCOL = (f"cv2.compareHist HISTCMP_CORREL, {BINS}x{BINS}x{BINS} joint bins, RGB, counts (any linear "
+                  f"normalisation is the same)")
 SCORE_WEIGHTS = {"aesthetic": 0.2, "style": 0.3, "fid": 0.5}
 
 
 # ---------------------------------------------------------------------------------------------------------- label maps
 
-def confusion(labels, predicted, num_classes):
-    """Counts pixels: entry (t, p) of the num_classes x num_classes int64 matrix has class t and was predicted as p.
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts pixels by class and prediction.
 
-    labels, predicted: H x W integers of one shape; pixels of NO_CLASS in `labels` take no part.
+    Args:
+        labels: H x W integers; pixels of NO_CLASS are left out.
+        predicted: H x W integers.
+        num_classes: of both.
+
+    Returns:
+        num_classes x num_classes int64; entry (t, p) counts the pixels of class t that were predicted as p.
     """
     known = labels != NO_CLASS
     pairs = labels[known].astype(np.int64) * num_classes + predicted[known]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def mask_accuracy(matrix):
-    """mean(gt == predicted) over the pixels of a `confusion` matrix, or of each of a stack of them; NaN without any."""
+def mask_accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Returns mean(gt == predicted) over the pixels of a `confusion` matrix, or a stack of them; NaN without pixels."""
     return _ratio(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum((-2, -1)))
 
 
-def class_iou(matrix):
-    """Intersection over union of each class of a (stack of) `confusion` matrix; NaN where neither label map nor
-    prediction has the class."""
+def class_iou(matrix: np.ndarray) -> np.ndarray:
+    """Returns the intersection over union of each class of a `confusion` matrix, or a stack of them.
+
+    NaN where neither label map nor prediction has the class.
+    """
     hit = np.diagonal(matrix, axis1=-2, axis2=-1)
     return _ratio(hit, matrix.sum(-1) + matrix.sum(-2) - hit)
 
 
-def mean_iou(matrix):
-    """Mean of `class_iou` over the classes that label map or prediction has; one that both lack is left out."""
+def mean_iou(matrix: np.ndarray) -> np.ndarray:
+    """Returns the mean of `class_iou` over the classes that label map or prediction has."""
     iou = class_iou(matrix)
     present = np.isfinite(iou)
     return _ratio(np.where(present, iou, 0).sum(-1), present.sum(-1))
 
 
 def _ratio(part, whole):
+    """part / whole; NaN where there is no whole."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)[()]
 
 
 # --------------------------------------------------------------------------------------------------------------- style
 
-@dataclass(frozen=True)
-class HistogramProtocol:
-    """How colour histograms are taken: `bins` for each of the three channels of `space` ("rgb", "lab" or "hsv").
+def color_histogram(picture: np.ndarray) -> np.ndarray:
+    """Returns the joint RGB histogram of H x W x 3 uint8, flat: `BINS`^3 float32 counts."""
+    histogram = cv2.calcHist([np.ascontiguousarray(picture)], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3)
+    return histogram.ravel()  # of three dimensions cv2.compareHist would take the last for channels
 
-    `channels` "joint" is one histogram of bins^3 cells; "single" is one a channel, whose correlations are averaged.
-    The correlation does not change when a histogram is scaled or shifted, so counts, shares and min-max-normalised
-    counts ("linear") are one and the same; "root" takes the square root of each count, which weighs the fullest cells
-    less.
+
+def style_correlation(result: np.ndarray, reference: np.ndarray) -> float:
+    """Returns the correlation, -1 to 1, of the colour histograms of two pictures, the contest's measure of style.
+
+    It does not change when a histogram is scaled, so the pictures may have any two sizes.
+
+    Args:
+        result, reference: H x W x 3 uint8 RGB.
     """
-
-    bins: int = 8
-    space: str = "rgb"
-    channels: str = "joint"
-    scale: str = "linear"
-
-    def __post_init__(self):
-        for name, known in (("space", _SPACES), ("channels", _CHANNELS), ("scale", _SCALES)):
-            if getattr(self, name) not in known:
-                raise InputError(f"histogram {name} {getattr(self, name)!r}: expected {', '.join(known)}")
-        if not 2 <= self.bins <= 256:
-            raise InputError(f"histogram bins {self.bins}: expected 2 to 256")
-
-    def describe(self):
-        """The protocol in words."""
-        shape = f"{self.bins}x{self.bins}x{self.bins} joint" if self.channels == "joint" else f"3 x {self.bins}"
-        scale = "counts (any linear normalisation is the same)" if self.scale == "linear" else "roots of counts"
-        return f"cv2.compareHist HISTCMP_CORREL, {shape} bins, {self.space.upper()}, {scale}"
+    return float(cv2.compareHist(color_histogram(result), color_histogram(reference), cv2.HISTCMP_CORREL))
 
 
-def color_histograms(picture, protocol):
-    """The histograms of H x W x 3 uint8 RGB, a list of flat float32 arrays: one of bins^3, or three of bins."""
-    code = _SPACES[protocol.space]
-    picture = np.ascontiguousarray(picture)
-    values = picture if code is None else cv2.cvtColor(picture, code)
-    ranges = [[0, 180 if protocol.space == "hsv" and i == 0 else 256] for i in range(3)]
-    if protocol.channels == "joint":
-        found = [cv2.calcHist([values], [0, 1, 2], None, [protocol.bins] * 3, sum(ranges, []))]
-    else:
-        found = [cv2.calcHist([values], [i], None, [protocol.bins], ranges[i]) for i in range(3)]
-    # flat: of an array of three dimensions cv2.compareHist takes the last for channels, and can give NaN
-    return [np.sqrt(h.ravel()) if protocol.scale == "root" else h.ravel() for h in found]
+def lab_distances(result: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Returns the Euclidean distances of the LAB channels' means and of their standard deviations, in CIELAB units.
 
+    LAB is OpenCV's in float: L 0..100, a and b about -127..127.
 
-def style_correlation(result, reference, protocol):
-    """Correlation, -1 to 1, of the colour histograms of two pictures (H x W x 3 uint8 RGB, of any two sizes)."""
-    pairs = zip(color_histograms(result, protocol), color_histograms(reference, protocol), strict=True)
-    return float(np.mean([cv2.compareHist(a, b, cv2.HISTCMP_CORREL) for a, b in pairs]))
-
-
-def lab_distances(result, reference):
-    """Euclidean distances of the LAB channels' means and of their standard deviations, two numbers in CIELAB units.
-
-    Pictures are H x W x 3 uint8 RGB; LAB is OpenCV's in float (L 0..100, a and b about -127..127).
+    Args:
+        result, reference: H x W x 3 uint8 RGB.
     """
     statistics = []
     for picture in (result, reference):
         lab = cv2.cvtColor(np.ascontiguousarray(picture).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
         statistics.append([values.ravel() for values in cv2.meanStdDev(lab)])
-    return tuple(float(np.linalg.norm(a - b)) for a, b in zip(*statistics, strict=True))
+    mean, std = (float(np.linalg.norm(a - b)) for a, b in zip(*statistics, strict=True))
+    return mean, std
 
 
 # ---------------------------------------------------------------------------------------------------- Frechet distance
 
 class FeatureStatistics(NamedTuple):
-    """Mean (D), covariance (D x D, of the sample, divided by count - 1), both float64, and the count of pictures."""
+    """Of the features of `count` pictures: mean (D) and sample covariance (D x D), both float64."""
 
     mean: np.ndarray
     covariance: np.ndarray
     count: int
 
 
-def feature_statistics(features, name="pictures"):
-    """`FeatureStatistics` of N x D features in float64.
+def feature_statistics(features: np.ndarray, name: object = "pictures") -> FeatureStatistics:
+    """Returns the `FeatureStatistics` of N x D features.
 
-    Raises InputError below 2 rows; warns below 2048, where a Frechet distance is mostly the noise of its sample.
+    Below 2048 rows it warns: a Frechet distance is mostly the noise of its sample then.
+
+    Args:
+        features: N x D.
+        name: what messages call the pictures.
+
+    Raises:
+        InputError: there are fewer than 2 rows.
     """
     features = np.asarray(features, np.float64)
     count = len(features)
@@ -144,17 +132,17 @@ def feature_statistics(features, name="pictures"):
     return FeatureStatistics(features.mean(0), np.cov(features, rowvar=False).reshape(2 * (features.shape[1],)), count)
 
 
-def warn_of_few(count, name):
+def warn_of_few(count: int, name: object) -> None:
     """Warns where a Frechet distance is from fewer than 2048 pictures."""
     if count < FEW_SAMPLES:
         warnings.warn(f"{name}: {count} pictures; {BIASED}", stacklevel=3)
 
 
-def frechet_distance(first, second):
-    """|m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two `FeatureStatistics`, in float64 (Heusel et al. 2017, eq. 6).
+def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
+    """Returns |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) in float64 (Heusel et al. 2017, eq. 6).
 
-    The trace of the root is that of the symmetric (R C1 R)^(1/2) with R = C2^(1/2), from eigenvalues: real for
-    covariances without full rank too.
+    The trace of the root equals that of the symmetric (R C1 R)^(1/2) with R = C2^(1/2). Its eigenvalues are real, also
+    for covariances without full rank.
     """
     root = symmetric_root(second.covariance)
     inner = linalg.eigvalsh(root @ first.covariance @ root)
@@ -164,26 +152,30 @@ def frechet_distance(first, second):
     return max(0.0, float(distance))  # rounding can take the distance of a set to itself below 0
 
 
-def symmetric_root(matrix):
-    """The positive root of a symmetric D x D matrix without negative eigenvalues."""
+def symmetric_root(matrix: np.ndarray) -> np.ndarray:
+    """Returns the positive root of a symmetric D x D matrix without negative eigenvalues."""
     values, vectors = linalg.eigh(matrix)
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
 class FrechetTo:
-    """Frechet distances of many resamples of N x D features to one `FeatureStatistics`.
+    """Frechet distances of many resamples of features to the same statistics.
 
-    The trace of the root is the sum of the singular values of (centred sample) C2^(1/2): with the product with the root
-    made once, a resample costs the eigenvalues of a matrix of min(N, D) rows.
+    The trace of the root is the sum of the singular values of (centred sample) C2^(1/2). The product with the root is
+    computed once, so a resample costs the eigenvalues of a matrix of min(N, D) rows.
+
+    Args:
+        features: N x D.
+        statistics: what the distances are to.
     """
 
-    def __init__(self, features, statistics):
+    def __init__(self, features: np.ndarray, statistics: FeatureStatistics):
         self.features = np.asarray(features, np.float64)
         self.projected = self.features @ symmetric_root(statistics.covariance)
         self.statistics = statistics
 
-    def distance(self, indices):
-        """The distance of the rows `indices` (with repeats) of the features."""
+    def distance(self, indices: np.ndarray) -> float:
+        """Returns the distance of the rows `indices`, which may repeat."""
         sample, projected, count = self.features[indices], self.projected[indices], len(indices)
         mean = sample.mean(0)
         apart = mean - self.statistics.mean
@@ -197,10 +189,18 @@ class FrechetTo:
 # ------------------------------------------------------------------------------------------------------- contest score
 
 def contest_score(accuracy, style=None, fid=None, aesthetic=None):
-    """The contest's score A = accuracy * (0.2 aesthetic + 0.3 (style / 2 + 1/2) + 0.5 (100 - min(FID, 100)) / 100).
+    """Computes A = accuracy * (0.2 aesthetic + 0.3 (style / 2 + 1/2) + 0.5 (100 - min(FID, 100)) / 100).
 
-    accuracy and aesthetic are 0..1, style -1..1; numbers or arrays of one shape. A term that is None is left out and
-    the other weights are divided by their sum. Returns (score, names of the terms it is over); (None, ()) without any.
+    Numbers or arrays of one shape. A term that is None is left out, and the other weights are divided by their sum.
+
+    Args:
+        accuracy: mask accuracy, 0..1.
+        style: style correlation, -1..1.
+        fid: FID.
+        aesthetic: 0..1.
+
+    Returns:
+        (score, names of the terms it has); (None, ()) without any.
     """
     terms = {
         "aesthetic": aesthetic,
@@ -214,8 +214,8 @@ def contest_score(accuracy, style=None, fid=None, aesthetic=None):
     return accuracy * sum(SCORE_WEIGHTS[name] * terms[name] for name in used) / total, used
 
 
-def score_formula(used):
-    """The formula of `contest_score` over the terms `used`, and what is left out, as text."""
+def score_formula(used: Iterable[str]) -> str:
+    """Returns the formula of `contest_score` over the terms `used`, and what is left out, as text."""
     text = {"aesthetic": "aesthetic", "style": "(style * 0.5 + 0.5)", "fid": "(100 - min(FID, 100)) / 100"}
     full = " + ".join(f"{weight} * {text[name]}" for name, weight in SCORE_WEIGHTS.items())
     missing = [name for name in SCORE_WEIGHTS if name not in used]
@@ -237,22 +237,22 @@ class Figure(NamedTuple):
     high: float | None = None
 
 
-def resamples(count, number, seed=0):
-    """number x count indices of pictures, drawn with replacement; the same for the same arguments."""
+def resamples(count: int, number: int, seed: int = 0) -> np.ndarray:
+    """Draws `number` x `count` indices of pictures with replacement; the same for the same arguments."""
     return np.random.Generator(np.random.PCG64([seed, count, number])).integers(0, count, (number, count))
 
 
-def centred(replicates, value):
-    """Values over resamples, shifted so that their mean is the value of the sample itself.
+def centred(replicates: np.ndarray, value: float) -> np.ndarray:
+    """Shifts the values over resamples so that their mean is the value of the sample itself.
 
-    For what resampling biases: pictures drawn twice make the covariance of features narrower, and the Frechet distance
-    of a resample is too large by that.
+    Pictures that are drawn twice narrow the covariance of features, and the Frechet distance of a resample is too large
+    by that.
     """
     return replicates - np.mean(replicates) + value
 
 
-def figure(value, replicates):
-    """The `Figure` of a value and of its values over resamples: percentiles 2.5 and 97.5 of those that are finite."""
+def figure(value: float, replicates: np.ndarray) -> Figure:
+    """Returns the `Figure` of a value and its values over resamples: percentiles 2.5 and 97.5 of the finite ones."""
     replicates = np.asarray(replicates, np.float64)
     replicates = replicates[np.isfinite(replicates)]
     if not len(replicates) or not np.isfinite(value):

@@ -1,7 +1,7 @@
 """SegFormer (Xie et al. 2021): a hierarchical transformer encoder, MiT, and a decoder of linear layers.
 
-Everything is N, C, H, W: a linear layer over tokens is a 1x1 convolution, LayerNorm goes over the channels. Parameters
-have the shapes and, but for a prefix, the names of the public weights; see `jiidm.evaluation.weights`.
+All tensors are N, C, H, W: a linear layer over tokens is a 1x1 convolution, LayerNorm is over the channels. Parameters
+have the shapes of the public weights, and their names without a prefix; see `jiidm.evaluation.weights`.
 """
 from dataclasses import dataclass
 
@@ -13,15 +13,23 @@ from jiidm.system.runtime import jt, nn
 
 _EPS = 1e-6  # of the blocks' norms and a stage's last one
 _EMBEDDING_EPS = 1e-5  # of the norms after the strided convolutions
-# mean and deviation of the photos of ImageNet in RGB, 0..255: the scale that the public weights expect
-_MEAN, _DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+# mean and std of the photos of ImageNet in RGB, 0..255, as the public weights expect
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class SegformerConfig:
-    """The network, B0 by default, and the size of the pictures that it is to see, in pixels.
+    """The network, B0 by default. Tuples have one entry a stage.
 
-    One entry a stage: channels, blocks, attention heads, and the factor by which keys and values are reduced.
+    Args:
+        num_classes: of the label maps.
+        embed_dims: channels.
+        depths: blocks.
+        heads: attention heads.
+        sr_ratios: the factor by which keys and values are reduced, a side.
+        mlp_ratio: hidden channels of the Mix-FFN, relative to the stage's.
+        decoder_dim: channels of the decoder.
+        width, height: the size of the pictures that the network sees, in pixels.
     """
 
     num_classes: int = len(CLASSES)
@@ -35,7 +43,7 @@ class SegformerConfig:
     height: int = 384
 
 
-def check_segformer(config):
+def check_segformer(config: SegformerConfig) -> None:
     """Raises InputError where the numbers of a `SegformerConfig` contradict each other."""
     stages = {len(values) for values in (config.embed_dims, config.depths, config.heads, config.sr_ratios)}
     if stages == {0} or len(stages) != 1:
@@ -53,9 +61,9 @@ def check_segformer(config):
                          f"the label maps")
 
 
-def normalised(photos):
-    """N, H, W, 3 uint8 RGB -> N, 3, H, W float32 as the network takes them."""
-    values = (np.asarray(photos, np.float32) - np.float32(_MEAN)) / np.float32(_DEVIATION)
+def normalised(photos: np.ndarray) -> np.ndarray:
+    """Converts N, H, W, 3 uint8 RGB to the network's input, N, 3, H, W float32."""
+    values = (np.asarray(photos, np.float32) - np.float32(_MEAN)) / np.float32(_STD)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
@@ -92,7 +100,7 @@ class DepthwiseConvolution(nn.Module):
 
     def execute(self, x):
         n, c, h, w = x.shape
-        # nine shifted copies, weighted: Jittor's grouped convolution is far slower on the CPU
+        # nine shifted copies, weighted, since Jittor's grouped convolution is far slower on the CPU
         x = x.reindex([n, c, h + 2, w + 2], ["i0", "i1", "i2-1", "i3-1"])
         taps = [x[:, :, i:i + h, j:j + w] * self.weight[:, 0, i, j].reshape(1, -1, 1, 1)
                 for i in range(3) for j in range(3)]
@@ -111,7 +119,7 @@ class Embedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention whose keys and values come from a picture reduced by `ratio` a side (section 3.1)."""
+    """Self-attention with keys and values from a feature map reduced by `ratio` a side (section 3.1)."""
 
     def __init__(self, channels, heads, ratio):
         self.heads, self.ratio = heads, ratio
@@ -132,7 +140,10 @@ class Attention(nn.Module):
 
 
 class MixFFN(nn.Module):
-    """Two linear layers with a depthwise 3x3 convolution and GELU between them; it stands for positions too."""
+    """Two linear layers with a depthwise 3x3 convolution and GELU between them (section 3.1).
+
+    The convolution's zero padding takes the place of a positional encoding.
+    """
 
     def __init__(self, channels, ratio):
         self.dense1 = Linear(channels, ratio * channels)
@@ -144,7 +155,7 @@ class MixFFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and Mix-FFN, each after a norm and added to its input."""
+    """Attention and Mix-FFN, each with a norm before it and a residual connection."""
 
     def __init__(self, channels, heads, ratio, mlp_ratio):
         self.layer_norm_1 = LayerNorm(channels, _EPS)
@@ -158,7 +169,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """MiT: N, 3, H, W -> one N, C, h, w for each stage, at 1/4, 1/8, ... of the size, rounded up."""
+    """MiT: N, 3, H, W -> a list of N, C, h, w, one a stage, at 1/4, 1/8, ... of the size, rounded up."""
 
     def __init__(self, config):
         before = (3, *config.embed_dims[:-1])
@@ -185,13 +196,16 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """All-MLP decoder: stages to one width and size, fused, classified; logits at 1/4 of the picture's size."""
+    """All-MLP decoder: brings the stages to one width and size, fuses and classifies them.
 
-    def __init__(self, config):
+    Logits are at 1/4 of the picture's size.
+    """
+
+    def __init__(self, config, outputs):
         self.linear_c = nn.ModuleList([Linear(c, config.decoder_dim) for c in config.embed_dims])
         self.linear_fuse = Linear(len(config.embed_dims) * config.decoder_dim, config.decoder_dim, bias=False)
         self.batch_norm = nn.BatchNorm(config.decoder_dim, eps=1e-5)
-        self.classifier = Linear(config.decoder_dim, config.num_classes)
+        self.classifier = Linear(config.decoder_dim, outputs)
 
     def execute(self, stages):
         size = tuple(stages[0].shape[2:])
@@ -201,27 +215,32 @@ class Decoder(nn.Module):
 
 
 class Segformer(nn.Module):
-    """N, 3, H, W of `normalised` photos -> N, num_classes, H/4, W/4 of logits (rounded up)."""
+    """N, 3, H, W of `normalised` photos -> N, outputs, H/4, W/4 of logits (rounded up).
 
-    def __init__(self, config):
+    Args:
+        config: a `SegformerConfig`.
+        outputs: the number of logits. None: `config.num_classes`.
+    """
+
+    def __init__(self, config, outputs=None):
         check_segformer(config)
         self.config = config
         self.encoder = Encoder(config)
-        self.decode_head = Decoder(config)
+        self.decode_head = Decoder(config, outputs or config.num_classes)
 
     def execute(self, x):
         return self.decode_head(self.encoder(x))
 
     def with_features(self, x):
-        """Logits, and N, sum of the stages' channels: each stage averaged over the picture."""
+        """Returns the logits, and features, N, sum of the stages' channels: each stage averaged over the picture."""
         stages = self.encoder(x)
         return self.decode_head(stages), jt.concat([stage.mean((2, 3)) for stage in stages], 1)
 
 
-def bilinear_matrix(size, new_size):
-    """new_size x size float32: what each of `new_size` samples takes of `size` ones.
+def bilinear_matrix(size: int, new_size: int) -> np.ndarray:
+    """Returns the new_size x size float32 matrix that resamples `size` values to `new_size`.
 
-    Half-pixel centres, edges repeated, no averaging when it shrinks: PyTorch's bilinear with align_corners=False.
+    Half-pixel centres, repeated edges, no averaging when it shrinks: PyTorch's bilinear with align_corners=False.
     """
     places = np.clip((np.arange(new_size) + 0.5) * size / new_size - 0.5, 0, size - 1)
     low = np.minimum(places.astype(int), max(size - 2, 0))
@@ -233,7 +252,7 @@ def bilinear_matrix(size, new_size):
 
 
 def resize_bilinear(x, height, width):
-    """N, C, H, W -> N, C, height, width, as `bilinear_matrix`: two products of matrices, forward and backward."""
+    """Resizes N, C, H, W to N, C, height, width by two products with `bilinear_matrix`, which are differentiable."""
     n, c, h, w = x.shape
     if (h, w) == (height, width):
         return x

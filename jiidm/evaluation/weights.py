@@ -1,18 +1,21 @@
-"""The evaluator networks' files of weights: the project's own, the public SegFormer's, the FID's Inception."""
+"""Loads the networks of the evaluation: segmenters of jiidm, public SegFormers, the FID's Inception."""
 import json
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from jiidm.checkpoint import FORMAT, load_into, load_tensors, save_tensors, source_of
 from jiidm.config import from_dict, to_dict
 from jiidm.data.labels import CLASSES
 from jiidm.evaluation.inception import Inception
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
-from jiidm.foreign.archive import open_weights
+from jiidm.foreign.archive import Weights, open_weights
 from jiidm.system.errors import InputError
 from jiidm.system.files import written_whole
 from jiidm.system.runtime import jt
@@ -20,8 +23,8 @@ from jiidm.system.runtime import jt
 KIND = "segmenter"
 DEFAULT_SEGMENTER = Path(__file__).parent.parent / "weights" / "evaluator" / "segmenter.safetensors"
 
-# Public names of SegFormer's parameters and ours: of the authors' release, as mmsegmentation had it, and of Hugging
-# Face. `{}` is a number; the authors count stages from 1, and keep keys and values in one tensor, `kv`.
+# Public names of SegFormer's parameters and ours. The authors' release has those of mmsegmentation: it counts stages
+# from 1 ({s}) and keeps keys and values in one tensor, `kv`. {n} is a number from 0.
 _NUMBER, _STAGE = r"(\d+)", r"([1-9])"
 _AUTHORS = (
     ("backbone.patch_embed{s}.proj", "encoder.patch_embeddings.{s}.proj"),
@@ -68,9 +71,14 @@ _PREFIXES = ("", "state_dict.", "model.", "module.", "state_dict.module.")
 
 @dataclass(frozen=True)
 class Known:
-    """What a segmenter is known to be worth: `classes` are the numbers of those that its training photos had, in
-    order; `mask_accuracy` and `mean_iou`, 0..1, are of all pixels of `photos` held-out photos, and None, all three,
-    where nobody measured it on such."""
+    """What is known of a segmenter, from a JSON file beside its weights.
+
+    Args:
+        classes: the classes of its training photos, as sorted indices.
+        photos: how many held-out photos it was measured on. None, like the two below: nobody measured it.
+        mask_accuracy: on all pixels of these photos, 0..1.
+        mean_iou: likewise.
+    """
 
     classes: tuple[int, ...]
     photos: int | None = None
@@ -79,83 +87,161 @@ class Known:
 
 
 @dataclass(frozen=True)
-class EvaluatorFile:
-    """A network that is ready to evaluate, what its file is (name and SHA-256), and a segmenter's `Known` or None."""
+class Evaluator:
+    """A network in evaluation mode, and its file.
 
-    network: object
+    Args:
+        network: a `Segformer` or the `Inception`.
+        file: name of the file.
+        sha256: of its content.
+        known: what is known of a segmenter. None: nothing.
+        classes: our class of each output of a segmenter that was trained for another set of classes. None: the outputs
+            are our classes.
+    """
+
+    network: Any
     file: str
     sha256: str
     known: Known | None = None
+    classes: tuple[int, ...] | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------ segmenter
 
-def save_segmenter(path, arrays, config, step, note="", dtype="float16"):
-    """Writes the parameters (names to arrays) of a `Segformer` of `config` as safetensors of float16 or float32.
+def save_segmenter(path: str | Path, arrays: Mapping[str, np.ndarray], config: SegformerConfig, step: int,
+                   note: str = "", dtype: str = "float16") -> None:
+    """Writes a segmenter as safetensors.
 
-    Raises InputError for NaN and for numbers beyond the range of `dtype`, and where it cannot be written.
+    Args:
+        path: the file; it appears whole or not at all.
+        arrays: the parameters of a `Segformer`, by name.
+        config: its configuration.
+        step: the training step.
+        note: how it was made, in words.
+        dtype: "float16" or "float32".
+
+    Raises:
+        InputError: NaN or a number beyond the range of `dtype`, or the file cannot be written.
     """
-    with np.errstate(over="ignore"):
-        arrays = {name: np.ascontiguousarray(value, dtype) for name, value in arrays.items()}
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            raise InputError(f"{path}: NaN or a number too large for {dtype} in {name}; not written")
-    metadata = {"format": FORMAT, "kind": KIND, "config": json.dumps(to_dict(config)), "step": str(step), "note": note}
-    save_tensors(path, arrays, metadata)
+    save_tensors(path, arrays, {
+        "format": FORMAT, "kind": KIND, "config": json.dumps(to_dict(config)), "step": str(step), "note": note,
+    }, dtype, finite=True)
 
 
-def load_segmenter(path=None):
-    """The `EvaluatorFile` of a `Segformer` in evaluation mode: the package's own, one of `save_segmenter`, or public
-    weights in the names of the authors' release or of Hugging Face, as PyTorch or safetensors files.
+def load_segmenter(path: str | Path | None = None,
+                   classes: str | Path | Mapping[int, int] | None = None) -> Evaluator:
+    """Loads a segmenter.
 
-    Its `known` comes from the file of `save_known` beside it; it is None without one, and where that one is broken or
-    of other weights, which is said in a line on stderr. Raises InputError as `load_segmenter_network`.
+    Args:
+        path: a file of `save_segmenter`, or public weights of SegFormer (PyTorch or safetensors) with the names of the
+            authors' release or of Hugging Face. None: the package's own.
+        classes: {index in the segmenter: our class}, or a YAML or JSON file of it, for public weights that were trained
+            for another set of classes. Outputs that it does not name are never predicted.
+
+    Returns:
+        The `Evaluator`. Its `known` is from the JSON file beside the weights, or from `classes`. It is None without
+        such a file, and where the file is broken or of other weights, which one line on stderr says.
+
+    Raises:
+        InputError: as `load_segmenter_network`, and for a table that does not fit.
     """
     if path is None and not DEFAULT_SEGMENTER.is_file():
         raise InputError(f"{DEFAULT_SEGMENTER}: the package has no segmenter here; give a file with --segmenter")
     path = Path(path or DEFAULT_SEGMENTER)
-    network, sha256 = load_segmenter_network(path), source_of(path).sha256
-    return EvaluatorFile(network, path.name, sha256, _known(path, sha256))
+    if classes is None:
+        network, sha256 = load_segmenter_network(path), source_of(path).sha256
+        return Evaluator(network, path.name, sha256, _read_known(path, sha256))
+    table = classes if isinstance(classes, Mapping) else _read_classes(Path(classes))
+    name = "the table of classes" if isinstance(classes, Mapping) else classes
+    network, ours = load_segmenter_network(path, table, name), tuple(table[index] for index in sorted(table))
+    return Evaluator(network, path.name, source_of(path).sha256, Known(tuple(sorted(set(ours)))), ours)
 
 
-def load_segmenter_network(path):
-    """The `Segformer` alone of a file that `load_segmenter` takes, in evaluation mode.
+def _read_classes(path: Path) -> dict[int, int]:
+    """The table of classes in a YAML or JSON file; names of our classes stand for their index."""
+    try:
+        table = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as YAML or JSON ({' '.join(str(error).split())})") from error
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: expected a table {{index in the segmenter: our class}}, such as {{0: road}}")
+    # JSON has texts for keys
+    return {int(key) if isinstance(key, str) and key.isdecimal() else key:
+            CLASSES.index(value) if value in CLASSES else value for key, value in table.items()}
 
-    Public weights are taken for pictures of 512x384. Raises InputError for another kind of file or network, missing,
-    further or mis-shaped tensors, NaN, and other classes than the label maps'.
+
+def load_segmenter_network(path: str | Path, classes: Mapping[int, int] | None = None,
+                           name: object = "the table of classes") -> Segformer:
+    """Loads the `Segformer` of a file, in evaluation mode.
+
+    Public weights are taken to be for pictures of 512x384.
+
+    Args:
+        path: as for `load_segmenter`.
+        classes: {index in the segmenter: our class}; the network's outputs are these indices, in order.
+        name: what errors call the table.
+
+    Raises:
+        InputError: another kind of file or network, missing, unexpected or mis-shaped tensors, NaN, or another number
+            of classes than the label maps' without a table.
     """
     path = Path(path)
     weights = open_weights(path)
     if weights.native:
-        config, arrays = _own(path, weights)
+        if classes is not None:
+            raise InputError(f"{path}: is a segmenter of jiidm, whose classes are known; leave out {name}")
+        config, arrays = _read_own(path)
+        outputs = config.num_classes
     else:
-        arrays = _renamed(path, weights)
-        config = _inferred(path, {name: value.shape for name, value in arrays.items()})
+        arrays = _rename(path, weights)
+        config, outputs = _infer_config(path, {name: value.shape for name, value in arrays.items()})
+        if classes is not None:
+            _select_outputs(arrays, classes, outputs, name)
+            outputs = len(classes)
+        elif outputs != len(CLASSES):
+            raise InputError(f"{path}: predicts {outputs} classes, the label maps have {len(CLASSES)}; give weights "
+                             f"that were trained for these, or a table of its classes (--segmenter-classes)")
     try:
-        network = Segformer(config)
+        network = Segformer(config, outputs)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     assign(network, arrays, path)
     return network
 
 
-def save_known(path, known):
-    """Writes the `Known` of the segmenter in the file `path` beside it, as JSON with the SHA-256 of that file.
+def _select_outputs(arrays: dict[str, np.ndarray], classes: Mapping[int, int], outputs: int, name: object) -> None:
+    """Keeps the rows of the classifier that the table of classes names; raises InputError where it does not fit."""
+    whole = all(type(number) is int for item in classes.items() for number in item)
+    if not whole or not classes or min(classes) < 0 or max(classes) >= outputs:
+        raise InputError(f"{name}: expected indices 0..{outputs - 1}, the outputs of the segmenter, and classes "
+                         f"0..{len(CLASSES) - 1} or their names; found {dict(list(classes.items())[:5])}")
+    wrong = [c for c in classes.values() if not 0 <= c < len(CLASSES)]
+    if wrong:
+        raise InputError(f"{name}: class {wrong[0]}, expected 0..{len(CLASSES) - 1} or a name of these")
+    for part in ("weight", "bias"):
+        key = f"decode_head.classifier.{part}"
+        if key in arrays and len(arrays[key]) == outputs:
+            arrays[key] = arrays[key][sorted(classes)]
 
-    Of segmenter.safetensors it is segmenter.json. Raises InputError where it cannot be written.
+
+def save_known(path: str | Path, known: Known) -> None:
+    """Writes what is known of a segmenter beside its file, with the SHA-256 of that file.
+
+    Args:
+        path: the file of weights; of segmenter.safetensors the JSON file is segmenter.json.
+        known: what is known.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     text = json.dumps({"sha256": source_of(path).sha256, **to_dict(known)}, indent=1)
-    with written_whole(_beside(path)) as temporary:
+    with written_whole(Path(path).with_suffix(".json")) as temporary:
         temporary.write_text(text + "\n", "utf-8")
 
 
-def _beside(path):
-    return Path(path).with_suffix(".json")
-
-
-def _known(path, sha256):
+def _read_known(path: Path, sha256: str) -> Known | None:
     """The `Known` in the file beside the weights `path` of this SHA-256; None without a usable one."""
-    path = _beside(path)
+    path = path.with_suffix(".json")
     if not path.exists():
         return None
     try:
@@ -164,7 +250,7 @@ def _known(path, sha256):
             raise ValueError("no object with a sha256")
         if data.pop("sha256") != sha256:
             raise ValueError("it is of other weights, their sha256 differs")
-        return _checked(data)
+        return _parse_known(data)
     except (OSError, ValueError, RecursionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         print(f"jiidm: {path}: left aside ({reason}); what the segmenter was trained for is not known",
@@ -172,25 +258,34 @@ def _known(path, sha256):
     return None
 
 
-def _checked(data):
-    """The `Known` of a dictionary; raises ValueError for anything else than `save_known` writes."""
+def _parse_known(data: dict) -> Known:
+    """The `Known` of a dictionary; raises ValueError for anything that `save_known` does not write."""
     names = [field.name for field in fields(Known)]
     if data.keys() != set(names):
         raise ValueError(f"expected sha256, {', '.join(names)} and no more")
-    classes, photos, *shares = (data[name] for name in names)
+    classes, photos, *scores = (data[name] for name in names)
     if not isinstance(classes, list) or not all(type(c) is int and 0 <= c < len(CLASSES) for c in classes):
         raise ValueError(f"classes: expected a list of numbers 0..{len(CLASSES) - 1}")
     if photos is not None and (type(photos) is not int or photos < 1):
         raise ValueError("photos: expected how many, or null")
-    if any(share is not None and (type(share) not in (int, float) or not 0 <= share <= 1) for share in shares):
+    if any(score is not None and (type(score) not in (int, float) or not 0 <= score <= 1) for score in scores):
         raise ValueError("mask_accuracy, mean_iou: expected a number 0..1 each, or null")
-    if len({value is None for value in (photos, *shares)}) > 1:
+    if len({value is None for value in (photos, *scores)}) > 1:
         raise ValueError("photos, mask_accuracy, mean_iou: expected all three, or null for each")
-    return Known(tuple(sorted(set(classes))), photos, *shares)
+    return Known(tuple(sorted(set(classes))), photos, *scores)
 
 
-def assign(network, arrays, source):
-    """Sets the parameters of an evaluator network, for evaluation; raises InputError as `load_into`, and for NaN."""
+def assign(network: Any, arrays: Mapping[str, np.ndarray], source: str | Path) -> None:
+    """Sets the parameters of an evaluation network, and puts it in evaluation mode.
+
+    Args:
+        network: a `Segformer` or the `Inception`.
+        arrays: its parameters by name.
+        source: what errors call the arrays.
+
+    Raises:
+        InputError: as `load_into`, and for NaN, Inf and negative variances.
+    """
     for name, value in arrays.items():
         if not np.isfinite(value).all() or name.endswith("running_var") and (value < 0).any():
             raise InputError(f"{source}: NaN, Inf or a negative variance in {name}; the weights cannot be used")
@@ -200,11 +295,12 @@ def assign(network, arrays, source):
         parameter.stop_grad()
 
 
-def _own(path, weights):
+def _read_own(path: Path) -> tuple[SegformerConfig, dict[str, np.ndarray]]:
+    """The configuration and the parameters in a file of `save_segmenter`."""
     arrays, metadata = load_tensors(path)
     if metadata.get("kind") != KIND:
-        raise InputError(f"{path}: holds the {metadata.get('kind')}, expected the segmenter of tools/train.py "
-                         f"segmenter, or public weights of SegFormer")
+        raise InputError(f"{path}: holds the {metadata.get('kind')}, expected the segmenter of `jiidm train "
+                         f"segmenter`, or public weights of SegFormer")
     try:
         config = json.loads(metadata["config"])
     except (KeyError, ValueError) as error:
@@ -212,31 +308,30 @@ def _own(path, weights):
     return from_dict(SegformerConfig, config, f"{path}, config"), arrays
 
 
-def _patterns(table):
-    """The table as (regular expression, how to write our name with `{}` for the numbers in order) pairs."""
-    found = []
-    for theirs, ours in table:
-        pattern = re.escape(theirs).replace(r"\{s\}", _STAGE).replace(r"\{n\}", _NUMBER)
-        shift = theirs.count("{s}")
-        found.append((re.compile(pattern), ours.replace("{s}", "{}").replace("{n}", "{}"), shift))
-    return found
+def _compile_names(table: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern, str, int]]:
+    """The table as regular expressions of public names, our names to format, and what the first number is ahead."""
+    return [(re.compile(re.escape(theirs).replace(r"\{s\}", _STAGE).replace(r"\{n\}", _NUMBER)),
+             ours.replace("{s}", "{}").replace("{n}", "{}"), int("{s}" in theirs)) for theirs, ours in table]
 
 
-_PATTERNS = _patterns(_AUTHORS) + _patterns(_HUGGING_FACE)
+_PATTERNS = _compile_names(_AUTHORS) + _compile_names(_HUGGING_FACE)
 
 
-def segformer_name(public):
-    """Our name of a public SegFormer's parameter, with `key+value` for the two in one; None for an unknown name."""
+def segformer_name(public: str) -> str | None:
+    """Returns our name of a public SegFormer's parameter; None for an unknown name.
+
+    For a tensor that holds keys and values, `key+value` stands in the name.
+    """
     stem, _, kind = public.rpartition(".")
-    for pattern, ours, shifted in _PATTERNS:
+    for pattern, ours, ahead in _PATTERNS:
         match = pattern.fullmatch(stem)
         if match:
-            numbers = [int(number) - (shifted and i == 0) for i, number in enumerate(match.groups())]
+            numbers = [int(number) - (ahead if i == 0 else 0) for i, number in enumerate(match.groups())]
             return f"{ours.format(*numbers)}.{kind}"
     return None
 
 
-def _renamed(path, weights):
+def _rename(path: Path, weights: Weights) -> dict[str, np.ndarray]:
     """The tensors of public weights under our names, float32."""
     prefix = next((p for p in _PREFIXES if any(
         segformer_name(name.removeprefix(p)) for name in weights.tensors if name.startswith(p))), None)
@@ -249,7 +344,7 @@ def _renamed(path, weights):
         short = name.removeprefix(prefix)
         if _UNUSED.fullmatch(short):
             continue
-        ours = segformer_name(short) or short  # an unknown name is told by `load_into`
+        ours = segformer_name(short) or short  # `load_into` refuses an unknown name
         joint = "key+value" in ours
         if joint and (not tensor.shape or tensor.shape[0] % 2):
             raise InputError(f"{path}: {name} of shape {tuple(tensor.shape)}; expected keys and values in one tensor, "
@@ -266,37 +361,42 @@ def _renamed(path, weights):
     return arrays
 
 
-def _inferred(path, shapes):
-    """The `SegformerConfig` that has these shapes; heads are of 32 channels, and of 64 from B1 on, as in the paper."""
-    def number(pattern):
+def _infer_config(path: Path, shapes: Mapping[str, tuple]) -> tuple[SegformerConfig, int]:
+    """The configuration that has these shapes, and the number of outputs.
+
+    Heads have 32 channels, and 64 from B1 on, as in the paper.
+    """
+    def count(pattern):
         found = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
         return max(found, default=-1) + 1
 
     try:
-        stages = number(r"encoder\.patch_embeddings\.(\d+)\.")
+        stages = count(r"encoder\.patch_embeddings\.(\d+)\.")
         dims = tuple(shapes[f"encoder.patch_embeddings.{i}.proj.weight"][0] for i in range(stages))
         ratios = tuple(shapes.get(f"encoder.block.{i}.0.attention.sr.weight", (0, 0, 1))[2] for i in range(stages))
-        classes, width = shapes["decode_head.classifier.weight"]
+        outputs, width = shapes["decode_head.classifier.weight"]
         hidden = shapes["encoder.block.0.0.mlp.dense1.weight"][0]
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(f"{path}: a SegFormer without encoder or decoder ({error} is missing); expected the whole "
-                         f"network, trained for {len(CLASSES)} classes") from error
-    if classes > len(CLASSES):
-        raise InputError(f"{path}: predicts {classes} classes, the label maps have {len(CLASSES)}; expected weights "
-                         f"that were trained for these")
+                         f"network") from error
     head = dims[0] if dims else 0
     return SegformerConfig(
-        classes, dims, tuple(number(rf"encoder\.block\.{i}\.(\d+)\.") for i in range(stages)),
-        tuple(max(1, c // head) if head else 1 for c in dims), ratios, hidden // max(1, head), width,
-    )
+        embed_dims=dims, depths=tuple(count(rf"encoder\.block\.{i}\.(\d+)\.") for i in range(stages)),
+        heads=tuple(max(1, c // head) if head else 1 for c in dims), sr_ratios=ratios,
+        mlp_ratio=hidden // max(1, head), decoder_dim=width,
+    ), outputs
 
 
 # ------------------------------------------------------------------------------------------------------------ Inception
 
-def load_inception(path):
-    """The `EvaluatorFile` of the FID's `Inception` from the user's copy of pt_inception-2015-12-05-6726825d.pth.
+def load_inception(path: str | Path) -> Evaluator:
+    """Loads the FID's `Inception`, without its classifier.
 
-    The classifier, which the FID does without, is left out. Raises InputError for any other file.
+    Args:
+        path: a copy of pt_inception-2015-12-05-6726825d.pth.
+
+    Raises:
+        InputError: any other file.
     """
     path = Path(path)
     weights = open_weights(path)
@@ -312,4 +412,4 @@ def load_inception(path):
                          f"pt_inception-2015-12-05-6726825d.pth")
     assign(network, {name: tensor.read().astype(np.float32) for name, tensor in tensors.items()}, path)
     jt.sync(network.parameters())
-    return EvaluatorFile(network, path.name, source_of(path).sha256)
+    return Evaluator(network, path.name, source_of(path).sha256)

@@ -1,10 +1,10 @@
 """Reads pickles as data: nothing that a file names is imported, looked up or called.
 
-This is not `pickle.Unpickler` with a `find_class` of its own, because that one trusts more than names: it reserves the
-memory that a file claims, hashes whatever stands for a key (a tuple of itself, nested a hundred times, never ends),
-asks the extension registry first, and sets attributes on what `find_class` gave it. Here the opcodes that Python 3
-writes (protocols 2 to 5) make up lists, dicts and plain values; whatever else a pickle calls is made by a builder from
-a fixed table, or refused by name. Bytes and long texts stay in the file, as `Span`s.
+`pickle.Unpickler` with a `find_class` of its own would trust a file too far. It reserves the memory that the file
+claims. It hashes any key, and a tuple of itself, nested a hundred times, never ends. It asks the extension registry
+first, and sets attributes on what `find_class` returns. Here the opcodes that Python 3 writes (protocols 2 to 5) build
+lists, dicts and plain values. Anything else that a pickle calls is built from a fixed table, or refused by name. Bytes
+and long texts stay in the file, as `Span`s.
 """
 import abc
 import pickletools
@@ -14,21 +14,21 @@ from jiidm.checkpoint import Span
 from jiidm.system.errors import InputError
 
 _NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
-_MOST_OPCODES = 1_000_000  # a UNet of full size with its average and its optimiser has about 200 thousand
-_MOST_TEXT = 8 << 20  # bytes, all texts together; that file has less than one million
-_LONG_TEXT = 1 << 16  # longer ones stay in the file: what Python 2's protocol makes of the bytes of an array
-_LONGEST_NUMBER, _LONGEST_NAME = 16, 256  # bytes
+_MAX_OPCODES = 1_000_000  # a UNet of full size with its average and its optimiser has about 200 thousand
+_MAX_TEXT = 8 << 20  # bytes, all texts together; that file has less than one million
+_LONG_TEXT = 1 << 16  # longer ones stay in the file: protocol 2 stores the bytes of an array as a text
+_MAX_NUMBER, _MAX_NAME = 16, 256  # bytes
 
 
-def shown(text):
-    """A text from a file as part of a message of one line."""
+def quote(text: object) -> str:
+    """Returns a text from a file, cut and escaped for a message of one line."""
     text = str(text)
     text = text if len(text) <= 120 else text[:117] + "..."
     return text if text.isascii() and text.isprintable() else ascii(text)
 
 
 class Name:
-    """A class or function that a pickle names. An inert one also stands for every object that would be made with it."""
+    """A class or function that a pickle names. An inert one also stands for every object built with it."""
 
     __slots__ = ("name", "inert")
 
@@ -36,7 +36,8 @@ class Name:
         self.name, self.inert = name, inert
 
 
-def _ignored(target):
+def _is_ignored(target):
+    """Whether it stands for an object that is not built."""
     return isinstance(target, Name) and target.inert
 
 
@@ -45,19 +46,24 @@ class TextSpan(Span):
 
 
 class Buildable(abc.ABC):
-    """What a builder may return to take part in BUILD: `build(state)` receives the state."""
+    """An object whose state the opcode BUILD sets."""
 
     @abc.abstractmethod
     def build(self, state):
-        """Takes in the state, a value that the pickle has made."""
+        """Takes the state, a value from the pickle."""
 
 
 class Unpickler:
-    """Reads the pickle that begins at the position of `file` and ends before byte `end`.
+    """Reads one pickle.
 
-    `builders`: names ("module.name") to functions of the arguments that a pickle gives; `inert`: a function that says
-    whether a name may stand in the pickle, to be ignored with all that is made with it; `persistent`: a function of a
-    persistent id, or None where there are none. Builders raise ValueError for arguments that they cannot take.
+    Args:
+        path: the file, for the messages.
+        file: open, at the first byte of the pickle.
+        end: the pickle ends before this byte.
+        builders: names ("module.name") to functions of the arguments in the pickle, which raise ValueError for
+            arguments that they do not know.
+        inert: a function that says whether another name may appear; objects built with it are ignored.
+        persistent: a function from a persistent id to an object. None: the pickle may have none.
     """
 
     def __init__(self, path, file, end, builders, inert, persistent=None):
@@ -67,9 +73,9 @@ class Unpickler:
         self.stack, self.marks, self.memo, self.names, self.text = [], [], {}, {}, 0
 
     def load(self):
-        """The object; `file` then stands behind the pickle. Raises InputError for all that is not plain data."""
+        """Returns the object and leaves `file` behind the pickle; raises InputError for anything but plain data."""
         try:
-            for _ in range(_MOST_OPCODES):
+            for _ in range(_MAX_OPCODES):
                 code = self._read(1)[0]
                 name = _NAMES.get(code)
                 if name == "STOP":
@@ -83,32 +89,36 @@ class Unpickler:
         except ValueError as error:
             raise self._fault(error) from error
         except (IndexError, KeyError) as error:  # of the stack and the memo
-            raise self._fault("its pickle uses what it has not made") from error
-        raise self._fault(f"more than {_MOST_OPCODES} steps in the pickle")
+            raise self._fault("its pickle uses what it has not stored") from error
+        raise self._fault(f"more than {_MAX_OPCODES} steps in the pickle")
 
     def _fault(self, text):
+        """The error of this file."""
         return InputError(f"{self.path}: {text}; it is not read any further and nothing of it was run")
 
     def _read(self, count):
+        """The next bytes."""
         self._advance(count)
         return self.file.read(count)
 
     def _advance(self, count):
+        """Counts bytes that are read; raises where they go beyond the pickle."""
         self.position += count
         if self.position > self.end:
             raise self._fault("ends in the middle of its pickle, copy it again")
 
     def _number(self, kind):
+        """The next number."""
         return struct.unpack(kind, self._read(struct.calcsize(kind)))[0]
 
     def _span(self, length, cls=Span):
-        """The next `length` bytes, left where they are."""
+        """The next `length` bytes, which stay in the file."""
         start = self.position
         self._advance(length)
         self.file.seek(self.position)
         return cls(self.path, start, length)
 
-    def _marked(self):
+    def _pop_to_mark(self):
         """What was pushed since the last mark."""
         start = self.marks.pop()
         items = self.stack[start:]
@@ -145,7 +155,7 @@ class Unpickler:
 
     def _op_long1(self):
         length = self._number("<B")
-        if length > _LONGEST_NUMBER:
+        if length > _MAX_NUMBER:
             raise self._fault(f"a whole number of {length} bytes in the pickle")
         self.stack.append(int.from_bytes(self._read(length), "little", signed=True))
 
@@ -153,12 +163,13 @@ class Unpickler:
         self.stack.append(self._number(">d"))
 
     def _text(self, length):
+        """Pushes the next text."""
         if length > _LONG_TEXT:
             self.stack.append(self._span(length, TextSpan))
             return
         self.text += length
-        if self.text > _MOST_TEXT:
-            raise self._fault(f"more than {_MOST_TEXT} bytes of text in the pickle")
+        if self.text > _MAX_TEXT:
+            raise self._fault(f"more than {_MAX_TEXT} bytes of text in the pickle")
         self.stack.append(self._read(length).decode())
 
     def _op_short_binunicode(self):
@@ -193,28 +204,29 @@ class Unpickler:
             self.stack.pop()
 
     def _op_pop_mark(self):
-        self._marked()
+        self._pop_to_mark()
 
     def _op_empty_tuple(self):
         self.stack.append(())
 
     def _op_tuple(self):
-        self.stack.append(tuple(self._marked()))
+        self.stack.append(tuple(self._pop_to_mark()))
 
-    def _last(self, count):
+    def _tuple_of(self, count):
+        """Makes a tuple of the last values."""
         items = tuple(self.stack[-count:])
         if len(items) < count:
             raise IndexError
         self.stack[-count:] = [items]
 
     def _op_tuple1(self):
-        self._last(1)
+        self._tuple_of(1)
 
     def _op_tuple2(self):
-        self._last(2)
+        self._tuple_of(2)
 
     def _op_tuple3(self):
-        self._last(3)
+        self._tuple_of(3)
 
     def _op_empty_list(self):
         self.stack.append([])
@@ -222,10 +234,11 @@ class Unpickler:
     _op_empty_set = _op_empty_list  # kept as lists: nothing is hashed
 
     def _extend(self, items):
+        """Appends to the list on the stack."""
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(items)
-        elif not _ignored(target):
+        elif not _is_ignored(target):
             raise ValueError("a pickle that appends to what is no list")
 
     def _op_append(self):
@@ -233,24 +246,25 @@ class Unpickler:
         self._extend([item])
 
     def _op_appends(self):
-        self._extend(self._marked())
+        self._extend(self._pop_to_mark())
 
     _op_additems = _op_appends
 
     def _op_frozenset(self):
-        self.stack.append(self._marked())
+        self.stack.append(self._pop_to_mark())
 
     def _op_empty_dict(self):
         self.stack.append({})
 
     def _set(self, items):
+        """Sets items of the dict on the stack."""
         target = self.stack[-1]
-        if _ignored(target):
+        if _is_ignored(target):
             return
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError("a pickle that sets items of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # nothing that could be made to collide, or would hash all that it holds
+            # no keys that can collide on purpose, or whose hash visits all that they hold
             if not (key is None or isinstance(key, str | Name) or (isinstance(key, int) and abs(key) < 2**60)):
                 raise ValueError(f"a {type(key).__name__} as the key of a dict, expected a text or a whole number")
             target[key] = value
@@ -261,7 +275,7 @@ class Unpickler:
         self._set(items)
 
     def _op_setitems(self):
-        self._set(self._marked())
+        self._set(self._pop_to_mark())
 
     # ---- the memo
 
@@ -280,42 +294,44 @@ class Unpickler:
     def _op_long_binget(self):
         self.stack.append(self.memo[self._number("<I")])
 
-    # ---- names, and what a pickle wants made with them
+    # ---- names, and the objects that a pickle builds with them
 
-    def _named(self, module, name):
+    def _push_name(self, module, name):
+        """Pushes a name; raises where it is neither in the table nor inert."""
         full = f"{module}.{name}"
         if full not in self.names:
             inert = full not in self.builders
             if inert and not self.inert(full):
-                raise self._fault(f"its pickle names {shown(full)}, which weights do not need")
+                raise self._fault(f"its pickle names {quote(full)}, which weights do not need")
             self.names[full] = Name(full, inert)
         self.stack.append(self.names[full])
 
     def _op_global(self):
         words = []
         for _ in range(2):
-            line = self.file.readline(_LONGEST_NAME)
+            line = self.file.readline(_MAX_NAME)
             self._advance(len(line))
             if not line.endswith(b"\n"):
                 raise ValueError("a name without an end in the pickle")
             words.append(line[:-1].decode())
-        self._named(*words)
+        self._push_name(*words)
 
     def _op_stack_global(self):
         words = self.stack[-2:]
         del self.stack[-2:]
-        if len(words) < 2 or not all(isinstance(word, str) and len(word) <= _LONGEST_NAME for word in words):
+        if len(words) < 2 or not all(isinstance(word, str) and len(word) <= _MAX_NAME for word in words):
             raise ValueError("a name that is no text in the pickle")
-        self._named(*words)
+        self._push_name(*words)
 
-    def _made(self, maker, arguments):
+    def _call(self, maker, arguments):
+        """Pushes what a builder returns for the arguments; an inert name stands for its result."""
         if not isinstance(maker, Name) or not isinstance(arguments, tuple):
             raise ValueError("a pickle that calls what is no name")
         self.stack.append(maker if maker.inert else self.builders[maker.name](arguments))
 
     def _op_reduce(self):
         arguments, maker = self.stack.pop(), self.stack.pop()
-        self._made(maker, arguments)
+        self._call(maker, arguments)
 
     _op_newobj = _op_reduce
 
@@ -328,7 +344,7 @@ class Unpickler:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Buildable):
             target.build(state)
-        elif not isinstance(target, dict) and not _ignored(target):  # the attributes of an ordered dict are no weights
+        elif not isinstance(target, dict) and not _is_ignored(target):  # an ordered dict's are no weights
             raise ValueError(f"a pickle that sets attributes of a {type(target).__name__}")
 
     def _op_binpersid(self):

@@ -1,6 +1,9 @@
-"""Colour transfer: a picture takes on the style reference's colours.
+"""Colour transfer (the paper's section 3): a picture takes on the style reference's colours.
 
-The paper's, before each refinement round, is `reinhard`; the others come nearer to the reference's colours.
+The paper applies `reinhard` before each refinement round. `match_histogram` and `transport` come closer to the
+reference's colours. All three take and return H x W x 3 uint8 RGB; source and reference may differ in size.
+
+To add a method, write a function (source, reference) here and name it in METHODS and `jiidm.config.ColorTransfer`.
 """
 import cv2
 import numpy as np
@@ -12,98 +15,110 @@ from jiidm.system.errors import InputError
 # style correlation of photos with references on 72 pairs: 0.91 after one pass, 0.96 after two, 0.973 after three, 0.979
 # after four; with 4 rotations 0.96 after three
 _ROTATIONS, _PASSES = 8, 3
-_FAR = 35  # levels: about what a whole transfer moves the pixels of a picture with a reference of another scene
+_FAR = 35  # grey levels: how far a full transfer moves pixels on average when the reference shows another scene
 _SMOOTH = 1e-3  # squared brightness: fluctuations below 3 % of the range count as smooth
 
 
 def reinhard(source, reference):
-    """Gives `source` the mean and the standard deviation of `reference` in each LAB channel (Reinhard et al. 2001).
+    """Gives `source` the mean and the std of `reference` in each LAB channel (Reinhard et al. 2001).
 
-    source, reference: H x W x 3 uint8 RGB, of any two sizes. Returns a new array of the source's shape and type.
     As in the authors' release: OpenCV's 8-bit LAB, statistics rounded to 2 decimals, the result rounded and clipped. A
-    channel of the source that is flat (deviation 0.00) becomes the reference's mean.
+    flat channel of the source (std 0.00) becomes the reference's mean.
+
+    Args:
+        source, reference: H x W x 3 uint8 RGB, of any two sizes.
+
+    Returns:
+        A new array like `source`.
     """
     source, reference = (cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2LAB) for x in (source, reference))
-    mean, deviation = _statistics(source)
-    new_mean, new_deviation = _statistics(reference)
-    scale = np.divide(new_deviation, deviation, out=np.zeros(3), where=deviation > 0)
-    # a channel has 256 values, a picture many more pixels: the transfer of each value, then a look-up
+    mean, std = _statistics(source)
+    new_mean, new_std = _statistics(reference)
+    scale = np.divide(new_std, std, out=np.zeros(3), where=std > 0)
+    # a channel has 256 values and far more pixels: transfer each value once, then look it up
     table = np.clip(np.rint((np.arange(256)[:, None] - mean) * scale + new_mean), 0, 255).astype(np.uint8)
     return cv2.cvtColor(cv2.LUT(source, table[None]), cv2.COLOR_LAB2RGB)
 
 
 def _statistics(picture):
-    """Returns mean and standard deviation of each channel of H x W x 3 uint8, rounded to 2 decimals."""
+    """Mean and std of each channel, rounded to 2 decimals."""
     return tuple(np.round(values.ravel(), 2) for values in cv2.meanStdDev(picture))
 
 
 def match_histogram(source, reference):
-    """Gives each RGB channel of `source` the histogram of `reference`; shapes and types as in `reinhard`."""
+    """Gives each RGB channel of `source` the histogram of `reference`; arguments and result are those of `reinhard`."""
     return match_histograms(source, reference, channel_axis=-1).astype(np.uint8, copy=False)
 
 
 def transport(source, reference, share=1.0):
-    """Gives `source` the joint distribution of the colours of `reference`; shapes and types as in `reinhard`.
+    """Gives `source` the joint colour distribution of `reference` (Pitie et al. 2007).
 
-    Iterative distribution transfer (Pitie et al. 2007): in each of a fixed series of rotations of RGB the three
-    coordinates are matched one by one. Equal colours stay equal: each takes the mean of its share of the wanted
-    values, so that a flat picture becomes the reference's mean. What that changes then passes a guided filter (He et
-    al. 2013) with the source's brightness for a guide, which keeps the source's smooth places smooth; further passes
-    regain what the filter took from the distribution. Gradients of photos correlate at 0.95 with those of the result,
-    at 0.81 without the filter.
+    Iterative distribution transfer: RGB is rotated in a fixed series of ways, and in each the three coordinates are
+    matched one by one. Equal colours stay equal, so that a flat picture becomes the reference's mean. A guided filter
+    (He et al. 2013) with the source's brightness as its guide then smooths the change: smooth places stay smooth.
+    Further passes win back what the filter took from the distribution. (Gradients of photos and of their results
+    correlate at 0.95 with the filter, at 0.81 without.)
 
-    share, 0 to 1: below 1 the colours wanted are a mixture of the reference's and the source's own. The share is that
-    of a reference as far as another scene's usually is; of nearer ones the mixture has more, of farther ones less.
+    Args:
+        source, reference: H x W x 3 uint8 RGB, of any two sizes.
+        share: weight of the reference's colours in the target distribution, 0 to 1; the source's own colours are the
+            rest. `share` applies when the full transfer moves pixels by `_FAR` levels on average. For closer references
+            the effective share is larger, for farther ones smaller.
+
+    Returns:
+        A new array like `source`.
     """
     source = np.ascontiguousarray(source)
-    random = np.random.Generator(np.random.PCG64(0))
-    rotations = [np.linalg.qr(random.standard_normal((3, 3)))[0] for _ in range(_ROTATIONS)]
-    wanted = np.asarray(reference, np.float64).reshape(-1, 3)
-    goals = [_goal(rotation, wanted, np.ones(len(wanted))) for rotation in rotations]
+    rng = np.random.Generator(np.random.PCG64(0))
+    rotations = [np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(_ROTATIONS)]
+    target = np.asarray(reference, np.float64).reshape(-1, 3)
+    curves = [_target_curves(rotation, target, np.ones(len(target))) for rotation in rotations]
     if share < 1:
-        mixture = _mixture(source, wanted, goals, share)
-        goals = [_goal(rotation, *mixture) for rotation in rotations]
+        mixture = _mix_colors(source, target, curves, share)
+        curves = [_target_curves(rotation, *mixture) for rotation in rotations]
     result, guide = source, source.mean(2) / 255
     for _ in range(_PASSES):
-        colors, places, counts = _distinct(result)
-        moved = _matched(colors.astype(np.float64), counts, goals)[places].reshape(source.shape)
-        result = np.clip(np.rint(source + _guided(guide, moved - source)), 0, 255).astype(np.uint8)
+        colors, places, counts = _distinct_colors(result)
+        moved = _match_colors(colors.astype(np.float64), counts, curves)[places].reshape(source.shape)
+        result = np.clip(np.rint(source + _filter_guided(guide, moved - source)), 0, 255).astype(np.uint8)
     return result
 
 
-def _mixture(source, wanted, goals, share):
-    """Colours (K x 3) and their weights: a share of the reference's pixels (`wanted`, whose `goals` are), the rest the
-    source's own.
+def _mix_colors(source, target, curves, share):
+    """A target between both pictures: colours (M x 3) and their weights.
 
-    The share is taken of a whole transfer that would move pixels by _FAR levels; nearer references get more of it,
-    farther ones, whose colours would turn what is seen in the picture into something else, less, down to its square.
-    The smaller it is, the more the reference's prevailing colours come before its rare ones.
+    The effective share is `share` to the power of distance / _FAR, at most squared. The distance is how far the full
+    transfer moves pixels: colours that are too far off would turn what the picture shows into something else. The
+    smaller the share, the more the common colours of the reference outweigh its rare ones.
     """
-    colors, _, counts = _distinct(source)
+    colors, _, counts = _distinct_colors(source)
     colors = colors.astype(np.float64)
-    moves = ((_matched(colors, counts, goals) - colors) ** 2).sum(1)
+    moves = ((_match_colors(colors, counts, curves) - colors) ** 2).sum(1)
     share = share ** min(np.sqrt(np.average(moves, weights=counts)) / _FAR, 2.0)
-    weights = _density(wanted) ** (1 - share)
+    weights = _count_near(target) ** (1 - share)
     weights = np.append(weights * (share / weights.sum()), counts * ((1 - share) / counts.sum()))
-    return np.concatenate([wanted, colors]), weights
+    return np.concatenate([target, colors]), weights
 
 
-def _density(colors):
-    """How many of the M x 3 colours, 0..255, lie in the same cell of RGB, 16 levels a side, as each of them."""
+def _count_near(colors):
+    """For each of M x 3 colours, how many of them lie in its cell of RGB, 16 levels a side."""
     cells = (colors.astype(np.intp) >> 4) @ np.array([256, 16, 1])
     return np.bincount(cells)[cells]
 
 
-def _distinct(picture):
-    """The distinct colours (K x 3) of H x W x 3 uint8, which of them each pixel has, and how many pixels each has."""
+def _distinct_colors(picture):
+    """The distinct colours (K x 3) of a picture, the index of each pixel's colour, and the pixels of each colour."""
     codes = picture.reshape(-1, 3).astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     codes, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
     return np.stack([codes >> 16, codes >> 8 & 255, codes & 255], 1), places, counts
 
 
-def _goal(rotation, colors, weights):
-    """The rotation and, for each coordinate of M x 3 `colors` in it, two curves: over the weight of the colours up to a
-    value, as a share of all, the sum of these colours' values."""
+def _target_curves(rotation, colors, weights):
+    """The rotation, and for each rotated coordinate the cumulated weight and the cumulated weighted value.
+
+    Both are divided by the whole weight: the mean of any slice of the distribution is then a difference of the second
+    over a difference of the first.
+    """
     curves, total = [], weights.sum()
     for values in (colors @ rotation).T:
         order = np.argsort(values)
@@ -112,22 +127,22 @@ def _goal(rotation, colors, weights):
     return rotation, curves
 
 
-def _matched(colors, counts, goals):
-    """K x 3 colours, of `counts` pixels each, after the matching in each of the `goals`, made by `_goal`."""
-    shares = counts / counts.sum()
-    for rotation, curves in goals:
+def _match_colors(colors, counts, targets):
+    """K x 3 colours, of `counts` pixels each, matched in each of the rotations (`_target_curves`) in turn."""
+    fractions = counts / counts.sum()
+    for rotation, curves in targets:
         rotated = colors @ rotation
         for axis, (marks, areas) in enumerate(curves):
             order = np.argsort(rotated[:, axis], kind="stable")
-            # under the wanted values in their order: what lies between two ends is the share that one colour takes
-            ends = np.append(0.0, np.cumsum(shares[order]))
-            rotated[order, axis] = np.diff(np.interp(ends, marks, areas)) / shares[order]
+            # a colour takes the slice of the target at its own place in the order: it becomes the slice's mean
+            ends = np.append(0.0, np.cumsum(fractions[order]))
+            rotated[order, axis] = np.diff(np.interp(ends, marks, areas)) / fractions[order]
         colors = rotated @ rotation.T
     return colors
 
 
-def _guided(guide, values):
-    """Guided filter of H x W x 3 `values`: linear in the H x W `guide` (0..1) within about a 36th of the picture."""
+def _filter_guided(guide, values):
+    """Guided filter of H x W x 3 `values`: linear in the guide (H x W, 0..1) within a 36th of the picture."""
     side = 2 * max(1, round(min(guide.shape) / 36)) + 1
 
     def mean(x):
@@ -142,18 +157,25 @@ def _guided(guide, values):
 METHODS = dict(zip(COLOR_TRANSFERS, (reinhard, match_histogram, transport), strict=True))
 
 
-def transfer_color(source, reference, method, share=1.0):
-    """Gives `source` the colours of `reference` by a method of METHODS, named as there, or a share of them.
+def transfer_color(source: np.ndarray, reference: np.ndarray, method: str, share: float = 1.0) -> np.ndarray:
+    """Gives `source` the colours of `reference`, wholly or in part.
 
-    source, reference: H x W x 3 uint8 RGB, of any two sizes; share: 0 to 1, of the change; with "transport"
-    its root is the share of the reference's colours in what is wanted, and of the change to that. Returns a new array
-    of the source's shape and type. Raises InputError for a method that does not exist.
+    Args:
+        source, reference: H x W x 3 uint8 RGB, of any two sizes.
+        method: one of METHODS.
+        share: how much of the change to apply, 0 to 1.
+
+    Returns:
+        A new array like `source`.
+
+    Raises:
+        InputError: a method that does not exist.
     """
     if method not in METHODS:
         raise InputError(f"colour transfer {method!r}: no such method; expected {' or '.join(METHODS)}")
     if method == "transport" and 0 < share < 1:
-        # half of the way by what is wanted, half by the mean: the former alone costs as much of what is seen in the
-        # picture and leaves patches, the latter alone costs more
+        # one root of the share in the target, the other in the change: the target alone leaves patches, the change
+        # alone costs more of what the picture shows
         share = np.sqrt(share)
         result = transport(source, reference, share)
     else:

@@ -1,5 +1,9 @@
-"""Model ensemble: the weights of several checkpoints of one run, averaged."""
+"""Model ensemble (the paper's section 3): the weights of several checkpoints of one run, averaged.
+
+`Generator` averages when it loads; `jiidm merge` writes the mean as a checkpoint, once. Both use `weighted_mean`.
+"""
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,9 +12,14 @@ from jiidm.system.errors import InputError
 
 
 def ensemble_weights(ensemble, count):
-    """Shares of `count` checkpoints, summing to 1: equal for True, the last alone for False, or a list's proportions.
+    """The weights of `count` checkpoints, of sum 1.
 
-    Raises InputError for a list of another length, a negative number, or a sum of 0.
+    Args:
+        ensemble: True (all equal), False (the last one alone), or a list of numbers in proportion.
+        count: how many checkpoints there are.
+
+    Raises:
+        InputError: a list of another length, with a negative number, or of sum 0.
     """
     if ensemble is False:
         return (0.0,) * (count - 1) + (1.0,)
@@ -24,17 +33,29 @@ def ensemble_weights(ensemble, count):
     return tuple(float(w) for w in weights / weights.sum())
 
 
-def average(checkpoints, weights):
-    """Weighted mean of the tensors of `Checkpoint`s, names to float32 arrays (the paper's model ensemble)."""
-    mean = {name: np.zeros(value.shape, np.float64) for name, value in checkpoints[0].tensors.items()}
+def weighted_mean(name, checkpoints, weights):
+    """The weighted mean (float32 array) of one tensor of `Checkpoint`s, summed in float64.
+
+    Raises:
+        InputError: NaN or Inf in one of the tensors.
+    """
+    total = np.zeros(checkpoints[0].tensors[name].shape, np.float64)
     for checkpoint, weight in zip(checkpoints, weights, strict=True):
-        for name, total in mean.items():
-            total += weight * checkpoint.tensors[name].astype(np.float64)
-    return {name: value.astype(np.float32) for name, value in mean.items()}
+        tensor = checkpoint.tensors[name]
+        array = tensor.read() if hasattr(tensor, "read") else tensor
+        if not np.isfinite(array).all():
+            raise InputError(f"{checkpoint.path}: NaN or Inf in {name}; take another checkpoint of the run")
+        total += weight * array.astype(np.float64)
+    return total.astype(np.float32)
+
+
+def average(checkpoints, weights):
+    """The weighted means of all tensors of `Checkpoint`s: names to float32 arrays."""
+    return {name: weighted_mean(name, checkpoints, weights) for name in checkpoints[0].tensors}
 
 
 def check_alike(checkpoints):
-    """Raises InputError, naming the first tensor that differs, unless all checkpoints have one architecture."""
+    """Raises InputError unless all checkpoints have one architecture; it names the first tensor that differs."""
     first = checkpoints[0]
     for other in checkpoints[1:]:
         for name in sorted(first.tensors.keys() | other.tensors.keys()):
@@ -49,31 +70,34 @@ def check_alike(checkpoints):
                 raise InputError(f"{other.path}: its {section} section differs from that of {first.path}")
 
 
-class _Mean:
-    """The weighted mean of one tensor of several checkpoints, computed when it is read."""
+class _Mean(NamedTuple):
+    """A tensor of the mean, computed when it is read: merging takes the memory of a few tensors."""
 
-    def __init__(self, name, checkpoints, shares):
-        self.name, self.checkpoints, self.shares = name, checkpoints, shares
-        self.shape = checkpoints[0].tensors[name].shape
+    name: str
+    checkpoints: list
+    weights: tuple
+
+    @property
+    def shape(self):
+        return self.checkpoints[0].tensors[self.name].shape
 
     def read(self):
-        """The mean as float32, the same numbers as those of `inference.ensemble.average`."""
-        total = np.zeros(self.shape, np.float64)
-        for checkpoint, share in zip(self.checkpoints, self.shares, strict=True):
-            array = checkpoint.tensors[self.name].read()
-            if not np.isfinite(array).all():
-                raise InputError(f"{checkpoint.path}: NaN or Inf in {self.name}; take another checkpoint of the run")
-            total += share * array.astype(np.float64)
-        return total.astype(np.float32)
+        return weighted_mean(*self)
 
 
 def merge_checkpoints(paths, output, weights=True):
-    """Writes the mean of checkpoints of one run to `output` and returns it, opened (a `Checkpoint`).
+    """Writes the mean of checkpoints of one run, tensor by tensor, and returns it as an opened `Checkpoint`.
 
-    weights: True (equal), or a number of at least 0 for each of the paths. Memory is that of a few tensors. The result
-    has the highest step and the configuration that belongs to it, is float16 where all the files are, else float32,
-    and names its sources with SHA-256, step and share; the last one's note stays. Raises InputError for files that
-    cannot be averaged.
+    The result has the highest step and the configuration and note that belong to it. It names its sources with SHA-256,
+    step and weight. It is float16 where all the files are, else float32.
+
+    Args:
+        paths: at least two files.
+        output: the file to write (.safetensors).
+        weights: True (all equal), or a number of at least 0 for each of the paths, in proportion.
+
+    Raises:
+        InputError: files that cannot be averaged, or an output that is one of them.
     """
     output, paths = Path(output), [Path(path) for path in paths]
     if len(paths) < 2:
@@ -88,15 +112,21 @@ def merge_checkpoints(paths, output, weights=True):
         if output.exists() and output.samefile(checkpoint.path):
             raise InputError(f"{output}: is one of the files to average; choose another name")
     check_alike(checkpoints)
-    shares = ensemble_weights(weights, len(checkpoints))
-    formats = {tensor.dtype_name for checkpoint in checkpoints for tensor in checkpoint.tensors.values()}
-    strange = formats - {"float16", "float32"}
-    if strange:
-        raise InputError(f"{paths[0]} and others: tensors of {', '.join(sorted(strange))}; save the checkpoints again")
+    weights = ensemble_weights(weights, len(checkpoints))
+    dtype = _common_dtype(checkpoints)
     last = max(checkpoints, key=lambda checkpoint: checkpoint.step)
-    means = {name: _Mean(name, checkpoints, shares) for name in checkpoints[0].tensors}
-    sources = [source_of(c.path, c.step, share) for c, share in zip(checkpoints, shares, strict=True)]
-    dtype = "float16" if formats == {"float16"} else "float32"
+    means = {name: _Mean(name, checkpoints, weights) for name in checkpoints[0].tensors}
+    sources = [source_of(c.path, c.step, weight) for c, weight in zip(checkpoints, weights, strict=True)]
     note = "; ".join(filter(None, (last.note, f"mean of {len(paths)} checkpoints")))
     save_checkpoint(output, last.kind, means, last.config, last.step, dtype, note, sources)
     return open_checkpoint(output)
+
+
+def _common_dtype(checkpoints):
+    """"float16" where all tensors are, else "float32"; raises InputError for other formats."""
+    formats = {tensor.dtype_name for checkpoint in checkpoints for tensor in checkpoint.tensors.values()}
+    strange = formats - {"float16", "float32"}
+    if strange:
+        raise InputError(f"{checkpoints[0].path} and others: tensors of {', '.join(sorted(strange))}; save the "
+                         f"checkpoints again")
+    return "float16" if formats == {"float16"} else "float32"

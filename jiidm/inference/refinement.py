@@ -1,110 +1,141 @@
-"""The rounds of inference: image-to-image from the style photo, then from each result (the paper's refinement)."""
+"""Refinement (the paper's section 3): image-to-image from the style photo, then from the result of each round.
+
+A round is: [colour transfer] -> E -> noise to z_T -> sampler -> D -> picture.
+"""
+import functools
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
+from PIL import Image
 
-from jiidm.config import SAMPLERS, RoundConfig, from_dict
 from jiidm.data.pictures import from_pixels, to_pixels
-from jiidm.diffusion.samplers import round_timesteps, translate
+from jiidm.diffusion.guidance import guided_denoiser
+from jiidm.diffusion.samplers import SAMPLERS
 from jiidm.inference.color_transfer import transfer_color
-from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt
 
 
-def chosen_rounds(rounds, recipe):
-    """The settings of each round: the first `rounds` of the recipe (None: all), or a list of `RoundConfig` or dicts as
-    given."""
-    if rounds is None:
-        rounds = len(recipe)
-    if isinstance(rounds, int) and not isinstance(rounds, bool):
-        if not 1 <= rounds <= len(recipe):
-            raise InputError(f"rounds {rounds}: expected 1 to {len(recipe)}, or a list of round settings")
-        return tuple(recipe[:rounds])
-    if not isinstance(rounds, list | tuple) or not rounds:
-        raise InputError(f"rounds {rounds!r}: expected a number or a list of settings (guidance, respacing, start)")
-    return tuple(
-        r if isinstance(r, RoundConfig) else from_dict(RoundConfig, r, f"rounds[{i}]") for i, r in enumerate(rounds)
-    )
+@dataclass(frozen=True)
+class Step:
+    """Where an inference stands after a step.
 
-
-def chosen_solver_steps(sampler, steps, recipe):
-    """Evaluations a round of the solver, or None for DDIM, which follows each round's chain.
-
-    sampler: "ddim" or "dpmpp"; steps: a number for the latter; None takes what the recipe, an `InferenceConfig`, says.
-    Raises InputError for another sampler, for no number of steps, and for steps of DDIM.
+    `round` counts from 0, `done` are the steps done in it and `steps` all its steps. `pictures` is a list of PIL images
+    after the last step of a round, else None.
     """
-    sampler = recipe.sampler if sampler is None else sampler
-    if sampler not in SAMPLERS:
-        raise InputError(f"sampler {sampler!r}: expected one of {', '.join(SAMPLERS)}")
-    if sampler == "ddim":
-        if steps is not None:
-            raise InputError(
-                f"steps {steps!r}: DDIM takes the steps that each round's start index says; leave steps out, or "
-                'choose the sampler "dpmpp"'
-            )
-        return None
-    steps = recipe.steps if steps is None else steps
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InputError(f"steps {steps!r}: expected a whole number of at least 1")
-    return steps
+
+    round: int
+    done: int
+    steps: int
+    pictures: list | None
+    draw_preview: Callable
+
+    def preview(self) -> np.ndarray:
+        """Small RGB pictures of the latents (N, h, w, 3 uint8), one pixel a latent; no network runs for them."""
+        return self.draw_preview()
 
 
-def noise_for(seed, name, number, shape, classes, share):
-    """Standard normal noise (shape C, H, W, float32) of one image in one round: a function of seed, name and round, and
-    where `share` is above 0 of `classes` (H, W integers).
+def refine(autoencoder, conditions, schedule, styles, plan, noise):
+    """Runs the rounds of a plan for a batch.
 
-    Places of one class then have a random vector in common, which makes up `share` of the variance; the variance of
-    each place stays 1. The vector of a class does not depend on which others there are.
+    Args:
+        autoencoder: an `Autoencoder`.
+        conditions: `Conditions` of the masks.
+        schedule: a `Schedule`.
+        styles: the style photos (N, H, W, 3 uint8).
+        plan: a `Plan`.
+        noise: (round, shape C, H, W) -> standard normal noise (N, C, H, W float32).
+
+    Yields:
+        A `Step` after every step.
     """
-    key = hashlib.sha256(f"{seed}/{number}/{name}".encode()).digest()
-    random = np.random.Generator(np.random.PCG64(int.from_bytes(key, "big")))
-    white = random.standard_normal(shape, np.float32)
-    if not share:
-        return white
-    vectors = random.standard_normal((int(classes.max()) + 1, shape[0]), np.float32)
-    common = vectors[classes].transpose(2, 0, 1)
-    return np.float32(np.sqrt(1 - share)) * white + np.float32(np.sqrt(share)) * common
-
-
-def noise_of_batch(seed, names, classes, share):
-    """The function (round, shape C, H, W) -> noise (N, C, H, W float32) of a batch: `noise_for` of each of the N names
-    with its classes (N, H, W integers)."""
-    def draw(number, shape):
-        pairs = zip(names, classes, strict=True)
-        return np.stack([noise_for(seed, name, number, shape, its, share) for name, its in pairs])
-
-    return draw
-
-
-def refine(autoencoder, denoiser, schedule, styles, rounds, noise, color_transfer, solver_steps, final_transfer=None):
-    """Runs the rounds for a batch and yields after every step.
-
-    styles is N, H, W, 3 uint8; noise as from `noise_of_batch`; color_transfer a method's name or None, before each
-    round but the first, and final_transfer None or (method, share) for the last pictures; solver_steps as in
-    `translate`. Yields (round, steps done, steps of the round, pictures), pictures (N, H, W, 3 uint8) being None but
-    after the last step of a round.
-    """
-    source = styles
-    for number, settings in enumerate(rounds):
-        if number and color_transfer:
-            source = _transferred(source, styles, color_transfer)
+    pictures, colors = styles, None
+    for number, planned in enumerate(plan.rounds):
+        pictures = _transfer_each(pictures, styles, planned.color_transfer)
         with jt.no_grad():  # never around a yield: the caller would run under it
-            latent = autoencoder.encode(jt.array(from_pixels(source)))
-        drawn = jt.array(noise(number, latent.shape[1:]))
-        timesteps = round_timesteps(schedule, settings, solver_steps)
-        denoiser.prepare(timesteps)
-        steps = len(timesteps)
-        sampling = translate(denoiser, schedule, latent, drawn, settings, solver_steps)
-        for left, latent in sampling:  # noqa: B007 - the last latent counts
+            latents = autoencoder.encode(jt.array(from_pixels(pictures)))
+        colors = colors or LatentColors(latents, styles)  # of the first round: the style photos' own latents
+        steps = len(planned.timesteps)
+        for left, z in sample_round(conditions, schedule, planned, latents, noise(number, latents.shape[1:])):
+            done = steps - left
             if left:
-                yield number, steps - left, steps, None
+                signal = schedule.alphas_cumprod[planned.timesteps[done]]
+                yield Step(number, done, steps, None, functools.partial(colors.draw, z, signal))
         with jt.no_grad():
-            source = to_pixels(autoencoder.decode(latent).numpy())
-        if final_transfer and number == len(rounds) - 1:
-            source = _transferred(source, styles, *final_transfer)
-        yield number, steps, steps, source
+            pictures = to_pixels(autoencoder.decode(z).numpy())
+        if number == len(plan.rounds) - 1:
+            pictures = _transfer_each(pictures, styles, plan.final_color_transfer, plan.final_color_share)
+        images = [Image.fromarray(picture) for picture in pictures]
+        yield Step(number, steps, steps, images, functools.partial(colors.draw, z, 1.0))
 
 
-def _transferred(pictures, styles, method, share=1.0):
-    pairs = zip(pictures, styles, strict=True)
-    return np.stack([transfer_color(picture, style, method, share) for picture, style in pairs])
+def sample_round(conditions, schedule, planned, latents, noise):
+    """Noises latents to the start of a round and samples from there (image-to-image, the paper's section 3).
+
+    Args:
+        conditions: `Conditions` of the masks.
+        schedule: a `Schedule`.
+        planned: a `RoundPlan`.
+        latents, noise: N, C, H, W.
+
+    Yields:
+        (steps left, latents) after every step.
+    """
+    z = schedule.add_noise(latents, jt.array(noise), planned.start)
+    conditions.prepare(planned.timesteps)
+    denoise = guided_denoiser(conditions.predict, schedule, planned.guidance)
+    yield from SAMPLERS[planned.sampler](denoise, schedule, z, planned.timesteps)
+
+
+def draw_noise(seed, name, number, shape):
+    """Standard normal noise (float32) of a shape: a function of the seed, the picture's name and the round's number."""
+    key = hashlib.sha256(f"{seed}/{number}/{name}".encode()).digest()
+    rng = np.random.Generator(np.random.PCG64(int.from_bytes(key, "big")))
+    return rng.standard_normal(shape, np.float32)
+
+
+class LatentColors:
+    """A linear map from noised latents to colours: least squares over photos and their latents.
+
+    The autoencoder reproduces photos, so a photo reduced to the latents' size shows what they decode to. The map is
+    fitted when the first preview is drawn.
+
+    Args:
+        latents: N, C, h, w (Jittor).
+        photos: N, H, W, 3 uint8.
+    """
+
+    def __init__(self, latents, photos):
+        self.latents, self.photos = latents, photos
+
+    @functools.cached_property
+    def _moments(self):
+        """Means of latents (C) and colours (3), the latents' covariance (C, C), and that with the colours (C, 3)."""
+        height, width = self.latents.shape[2:]
+        small = np.stack([cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA) for p in self.photos])
+        z, colors = _columns(self.latents), small.reshape(-1, 3).astype(np.float64)
+        centred = z - z.mean(0)
+        cross = centred.T @ (colors - colors.mean(0))
+        return z.mean(0), colors.mean(0), centred.T @ centred / len(z), cross / len(z)
+
+    def draw(self, latents, signal):
+        """Pictures (N, h, w, 3 uint8) of latents (N, C, h, w, Jittor) in which `signal`, 0 to 1, is the abar_t."""
+        latent_mean, color_mean, covariance, cross = self._moments
+        scale, (n, _, height, width) = np.sqrt(signal), latents.shape
+        weights = np.linalg.pinv(signal * covariance + (1 - signal) * np.eye(len(covariance))) @ (scale * cross)
+        colors = (_columns(latents) - scale * latent_mean) @ weights + color_mean
+        return np.clip(np.rint(colors), 0, 255).astype(np.uint8).reshape(n, height, width, 3)
+
+
+def _columns(latents):
+    """N, C, h, w (Jittor) -> N * h * w, C in float64."""
+    return latents.numpy().transpose(0, 2, 3, 1).reshape(-1, latents.shape[1]).astype(np.float64)
+
+
+def _transfer_each(pictures, styles, method, share=1.0):
+    """The pictures (N, H, W, 3 uint8) after a colour transfer from their styles; "" is none."""
+    if not method:
+        return pictures
+    return np.stack([transfer_color(p, s, method, share) for p, s in zip(pictures, styles, strict=True)])

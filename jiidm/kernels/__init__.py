@@ -1,4 +1,4 @@
-"""Compiled operations, each with a plain twin in Jittor's own operators."""
+"""Compiled operations, each with a plain twin in Jittor's own operators (`..._plain`)."""
 import contextlib
 
 _compiled = True
@@ -11,7 +11,7 @@ def compiled():
 
 @contextlib.contextmanager
 def plain_operators():
-    """Everything that is built in this block is made of Jittor's own operators: what the kernels are compared with."""
+    """Inside the block all operations are Jittor's own: what the kernels are compared with."""
     global _compiled
     before, _compiled = _compiled, False
     try:

@@ -194,10 +194,15 @@ _BACKWARD = r"""
 
 
 def attention(q, k, v):
-    """softmax(q^T k / sqrt(D)) applied to v, for q, k, v of shape B, D, T (fp32; B counts samples times heads).
+    """softmax(q^T k / sqrt(D)) applied to v, without a T x T matrix in memory.
 
-    Scores of some queries and keys at a time are held, never T x T. Compiled, on the CPU forward and backward, on CUDA
-    forward; `attention_plain` is the same in Jittor's own operators.
+    Compiled on the CPU, forward and backward, and on CUDA, forward.
+
+    Args:
+        q, k, v: B, D, T, where B counts samples times heads; fp32, on CUDA also bfloat16.
+
+    Returns:
+        B, D, T.
     """
     if not compiled() or (jt.flags.use_cuda and not (jt.flags.no_grad and attention_cuda_supports(q))):
         return attention_plain(q, k, v)

@@ -19,8 +19,11 @@ def supports(q):
 
 
 def attention_cuda(q, k, v):
-    """softmax(q^T k / sqrt(D)) applied to v, for q, k, v of shape B, D, T, all float32 or all bfloat16.
+    """`attention` on CUDA, for what `supports` allows; no gradients.
 
-    The softmax is float32; the weights are rounded to bfloat16 where v is. No gradients. See `supports`.
+    The softmax is float32; its weights are rounded to bfloat16 where v is.
+
+    Args:
+        q, k, v: B, D, T, all float32 or all bfloat16.
     """
     return jt.code(q.shape, q.dtype, [q, k, v], cuda_header=_HEADERS[str(q.dtype)], cuda_src=_SOURCE % q.shape[1])

@@ -2,9 +2,9 @@
 from jiidm.kernels.vectors import HEADER
 from jiidm.system.runtime import jt
 
-# A slab is the fewest whole blocks that hold whole groups. One pass gives mean and squared deviations of each channel,
-# chunk by chunk (a chunk stays in the first-level cache, so its deviations are taken from its own mean; Chan et al.
-# 1983 merges chunks): E[x^2] - E[x]^2 would cancel. A second pass, mostly over cached data, writes the result.
+# A slab is the fewest whole blocks that hold whole groups. A first pass computes each channel's mean and its sum of
+# squared differences from the mean, chunk by chunk. A chunk stays in the first-level cache and has its own mean; chunks
+# are merged as in Chan et al. 1983. (E[x^2] - E[x]^2 would cancel.) A second pass, mostly over cached data, normalises.
 _HEADER = HEADER + r"""
 namespace jittor {
 static const int64_t B = 16, CHUNK = 128;
@@ -90,11 +90,11 @@ _SOURCE = r"""
 """
 
 
-def blocked_group_norm(x, groups, eps, maps, channels, silu):
-    """`group_norm` of N, C/16, H, W, 16; the maps likewise, with 1 or N images. No gradient."""
+def blocked_group_norm(x, groups, eps, maps, modulation, silu):
+    """`group_norm` of N, C/16, H, W, 16; the maps are in blocks too, for 1 or N images. No gradients."""
     n, blocks = x.shape[:2]
     width = blocks * x.shape[4]
-    scale, shift = channels if channels is not None else (jt.ones((1, width)), jt.zeros((1, width)))
+    scale, shift = modulation if modulation is not None else (jt.ones((1, width)), jt.zeros((1, width)))
     gamma, beta = maps if maps is not None else (x, x)  # not read; inputs of the same kinds share one compiled kernel
     return jt.code(
         x.shape, "float32", [x, gamma, beta, *(v.reshape(-1, width) for v in (scale, shift))],

@@ -1,8 +1,8 @@
-"""Convolution for inference, weights brought into the library's own layout once, Winograd where it pays; and, for
-training on CUDA, of bfloat16 operands.
+"""Convolutions for inference, and for training in bfloat16.
 
-Activations stay in blocks of 16 channels (N, C/16, H, W, 16), the layout in which oneDNN computes: nothing is
-re-ordered between two layers, while Jittor's own convolution re-orders input, weights and output at every call.
+On the CPU `PackedConvolution` packs its weights once and uses Winograd where it pays. Activations stay in blocks of 16
+channels (N, C/16, H, W, 16), the layout that oneDNN computes in: nothing is reordered between two layers. Jittor's own
+convolution reorders input, weights and output at every call. On CUDA `HalfConvolution` computes in bfloat16.
 """
 from jiidm.system.runtime import device_name, jt, nn, onednn_flags
 
@@ -117,17 +117,16 @@ def blocked(x):
     return x.reshape(n, c // BLOCK, BLOCK, h, w).permute(0, 1, 3, 4, 2)
 
 
-def unblocked(x):
-    """N, C/16, H, W, 16 -> N, C, H, W."""
-    n, c, h, w, _ = x.shape
-    return x.permute(0, 1, 4, 2, 3).reshape(n, c * BLOCK, h, w)
-
-
 class PackedConvolution:
-    """A convolution whose weights do not change any more, for inference on the CPU.
+    """A convolution with constant weights, for inference on the CPU.
 
-    weight is C_out, C_in, K, K and bias C_out (fp32); padding is (before, after), the same for both axes. The weights
-    are packed when an input of a new size comes, once.
+    The weights are packed once for each size of the input.
+
+    Args:
+        weight: C_out, C_in, K, K (fp32).
+        bias: C_out (fp32).
+        stride: of both axes.
+        padding: rows and columns of zeros (before, after) the input.
     """
 
     def __init__(self, weight, bias, stride, padding):
@@ -135,7 +134,12 @@ class PackedConvolution:
         self._packed = {}
 
     def __call__(self, x, plain=False):
-        """The convolution of x (N, C, H, W, or blocked); blocked where the channels fill blocks, unless `plain`."""
+        """The convolution of x.
+
+        Args:
+            x: N, C, H, W, or N, C/16, H, W, 16.
+            plain: give N, C, H, W; else blocks, where the channels fill them.
+        """
         out, channels, kernel, _ = self.weight.shape
         height, width = x.shape[2:4]
         to_blocks = not plain and out % BLOCK == 0
@@ -159,7 +163,7 @@ class PackedConvolution:
 class HalfConvolution:
     """A convolution of bfloat16 operands with fp32 accumulation, for inference on CUDA; the result is bfloat16.
 
-    Arguments as for `PackedConvolution`.
+    The arguments are those of `PackedConvolution`.
     """
 
     def __init__(self, weight, bias, stride, padding):
@@ -167,7 +171,7 @@ class HalfConvolution:
         self.stride, self.padding = stride, padding
 
     def __call__(self, x, plain=False):
-        """The convolution of x (N, C, H, W); it has no other layout."""
+        """The convolution of x (N, C, H, W); there is no other layout, so `plain` changes nothing."""
         before, after = self.padding
         if before != after:
             x = nn.pad(x, [0, after - before, 0, after - before])
@@ -180,10 +184,17 @@ def bfloat16_available():
 
 
 def rounded_convolution(x, weight, bias, stride, padding):
-    """A convolution for training that reads and gives bfloat16, in the gradients too, and adds up in fp32.
+    """A convolution for training with bfloat16 operands and results, in the gradients too, and fp32 accumulation.
 
-    x N, C, H, W, weight and bias as for `PackedConvolution` and the result N, C_out, H', W' are fp32; `padding` is that
-    of every side. On the CPU, where Jittor would add up in bfloat16, rounded fp32 numbers take the place of bfloat16.
+    On the CPU, where Jittor would accumulate in bfloat16, the operands are rounded fp32 numbers.
+
+    Args:
+        x: N, C, H, W (fp32).
+        weight, bias, stride: as for `PackedConvolution`.
+        padding: of every side.
+
+    Returns:
+        N, C_out, H', W' (fp32).
     """
     x, weight = x.bfloat16(), weight.bfloat16()
     if not jt.flags.use_cuda:
@@ -193,9 +204,12 @@ def rounded_convolution(x, weight, bias, stride, padding):
 
 
 def inference_convolution(device, precision, *widths):
-    """What `prepare` is to make of convolutions between tensors of these widths; None where they stay as they are.
+    """The class that `jiidm.models.blocks.prepare` replaces convolutions by; None where they stay as they are.
 
-    device: "cpu" or "cuda"; precision: "fp32" or "bf16" (on CUDA).
+    Args:
+        device: "cpu" or "cuda".
+        precision: "fp32" or "bf16" (on CUDA).
+        widths: channels of the tensors between the convolutions.
     """
     if device == "cuda":
         return HalfConvolution if precision == "bf16" else None

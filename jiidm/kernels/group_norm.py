@@ -4,9 +4,9 @@ from jiidm.kernels.blocked_norm import blocked_group_norm
 from jiidm.kernels.group_norm_cuda import group_norm_cuda
 from jiidm.system.runtime import jt
 
-# y = act(xhat * a + b). A group's channels lie side by side and fit the second-level cache, so that the statistics and
-# the result cost one read and one write of main memory. The variance is the mean square of x - mean (a second pass
-# over cached data): E[x^2] - E[x]^2 would cancel. exp is a polynomial (Cephes) because it vectorises everywhere.
+# y = act(xhat * a + b). A group's channels are contiguous and fit the second-level cache: statistics and result cost
+# one read and one write of main memory. The variance is the mean of (x - mean)^2, in a second pass over cached data:
+# E[x^2] - E[x]^2 would cancel. exp is a polynomial (Cephes), which vectorises everywhere.
 _HEADER = r"""
 #include <algorithm>
 #include <cmath>
@@ -127,23 +127,29 @@ _BACKWARD = r"""
 """
 
 
-def group_norm(x, groups, eps, maps=None, channels=None, silu=False):
-    """act((GroupNorm(x) * gamma + beta) * scale + shift), act being SiLU or nothing.
+def group_norm(x, groups, eps, maps=None, modulation=None, silu=False):
+    """(GroupNorm(x) * gamma + beta) * scale + shift, then SiLU. Statistics are fp32 and numerically stable.
 
-    x is N, C, H, W. maps: gamma and beta of SPADE, both 1 or N, C, H, W. channels: scale and shift, both C (an affine
-    norm) or 1 or N, C (modulation by the time embedding). Statistics are fp32 and numerically stable. Compiled, on the
-    CPU forward and backward, on CUDA forward; x may also be in blocks of 16 channels (then the maps are too), without
-    gradient. `group_norm_plain` is the same in Jittor's own operators.
+    Compiled on the CPU, forward and backward, and on CUDA, forward.
+
+    Args:
+        x: N, C, H, W; without gradients also in blocks of 16 channels, and then the maps too.
+        groups: how many groups the channels make.
+        eps: added to the variance.
+        maps: gamma and beta of SPADE (both 1 or N, C, H, W); None leaves them out.
+        modulation: scale and shift (both C, or 1 or N, C); None leaves them out.
+        silu: whether SiLU follows.
     """
     if x.ndim == 5:
-        return blocked_group_norm(x, groups, eps, maps, channels, silu)
+        return blocked_group_norm(x, groups, eps, maps, modulation, silu)
     if not compiled() or (jt.flags.use_cuda and not jt.flags.no_grad):
-        return group_norm_plain(x, groups, eps, maps, channels, silu)
+        return group_norm_plain(x, groups, eps, maps, modulation, silu)
     if jt.flags.use_cuda:
-        return group_norm_cuda(x, groups, eps, maps, channels, silu)
+        return group_norm_cuda(x, groups, eps, maps, modulation, silu)
     n, c = x.shape[:2]
-    scale, shift = (jt.ones((n, c)), jt.zeros((n, c))) if channels is None else (v.broadcast((n, c)) for v in channels)
-    if maps is not None and channels is None:
+    own = (jt.ones((n, c)), jt.zeros((n, c))) if modulation is None else modulation
+    scale, shift = (v.broadcast((n, c)) for v in own)
+    if maps is not None and modulation is None:
         scale, shift = (v.broadcast(x.shape) for v in maps)
     elif maps is not None:
         scale, shift = (v.reshape(n, c, 1, 1) for v in (scale, shift))
@@ -153,7 +159,7 @@ def group_norm(x, groups, eps, maps=None, channels=None, silu=False):
     return _GroupNorm.apply(x.reshape(n, c, -1), scale, shift, groups, eps, silu).reshape(x.shape)
 
 
-def group_norm_plain(x, groups, eps, maps=None, channels=None, silu=False):
+def group_norm_plain(x, groups, eps, maps=None, modulation=None, silu=False):
     """`group_norm` in Jittor's own operators."""
     n, c = x.shape[:2]
     h = x.float32().reshape(n, groups, -1)
@@ -162,8 +168,8 @@ def group_norm_plain(x, groups, eps, maps=None, channels=None, silu=False):
     h = (h / jt.sqrt((h * h).mean(2, keepdims=True) + eps)).reshape(x.shape)
     if maps is not None:
         h = h * maps[0] + maps[1]
-    if channels is not None:
-        scale, shift = (v.reshape(-1, c, 1, 1) for v in channels)
+    if modulation is not None:
+        scale, shift = (v.reshape(-1, c, 1, 1) for v in modulation)
         h = h * scale + shift
     if silu:
         h = h * jt.sigmoid(h)

@@ -2,8 +2,8 @@
 from jiidm.system.runtime import jt
 
 # y = act((xhat * gamma + beta) * scale + shift). A group's statistics are moments (count, mean, squared differences
-# from the mean) of x - pivot, pivot being the group's first number: that difference is all but exact where the mean is
-# large beside the deviation. Moments of parts are merged by Chan's formula; nothing is ever E[x^2] - E[x]^2.
+# from the mean) of x - pivot. The pivot is the group's first number: the difference is nearly exact where the mean is
+# large and the std small. Moments of parts are merged by Chan's formula; nothing is ever E[x^2] - E[x]^2.
 #
 # Two ways, chosen by `group_norm_launch`: a cluster of up to 8 blocks (sm_90 on; else one block) holds a group in its
 # registers, so that x is read once, and exchanges moments through distributed shared memory. A group that fits no
@@ -230,31 +230,36 @@ _SOURCE = r"""
 _CHUNK = 8192  # CHUNK * THREADS
 
 
-def group_norm_cuda(x, groups, eps, maps=None, channels=None, silu=True):
-    """act((GroupNorm(x) * gamma + beta) * scale + shift), act being SiLU or nothing, in x's dtype.
+def group_norm_cuda(x, groups, eps, maps=None, modulation=None, silu=True):
+    """`group_norm` on CUDA, in x's dtype; statistics are float32. No gradients.
 
-    x is N, C, H, W in float32 or bfloat16. maps: gamma and beta, both 1 or N, C, H, W, of x's dtype or float32.
-    channels: scale and shift, both C or 1 or N, C. Statistics are float32. No gradients. Raises ValueError for maps or
-    channels of other extents, which the kernel would read beyond their end.
+    Args:
+        x: N, C, H, W in float32 or bfloat16.
+        groups, eps, silu: as there.
+        maps: gamma and beta (both 1 or N, C, H, W), in x's dtype or float32.
+        modulation: scale and shift (both C, or 1 or N, C).
+
+    Raises:
+        ValueError: maps or modulation of another size; the kernel would read beyond their end.
     """
     n, c, height, width = x.shape
-    if channels is not None:
-        channels = [v.float32().reshape(-1, c) for v in channels]
+    if modulation is not None:
+        modulation = [v.float32().reshape(-1, c) for v in modulation]
     batches = []
-    for pair, rest in ((maps, [c, height, width]), (channels, [c])):
+    for pair, rest in ((maps, [c, height, width]), (modulation, [c])):
         extents = {tuple(v.shape) for v in pair or ()}
         if len(extents) > 1 or not extents <= {(1, *rest), (n, *rest)}:
             raise ValueError(f"group norm of {x.shape} modulated by {extents}")
         batches.append(extents.pop()[0] if extents else n)
-    modulation = [*(maps or ()), *(channels or ())]
-    names = iter(f"in{i + 1}_p" for i in range(len(modulation)))
+    given = [*(maps or ()), *(modulation or ())]
+    names = iter(f"in{i + 1}_p" for i in range(len(given)))
     pointers = [next(names) if pair is not None else absent
-                for pair, absent in ((maps, "decltype(x_p)(nullptr)"), (channels, "(const float*)nullptr"))
+                for pair, absent in ((maps, "decltype(x_p)(nullptr)"), (modulation, "(const float*)nullptr"))
                 for _ in range(2)]
-    flags = ", ".join("true" if flag else "false" for flag in (maps is not None, channels is not None, silu))
+    flags = ", ".join("true" if flag else "false" for flag in (maps is not None, modulation is not None, silu))
     chunks = -(-(c // groups) * height * width // _CHUNK)
     y, _ = jt.code(
-        [x.shape, (n * groups * chunks * 3,)], [x.dtype, "float32"], [x, *modulation],
+        [x.shape, (n * groups * chunks * 3,)], [x.dtype, "float32"], [x, *given],
         cuda_header=HEADER, cuda_src=_SOURCE % (flags, ", ".join(pointers)),
         data={"groups": groups, "eps": eps, "chunks": chunks, "one_map": int(batches[0] < n),
               "one_channel": int(batches[1] < n), "clusters": int(min(jt.flags.cuda_archs, default=0) >= 90)},

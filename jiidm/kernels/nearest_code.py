@@ -36,9 +36,11 @@ _CHUNK = 4096
 
 
 def nearest_code(z, codebook):
-    """Index (N, int32) of the row of `codebook` (K, D) nearest to each row of z (N, D); the first one among equals.
+    """Index (N, int32) of the code nearest to each row of z; the first one among equals.
 
-    `nearest_code_plain` is the same in Jittor's own operators.
+    Args:
+        z: N, D.
+        codebook: K, D.
     """
     if not compiled() or (jt.flags.use_cuda and not supports(z)):
         return nearest_code_plain(z, codebook)
@@ -49,7 +51,7 @@ def nearest_code(z, codebook):
 
 
 def nearest_code_plain(z, codebook):
-    """`nearest_code` in Jittor's own operators, in chunks: at most 4096 x K distances exist at a time."""
+    """`nearest_code` in Jittor's own operators, with at most 4096 x K distances at a time."""
     with jt.no_grad():
         parts = []
         for start in range(0, z.shape[0], _CHUNK):

@@ -85,9 +85,6 @@ def supports(z):
 
 
 def nearest_code_cuda(z, codebook):
-    """Index (N, int32) of the row of `codebook` (K, D) nearest to each row of z (N, D); the first one among equals.
-
-    Both are float32. Nothing of size N x K exists. See `supports`.
-    """
+    """`nearest_code` on CUDA, for what `supports` allows; nothing of size N x K exists. z and codebook are float32."""
     with jt.no_grad():
         return jt.code((z.shape[0],), "int32", [z, codebook], cuda_header=HEADER, cuda_src=_SOURCE)

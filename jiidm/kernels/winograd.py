@@ -104,8 +104,15 @@ def pays(x, weight):
 
 
 def winograd(x, weight):
-    """Convolution with one row and column of zeros around: x N, C, H, W and weight C_out, C, 3, 3 -> N, C_out, H, W;
-    differentiable in both."""
+    """3x3 convolution with one row and column of zeros around the input; differentiable in both arguments.
+
+    Args:
+        x: N, C, H, W.
+        weight: C_out, C, 3, 3.
+
+    Returns:
+        N, C_out, H, W.
+    """
     return _Winograd.apply(x, weight)
 
 

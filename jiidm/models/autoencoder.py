@@ -28,14 +28,14 @@ class AttnBlock(nn.Module):
 
     def __init__(self, channels, groups):
         self.norm = GroupNorm(channels, groups, _EPS)
-        self.q = conv1x1(channels, channels)
-        self.k = conv1x1(channels, channels)
-        self.v = conv1x1(channels, channels)
+        self.q = conv1x1(channels, channels, plain=True)
+        self.k = conv1x1(channels, channels, plain=True)
+        self.v = conv1x1(channels, channels, plain=True)
         self.proj_out = conv1x1(channels, channels)
 
     def execute(self, x):
         h = self.norm(x, silu=False)
-        q, k, v = (f(h, plain=True) for f in (self.q, self.k, self.v))
+        q, k, v = (f(h) for f in (self.q, self.k, self.v))
         h = attention(*(m.reshape(*m.shape[:2], -1) for m in (q, k, v)))
         return x + self.proj_out(h.reshape(q.shape))
 
@@ -105,13 +105,13 @@ class Encoder(nn.Module):
             level.downsample = Downsample(level.block[-1].conv2.out_channels)
         self.mid = Middle(widths[-1], config.norm_groups)
         self.norm_out = GroupNorm(widths[-1], config.norm_groups, _EPS)
-        self.conv_out = conv3x3(widths[-1], config.z_channels)
+        self.conv_out = conv3x3(widths[-1], config.z_channels, plain=True)
 
     def execute(self, x):
         h = self.conv_in(x)
         for level in self.down:
             h = level(h)
-        return self.conv_out(self.norm_out(self.mid(h)), plain=True)
+        return self.conv_out(self.norm_out(self.mid(h)))
 
 
 class Decoder(nn.Module):
@@ -128,13 +128,13 @@ class Decoder(nn.Module):
         for level in list(self.up)[1:]:
             level.upsample = Upsample(level.block[-1].conv2.out_channels)
         self.norm_out = GroupNorm(widths[0], config.norm_groups, _EPS)
-        self.conv_out = conv3x3(widths[0], 3)
+        self.conv_out = conv3x3(widths[0], 3, plain=True)
 
     def execute(self, z):
         h = self.mid(self.conv_in(z))
         for level in reversed(list(self.up)):
             h = level(h)
-        return self.conv_out(self.norm_out(h), plain=True)
+        return self.conv_out(self.norm_out(h))
 
 
 class Quantizer(nn.Module):
@@ -154,22 +154,22 @@ class Quantizer(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """E and D of the paper. E(x) is neither quantised nor rescaled: it is what is diffused; D quantises first."""
+    """E and D of the paper. E(x) is neither quantised nor rescaled before it is noised; D quantises first."""
 
     def __init__(self, config):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = Quantizer(config)
-        self.quant_conv = conv1x1(config.z_channels, config.embed_dim)
-        self.post_quant_conv = conv1x1(config.embed_dim, config.z_channels)
+        self.quant_conv = conv1x1(config.z_channels, config.embed_dim, plain=True)
+        self.post_quant_conv = conv1x1(config.embed_dim, config.z_channels, plain=True)
 
     def encode(self, x):
         """x (N, 3, H, W in [-1, 1]) -> latent (N, embed_dim, H / f, W / f)."""
-        return self.quant_conv(self.encoder(x), plain=True)
+        return self.quant_conv(self.encoder(x))
 
     def decode(self, z, quantize=True):
         """Latent -> picture (N, 3, H, W, about [-1, 1]); from the nearest codes, or from z itself."""
-        return self.decoder(self.post_quant_conv(self.quantize(z)[0] if quantize else z, plain=True))
+        return self.decoder(self.post_quant_conv(self.quantize(z)[0] if quantize else z))
 
     def execute(self, x, quantize=True):
         """Reconstruction of x, the latent and its codes; gradients pass the quantiser straight through.

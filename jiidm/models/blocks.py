@@ -7,29 +7,26 @@ from jiidm.kernels.winograd import pays, winograd
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
 
-_FEW = 8  # channels; a tensor core takes as many at a time
+_FEW = 8  # channels; a tensor core works on that many at a time
 
 
 class Convolution(nn.Conv):
     """Convolution of N, C, H, W with (before, after) rows and columns of zeros around the input.
 
-    `prepare` makes it ready for inference; see `jiidm.kernels.convolution`.
+    After `prepare` it may take and give blocks of channels, N, C/16, H, W, 16 (see `jiidm.kernels.convolution`). With
+    `plain` it always gives N, C, H, W: for what is not a norm, a convolution or a sum.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=(0, 0)):
+    prepared = None  # what `prepare` made of it
+    rounded = False  # see `round_operands`
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=(0, 0), plain=False):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding[0])
-        self.zeros = padding
-        self.prepared = None
-        self.rounded = False
+        self.zeros, self.plain = padding, plain
 
-    def prepare(self, how):
-        """From here on computes with how(weight, bias, stride, padding); None is plain again."""
-        self.prepared = how and how(self.weight, self.bias, self.stride[0], self.zeros)
-
-    def execute(self, x, plain=False):
-        """`plain` asks a prepared convolution for N, C, H, W in fp32, whatever it computes in."""
+    def execute(self, x):
         if self.prepared is not None:
-            return self.prepared(x, plain)
+            return self.prepared(x, self.plain)
         before, after = self.zeros
         padded = pad_right_below(x, after - before, after - before)
         if self.rounded:
@@ -39,91 +36,101 @@ class Convolution(nn.Conv):
         return super().execute(padded)
 
 
-def conv3x3(in_channels, out_channels, stride=1, padding=(1, 1)):
+class PointwiseConv(nn.Module):
+    """1x1 convolution of N, C, H, W whose weight is stored as out x in x 1, as in published attention blocks.
+
+    `plain` is that of `Convolution`.
+    """
+
+    prepared = None
+    rounded = False
+
+    def __init__(self, in_channels, out_channels, plain=False):
+        bound = in_channels**-0.5
+        self.weight = jt.init.uniform((out_channels, in_channels, 1), "float32", -bound, bound)
+        self.bias = jt.init.uniform((out_channels,), "float32", -bound, bound)
+        self.plain = plain
+
+    def execute(self, x):
+        if self.prepared is not None:
+            return self.prepared(x, self.plain)
+        if self.rounded:
+            return rounded_convolution(x, self.weight.unsqueeze(3), self.bias, 1, 0)
+        return nn.conv2d(x, self.weight.unsqueeze(3), self.bias)
+
+
+def conv3x3(in_channels, out_channels, stride=1, padding=(1, 1), plain=False):
     """3x3 convolution."""
-    return Convolution(in_channels, out_channels, 3, stride, padding)
+    return Convolution(in_channels, out_channels, 3, stride, padding, plain)
 
 
-def conv1x1(in_channels, out_channels):
+def conv1x1(in_channels, out_channels, plain=False):
     """1x1 convolution."""
-    return Convolution(in_channels, out_channels, 1)
+    return Convolution(in_channels, out_channels, 1, plain=plain)
 
 
 def prepare(network, how):
-    """Makes the convolutions of a network whose weights do not change ready for inference; None makes them plain."""
+    """Replaces the convolutions of a network whose weights no longer change by faster ones.
+
+    Args:
+        network: any module.
+        how: (weight, bias, stride, padding) -> (x, plain) -> result, such as `PackedConvolution`; None undoes it.
+    """
     for module in network.modules():
-        if isinstance(module, Convolution | PointwiseConv):
-            module.prepare(how)
+        if isinstance(module, Convolution):
+            module.prepared = how and how(module.weight, module.bias, module.stride[0], module.zeros)
+        elif isinstance(module, PointwiseConv):
+            module.prepared = how and how(module.weight.unsqueeze(3), module.bias, 1, (0, 0))
 
 
 def round_operands(network):
-    """From here on the convolutions of a network in training cast what they take to bfloat16; see
-    `rounded_convolution`. Those next to the latents, of few channels, stay fp32: they cost nothing."""
+    """Makes the convolutions of a network in training cast their operands to bfloat16 (see `rounded_convolution`).
+
+    Those next to the latents, with few channels, stay fp32: they cost nothing.
+    """
     for module in network.modules():
         if isinstance(module, Convolution | PointwiseConv):
             module.rounded = min(module.weight.shape[:2]) >= _FEW
 
 
-def zeroed(module):
-    """The module with all its parameters set to zero: a residual branch that starts as the identity."""
+def zero_init(module):
+    """Sets all parameters of a module to zero and returns it: a residual branch that starts as the identity."""
     for parameter in module.parameters():
         parameter.assign(jt.zeros(parameter.shape))
     return module
 
 
-def checked_groups(channels, groups):
-    """The number of groups; raises InputError unless they divide the channels evenly."""
+def check_groups(channels, groups):
+    """Returns the number of groups; raises InputError unless it divides the channels."""
     if groups < 1 or channels % groups:
         raise InputError(f"norm_groups {groups}: expected a divisor of {channels}, the channels of a layer")
     return groups
 
 
 class GroupNorm(nn.Module):
-    """Affine GroupNorm with SiLU; other factors and summands (both N, C) may take the place of its own."""
+    """Affine GroupNorm with SiLU."""
 
     def __init__(self, channels, groups, eps):
-        self.groups = checked_groups(channels, groups)
+        self.groups = check_groups(channels, groups)
         self.eps = eps
         self.weight = jt.ones((channels,))
         self.bias = jt.zeros((channels,))
 
-    def execute(self, x, channels=None, silu=True):
-        channels = (self.weight, self.bias) if channels is None else channels
-        return group_norm(x, self.groups, self.eps, channels=channels, silu=silu)
-
-
-class PointwiseConv(nn.Module):
-    """1x1 convolution of N, C, T whose weight is stored as out x in x 1 (the naming of published attention blocks)."""
-
-    def __init__(self, in_channels, out_channels):
-        bound = in_channels**-0.5
-        self.weight = jt.init.uniform((out_channels, in_channels, 1), "float32", -bound, bound)
-        self.bias = jt.init.uniform((out_channels,), "float32", -bound, bound)
-        self.prepared = None
-        self.rounded = False
-
-    def prepare(self, how):
-        """As `Convolution.prepare`."""
-        self.prepared = how and how(self.weight.unsqueeze(3), self.bias, 1, (0, 0))
-
-    def execute(self, x, plain=False):
-        """x is N, C, H, W, or what a prepared convolution takes."""
-        if self.prepared is not None:
-            return self.prepared(x, plain)
-        if self.rounded:
-            return rounded_convolution(x, self.weight.unsqueeze(3), self.bias, 1, 0)
-        return nn.conv2d(x, self.weight.unsqueeze(3), self.bias)
+    def execute(self, x, modulation=None, silu=True):
+        """x is N, C, H, W; modulation is a scale and shift (both N, C) to use in place of its own weight and bias."""
+        modulation = (self.weight, self.bias) if modulation is None else modulation
+        return group_norm(x, self.groups, self.eps, modulation=modulation, silu=silu)
 
 
 def upsample_nearest(x):
-    """N, C, H, W -> N, C, 2H, 2W; blocks of channels stay blocks."""
+    """N, C, H, W -> N, C, 2H, 2W; blocks of channels (a fifth axis) are kept."""
     n, c, h, w, *block = x.shape
     x = x.reshape(n, c, h, 1, w, 1, *block).broadcast((n, c, h, 2, w, 2, *block))
     return x.reshape(n, c, 2 * h, 2 * w, *block)
 
 
 def downsample_average(x):
-    """N, C, 2H, 2W -> N, C, H, W; blocks of channels stay blocks."""
+    """N, C, 2H, 2W -> N, C, H, W; blocks of channels (a fifth axis) are kept."""
     n, c, h, w, *block = x.shape
     return x.reshape(n, c, h // 2, 2, w // 2, 2, *block).mean((3, 5))
 
@@ -141,7 +148,7 @@ def resize_nearest(x, height, width):
 
 
 def pad_right_below(x, right, below):
-    """N, C, H, W with `right` columns and `below` rows of zeros added."""
+    """Pads N, C, H, W with `right` columns and `below` rows of zeros."""
     n, c, h, w = x.shape
     if not (right or below):
         return x

@@ -1,24 +1,25 @@
 """The denoiser: a guided-diffusion UNet with SPADE normalisation in the middle and the decoder.
 
-The encoder does not see the mask, and the SPADE maps see neither the latent nor the timestep. The network is therefore
-offered in parts that a sampler calls as often as each is needed: `condition` (once a mask), `embed` (once a chain),
-`encode` (once a step) and `decode` (once a step and branch of the guidance). Calling the network runs them all.
+The encoder does not see the mask, and the SPADE maps see neither the latents nor the timestep. The network therefore
+comes in parts: `condition` (once a mask), `embed` (once a round), `encode` (once a step) and `decode` (once a step and
+branch of the guidance). Calling the network runs them all; `Conditions` runs each as often as it is needed.
 """
 import math
 
+from jiidm.kernels import plain_operators
 from jiidm.kernels.attention import attention
 from jiidm.kernels.group_norm import group_norm
 from jiidm.models.blocks import (
     GroupNorm,
     PointwiseConv,
-    checked_groups,
+    check_groups,
     conv1x1,
     conv3x3,
     downsample_average,
     pad_right_below,
     resize_nearest,
     upsample_nearest,
-    zeroed,
+    zero_init,
 )
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
@@ -27,7 +28,7 @@ _EPS = 1e-5
 
 
 def timestep_embedding(t, channels):
-    """Sinusoids of the timestep t (N, index in the full chain) -> N, channels: cosines, then sines."""
+    """Sinusoids of the timesteps t (N) -> N, channels: cosines, then sines."""
     half = channels // 2
     frequencies = jt.exp(-math.log(10000) / half * jt.arange(half).float32())
     angles = t.float32().unsqueeze(1) * frequencies.unsqueeze(0)
@@ -45,23 +46,23 @@ class ResBlock(nn.Module):
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.model_channels, 2 * out_channels))
         self.out_layers = nn.Sequential(
             GroupNorm(out_channels, config.norm_groups, _EPS), nn.SiLU(), nn.Identity(),
-            zeroed(conv3x3(out_channels, out_channels)),
+            zero_init(conv3x3(out_channels, out_channels)),
         )
         self.skip_connection = conv1x1(in_channels, out_channels) if in_channels != out_channels else None
 
     def modulation(self, emb):
-        """Factor and summand (N, C) of the second norm, its own included: norm(h) * (1 + scale) + shift."""
+        """Scale and shift (N, C) of the second norm, with its own in them: norm(h) * (1 + scale) + shift."""
         scale, shift = self.emb_layers(emb).chunk(2, dim=1)
         norm = self.out_layers[0]
         return norm.weight * (1 + scale), norm.bias * (1 + scale) + shift
 
-    def execute(self, x, channels):
-        """`channels` is what `modulation` gave."""
+    def execute(self, x, modulation):
+        """x is N, C, H, W; modulation is what `modulation` returned."""
         h = self.in_layers[0](x)
         if self.down:
             h, x = downsample_average(h), downsample_average(x)
         h = self.in_layers[2](h)
-        h = self.out_layers[3](self.out_layers[2](self.out_layers[0](h, channels)))
+        h = self.out_layers[3](self.out_layers[2](self.out_layers[0](h, modulation)))
         return h + (self.skip_connection(x) if self.skip_connection is not None else x)
 
 
@@ -71,7 +72,7 @@ class SpadeNorm(nn.Module):
     def __init__(self, channels, config):
         hidden = config.spade_channels
         self.channels = channels
-        self.groups = checked_groups(channels, config.norm_groups)
+        self.groups = check_groups(channels, config.norm_groups)
         self.mlp_shared = nn.Sequential(conv3x3(config.num_classes, hidden), nn.ReLU())
         self.mlp_gamma = conv3x3(hidden, channels)
         self.mlp_beta = conv3x3(hidden, channels)
@@ -81,13 +82,16 @@ class SpadeNorm(nn.Module):
         hidden = self.mlp_shared(mask)
         return 1 + self.mlp_gamma(hidden), self.mlp_beta(hidden)
 
-    def execute(self, x, condition, channels=None):
-        """SiLU of the normalised x, modulated by the maps, then by factor and summand (N, C) of the time embedding.
+    def execute(self, x, condition, modulation=None):
+        """SiLU of the normalised x, modulated by the mask's maps, then by the time embedding.
 
-        `condition` is what `maps` gave, or the mask from which to make them now.
+        Args:
+            x: N, C, H, W.
+            condition: what `maps` returned, or the mask to compute the maps from now.
+            modulation: scale and shift (N, C) from the time embedding.
         """
         maps = condition if isinstance(condition, tuple) else self.maps(condition)
-        return group_norm(x, self.groups, _EPS, maps, channels, silu=True)
+        return group_norm(x, self.groups, _EPS, maps, modulation, silu=True)
 
 
 class SpadeResBlock(nn.Module):
@@ -100,23 +104,22 @@ class SpadeResBlock(nn.Module):
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.model_channels, 2 * out_channels))
         self.out_norm = SpadeNorm(out_channels, config)
         self.out_layers = nn.Sequential(
-            nn.SiLU(), nn.Identity(), zeroed(conv3x3(out_channels, out_channels))
+            nn.SiLU(), nn.Identity(), zero_init(conv3x3(out_channels, out_channels))
         )
         self.skip_connection = conv1x1(in_channels, out_channels) if in_channels != out_channels else None
 
     def modulation(self, emb):
-        """Factor and summand (N, C) of the second norm: norm(h) * (1 + scale) + shift."""
+        """Scale and shift (N, C) of the second norm: norm(h) * (1 + scale) + shift."""
         scale, shift = self.emb_layers(emb).chunk(2, dim=1)
         return 1 + scale, shift
 
-    def execute(self, x, channels, conditions):
-        """`channels` is what `modulation` gave; `conditions` are those of the two norms: in_norm at the size of x,
-        out_norm at the size of the result."""
+    def execute(self, x, modulation, conditions):
+        """x is N, C, H, W; conditions are those of in_norm, at the size of x, and of out_norm, at the result's size."""
         h = self.in_norm(x, conditions[0])
         if self.up:
             h, x = upsample_nearest(h), upsample_nearest(x)
         h = self.in_layers[1](h)
-        h = self.out_layers[2](self.out_layers[1](self.out_norm(h, conditions[1], channels)))
+        h = self.out_layers[2](self.out_layers[1](self.out_norm(h, conditions[1], modulation)))
         return h + (self.skip_connection(x) if self.skip_connection is not None else x)
 
 
@@ -128,20 +131,20 @@ class AttentionBlock(nn.Module):
         if self.head_channels < 1 or channels % self.head_channels:
             raise InputError(f"unet.head_channels {self.head_channels}: expected a divisor of {channels}, a width")
         self.norm = GroupNorm(channels, config.norm_groups, _EPS)
-        self.qkv = PointwiseConv(channels, 3 * channels)
-        self.proj_out = zeroed(PointwiseConv(channels, channels))
+        self.qkv = PointwiseConv(channels, 3 * channels, plain=True)
+        self.proj_out = zero_init(PointwiseConv(channels, channels))
 
     def execute(self, x):
-        h = self.qkv(self.norm(x, silu=False), plain=True)
+        h = self.qkv(self.norm(x, silu=False))
         n, c, height, width = h.shape
         q, k, v = h.reshape(-1, 3 * self.head_channels, height * width).chunk(3, dim=1)  # heads first, then q, k, v
         return x + self.proj_out(attention(q, k, v).reshape(n, c // 3, height, width))
 
 
 class UNet(nn.Module):
-    """epsilon and the variance's v (N, 2 * in_channels, H, W) from a noised latent (N, in_channels, H, W).
+    """The prediction, epsilon or v, and the variance (N, 2 * in_channels, H, W) for latents (N, in_channels, H, W).
 
-    Sides that are no multiple of the deepest level's factor are padded with zeros on the right and below, and cropped
+    Sides that the deepest level's factor does not divide are padded with zeros on the right and below, and cropped
     again. Parameter names are those of published checkpoints.
     """
 
@@ -186,7 +189,8 @@ class UNet(nn.Module):
                 decoder.append(nn.ModuleList(layers))
         self.output_blocks = nn.ModuleList(decoder)
         self.out = nn.Sequential(
-            GroupNorm(width, config.norm_groups, _EPS), nn.SiLU(), zeroed(conv3x3(width, 2 * config.in_channels))
+            GroupNorm(width, config.norm_groups, _EPS), nn.SiLU(),
+            zero_init(conv3x3(width, 2 * config.in_channels, plain=True)),
         )
 
         self._residual = [b for group in self.input_blocks for b in group if isinstance(b, ResBlock)]
@@ -198,15 +202,18 @@ class UNet(nn.Module):
         return -width % self.config.factor, -height % self.config.factor
 
     def embed(self, t):
-        """The modulation of every residual block by the timesteps t (T, in the full chain), as pairs of T, C."""
+        """Scale and shift of every residual block (pairs of T, C) for the timesteps t (T)."""
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels))
         return [block.modulation(emb) for block in (*self._residual, *self._spade)]
 
     def condition(self, mask, height, width, budget=None):
-        """What every SPADE norm needs of a one-hot mask (N, classes, any size) for latents of height x width.
+        """What every SPADE norm needs of the masks: pairs, one a block of the middle and the decoder.
 
-        That is gamma and beta where they fit into `budget` bytes (None: always), else the mask at the norm's size, from
-        which they are made whenever they are needed. Returns pairs, one a block of the middle and the decoder.
+        Args:
+            mask: one-hot, N, classes, any size.
+            height, width: those of the latents.
+            budget: bytes for gamma and beta maps (None: no limit). Norms whose maps do not fit get the mask at their
+                size, and compute the maps whenever they run.
         """
         right, below = self._padding(height, width)
         if right or below:
@@ -231,23 +238,25 @@ class UNet(nn.Module):
             conditions.append((of(block.in_norm, low), of(block.out_norm, factor)))
         return conditions
 
-    def encode(self, z, channels):
-        """The encoder's features for latents z, the lowest last, and what is left of `channels` for the decoder.
+    def encode(self, z, modulations):
+        """The encoder's features, the lowest last, and the modulations that are left for the decoder.
 
-        `channels` is what `embed` gave for the timesteps of the images: 1 or N.
+        Args:
+            z: latents (N, in_channels, H, W).
+            modulations: what `embed` returned for 1 timestep or N.
         """
-        channels = iter(channels)
+        modulations = iter(modulations)
         h = pad_right_below(z, *self._padding(*z.shape[2:]))
         features = []
         for layers in self.input_blocks:
             for layer in layers:
-                h = layer(h, next(channels)) if isinstance(layer, ResBlock) else layer(h)
+                h = layer(h, next(modulations)) if isinstance(layer, ResBlock) else layer(h)
             features.append(h)
-        return features, list(channels)
+        return features, list(modulations)
 
     def decode(self, encoded, conditions, height, width):
-        """epsilon and v (N, 2 * in_channels, height, width) from what `encode` and `condition` returned."""
-        features, channels = list(encoded[0]), iter(encoded[1])
+        """Prediction and variance (N, 2 * in_channels, height, width) from what `encode` and `condition` returned."""
+        features, modulations = list(encoded[0]), iter(encoded[1])
         conditions = iter(conditions)
         h = features[-1]
         for layers in (self.middle_block, *self.output_blocks):
@@ -255,11 +264,109 @@ class UNet(nn.Module):
                 h = jt.concat([h, features.pop()], 1)
             for layer in layers:
                 spade = isinstance(layer, SpadeResBlock)
-                h = layer(h, next(channels), next(conditions)) if spade else layer(h)
-        h = self.out[2](self.out[0](h), plain=True).float32()
+                h = layer(h, next(modulations), next(conditions)) if spade else layer(h)
+        h = self.out[2](self.out[0](h)).float32()
         return h[:, :, :height, :width] if tuple(h.shape[2:]) != (height, width) else h
 
     def execute(self, z, t, mask):
-        """z (N, C, H, W), t (N, in the full chain), mask (N, classes, any size; all zero is the null condition)."""
+        """z (N, C, H, W), timesteps t (N), one-hot mask (N, classes, any size; all zero is the null condition)."""
         height, width = z.shape[2:]
         return self.decode(self.encode(z, self.embed(t)), self.condition(mask, height, width), height, width)
+
+
+class Conditions:
+    """A UNet under a batch of masks: what depends on the masks or the timesteps alone is computed once.
+
+    `predict` is what `jiidm.diffusion.guidance` asks for. Both branches share the encoder, which does not see the mask.
+
+    Args:
+        network: a `UNet`.
+        mask: one-hot, N, classes, any size.
+        height, width: those of the latents.
+        budget: bytes for gamma and beta maps (None: no limit); the others are computed at every step, with the same
+            result.
+        null: `null` of other Conditions of this network and size; it serves all masks.
+        joint: without a budget, run the decoder on both branches as one batch.
+    """
+
+    def __init__(self, network, mask, height, width, budget=None, null=None, joint=False):
+        self.network, self.size, self.joint = network, (height, width), joint and budget is None
+        self._rows, self._modulations = {}, []
+        with jt.no_grad():
+            if null is None:  # serves every image: first in the budget
+                null = network.condition(jt.zeros((1, mask.shape[1], height, width)), height, width, budget)
+            if budget is not None:
+                budget = max(0, budget - sum(4 * v.numel() for v in _maps(null)))
+            self.null, self.masked = null, network.condition(mask, height, width, budget)
+            if self.joint:  # the masks' own maps are then its first half
+                self.both, self.masked = _stacked(self.masked, null, mask.shape[0]), None
+            jt.sync(_maps(self.null) + _maps(self.both if self.joint else self.masked))
+
+    def prepare(self, timesteps):
+        """Computes the time embeddings of all `timesteps` that are to come."""
+        with jt.no_grad():
+            self._rows = {int(t): k for k, t in enumerate(timesteps)}
+            self._modulations = self.network.embed(jt.array(list(self._rows)).int32())
+            jt.sync([v for pair in self._modulations for v in pair])
+
+    def predict(self, z, t, conditional=True, null=False):
+        """The predictions (N, C, H, W) asked for, as a list: with the masks, then without.
+
+        Args:
+            z: latents (N, C, H, W).
+            t: their timestep.
+            conditional, null: which predictions to compute.
+        """
+        with jt.no_grad():
+            if t not in self._rows:
+                self.prepare([t])
+            row = slice(self._rows[t], self._rows[t] + 1)
+            features, modulations = self.network.encode(z, [(scale[row], shift[row])
+                                                            for scale, shift in self._modulations])
+            images, channels = z.shape[:2]
+            if self.joint and conditional and null:
+                features = [jt.concat([f, f]) for f in features]
+                output = self.network.decode((features, modulations), self.both, *self.size)
+                return [output[:images, :channels], output[images:, :channels]]
+            masked = _first(self.both, images) if self.joint else self.masked
+            branches = [masked] * conditional + [self.null] * null
+            return [self.network.decode((features, modulations), branch, *self.size)[:, :channels]
+                    for branch in branches]
+
+
+class ReferenceConditions:
+    """`Conditions` as the authors' release computes them: the whole network for each branch, in Jittor's operators."""
+
+    def __init__(self, network, mask):
+        self.network, self.mask = network, mask
+
+    def prepare(self, timesteps):
+        """Nothing is computed ahead."""
+
+    def predict(self, z, t, conditional=True, null=False):
+        """As `Conditions.predict`."""
+        with jt.no_grad(), plain_operators():
+            t = jt.full((z.shape[0],), t, "int32")
+            masks = [self.mask] * conditional + [jt.zeros_like(self.mask)] * null
+            return [self.network(z, t, mask)[:, : z.shape[1]] for mask in masks]
+
+
+def _maps(conditions):
+    """The gamma and beta maps among the conditions."""
+    return [v for pair in conditions for one in pair if isinstance(one, tuple) for v in one]
+
+
+def _first(conditions, images):
+    """The conditions of the first images of a batch."""
+    return [tuple(tuple(m[:images] for m in maps) for maps in pair) for pair in conditions]
+
+
+def _stacked(conditions, null, images):
+    """The maps of both branches as one batch: those of the masks, then the null condition's once an image."""
+    return [
+        tuple(
+            tuple(jt.concat([m, n.broadcast([images, *n.shape[1:]])]) for m, n in zip(maps, nulls, strict=True))
+            for maps, nulls in zip(pair, null_pair, strict=True)
+        )
+        for pair, null_pair in zip(conditions, null, strict=True)
+    ]

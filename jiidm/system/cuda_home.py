@@ -1,10 +1,10 @@
-"""The CUDA that Jittor is to use: none, the one it finds itself, or a CUDA home made for CUDA 13.
+"""Finds the CUDA for Jittor: none, the one that Jittor finds itself, or a CUDA home built here for CUDA 13.
 
-Jittor 1.3.11 knows neither CUDA 13 nor cuDNN 9, and looks for headers and libraries in one folder only, while they
-often come as packages from PyPI. The home is that one folder: links to the toolkit and the packages, the headers of
-`jiidm/cuda` in front of theirs, and an nvcc that raises the language standard. What it mends:
+Jittor 1.3.11 knows neither CUDA 13 nor cuDNN 9. It looks for headers and libraries in one folder only, while they often
+come as packages from PyPI. The CUDA home is that one folder: links to the toolkit and the packages, the headers of
+`system/cuda` in front of theirs, and an nvcc that raises the language standard. What it mends:
 
-- npp.h is not installed with the packages; Jittor needs its limits only (cuda/npp.h)
+- npp.h is not installed with the packages; Jittor needs only its limits (cuda/npp.h)
 - cuDNN 9 has no RNN v6 calls and no compute type below float32 (cuda/cudnn.h), and no *_infer and *_train libraries
 - CCCL 3 dropped cub names that Jittor uses (cuda/cub/cub.cuh) and needs C++17, where Jittor asks for C++14
 - cudaDeviceProp lost two fields that Jittor reads (the -D flags)
@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from jiidm.system.host import cache_folder, digest, write_script
+from jiidm.system.host import make_cache_folder, short_hash, write_script
 
 SHIMS = Path(__file__).parent / "cuda"
 TARGET = "sbsa-linux" if platform.machine() == "aarch64" else "x86_64-linux"
@@ -42,8 +42,15 @@ _NEEDED = {
 _PRELOADED = ("cudart", "nvJitLink", "nvrtc-builtins", "nvrtc", "cublasLt", "cublas", "cusparse", "cudnn")
 
 
-def no_gpu(major=0):
-    """None where the driver shows a GPU and runs CUDA `major`, else one line that says why there is none."""
+def explain_no_gpu(major: int = 0) -> str | None:
+    """Says why no GPU can be used, in one line.
+
+    Args:
+        major: the version of CUDA that the driver has to run. 0: any.
+
+    Returns:
+        The reason; None where the driver shows a GPU and runs that version.
+    """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -60,16 +67,20 @@ def no_gpu(major=0):
     return None
 
 
-def cuda_settings():
-    """Looks for a CUDA that works: returns (variables for Jittor's environment, None) or ({}, the reason for none)."""
-    reason = no_gpu()
+def find_cuda() -> tuple[dict[str, str], str | None]:
+    """Finds a CUDA that works.
+
+    Returns:
+        (variables for Jittor's environment, None), or ({}, why there is no CUDA).
+    """
+    reason = explain_no_gpu()
     if reason:
         return {}, reason
-    toolkit = _toolkit()
+    toolkit = _find_toolkit()
     if toolkit is None:
         return {}, "a GPU, but no CUDA compiler (nvcc); install the CUDA toolkit"
     nvcc, root, major = toolkit
-    reason = no_gpu(major)
+    reason = explain_no_gpu(major)
     if reason:  # Jittor would abort the process
         return {}, reason
     if major >= 13:
@@ -84,22 +95,23 @@ def cuda_settings():
     return ({}, reason) if reason else ({**settings, "use_cutlass": "0"}, None)
 
 
-def _toolkit():
+def _find_toolkit():
     """The first nvcc that runs: (its path, the toolkit's folder, major version), or None."""
     candidates = [f"{os.environ.get('CUDA_HOME', '')}/bin/nvcc", shutil.which("nvcc") or "",
-                  "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc", *(f"{p}/cu13/bin/nvcc" for p in _nvidia_packages()),
+                  "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc", *(f"{p}/cu13/bin/nvcc" for p in _find_packages()),
                   *sorted(glob.glob(str(Path.home() / ".cache/jittor/jtcuda/*/bin/nvcc")), reverse=True)]
     for nvcc in candidates:
         if os.access(nvcc, os.X_OK):
-            version = re.search(r"release (\d+)\.", _answer(nvcc, "--version"))
+            version = re.search(r"release (\d+)\.", _run(nvcc, "--version"))
             # asked of nvcc, since the one on PATH may be a script or a link somewhere else
-            root = re.search(r"^#\$ TOP=(.*)$", _answer(nvcc, "--dryrun", "-x", "cu", "-c", "/dev/null"), re.MULTILINE)
+            root = re.search(r"^#\$ TOP=(.*)$", _run(nvcc, "--dryrun", "-x", "cu", "-c", "/dev/null"), re.MULTILINE)
             if version and root:
                 return nvcc, Path(os.path.realpath(root[1].strip())), int(version[1])
     return None
 
 
-def _answer(*command):
+def _run(*command):
+    """What a command prints; nothing where it fails to start."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -107,14 +119,23 @@ def _answer(*command):
     return done.stdout + done.stderr
 
 
-def _nvidia_packages():
+def _find_packages():
+    """The folders of the `nvidia` packages from PyPI."""
     spec = importlib.util.find_spec("nvidia")
     return list(spec.submodule_search_locations or ()) if spec else []
 
 
-def build_home(nvcc, root):
-    """Makes the CUDA home for the toolkit at `root` in the cache, once: (its path, None) or (None, what is missing)."""
-    packages = [Path(p) for p in _nvidia_packages()]
+def build_home(nvcc: str, root: Path) -> tuple[Path | None, str | None]:
+    """Builds the CUDA home in the cache, once.
+
+    Args:
+        nvcc: the toolkit's compiler.
+        root: the toolkit's folder.
+
+    Returns:
+        (the home, None), or (None, what is missing).
+    """
+    packages = [Path(p) for p in _find_packages()]
     headers = [root / "include", root / "targets" / TARGET / "include",
                *(p / name / "include" for p in packages for name in ("cu13", "cudnn"))]
     libraries = [root / "lib64", root / "targets" / TARGET / "lib",
@@ -122,20 +143,20 @@ def build_home(nvcc, root):
     system = [(Path("/usr/include"), "cudnn*.h"), (Path("/usr/include") / SYSTEM, "cudnn*.h"),
               (Path("/usr/lib") / SYSTEM, "libcudnn*.so*")]
     shims = {str(p.relative_to(SHIMS)): p.read_bytes() for p in sorted(SHIMS.rglob("*.*h"))}
-    # the listing is part of the key: an added or removed package makes another home
+    # the listing is part of the key: another set of packages gets another home
     listing = [(str(d), sorted(os.listdir(d))) for d in headers + libraries if d.is_dir()]
     cudnn = [sorted(map(str, d.glob(pattern))) for d, pattern in system]
-    home = cache_folder() / f"cuda-home-{digest(nvcc, listing, cudnn, shims)}"
+    home = make_cache_folder() / f"cuda-home-{short_hash(nvcc, listing, cudnn, shims)}"
     if not home.is_dir():
-        draft = Path(tempfile.mkdtemp(prefix=".cuda-home-", dir=cache_folder()))
+        draft = Path(tempfile.mkdtemp(prefix=".cuda-home-", dir=make_cache_folder()))
         try:
             _fill(draft, nvcc, shims, headers, libraries, system)
-            missing = _missing(draft, root)
+            missing = _find_missing(draft, root)
             if missing:
                 return None, f"CUDA 13, but {missing}"
             try:
                 os.rename(draft, home)
-            except OSError:  # another process made it meanwhile
+            except OSError:  # another process has built it meanwhile
                 if not home.is_dir():
                     raise
         finally:
@@ -144,6 +165,7 @@ def build_home(nvcc, root):
 
 
 def _fill(home, nvcc, shims, headers, libraries, system):
+    """Links headers and libraries into the home, and writes our own headers and the nvcc."""
     for folder in ("bin", "include", "lib64"):
         (home / folder).mkdir()
     for name, content in shims.items():
@@ -151,7 +173,7 @@ def _fill(home, nvcc, shims, headers, libraries, system):
         (home / "include" / name).write_bytes(content)
     headers = [h for d in headers for h in sorted(d.glob("*"))]
     headers += [h for d, pattern in system if pattern.endswith(".h") for h in sorted(d.glob(pattern))]
-    for header in headers:  # the first of a name counts, so that our own headers stand in front
+    for header in headers:  # the first of a name counts, so ours stay in front
         _link(header, home / "include" / header.name)
         if header.name == "cudnn.h":
             _link(header, home / "include" / "cudnn_real.h")
@@ -172,11 +194,13 @@ def _fill(home, nvcc, shims, headers, libraries, system):
 
 
 def _link(target, link):
+    """Links to an existing file, unless the name is taken."""
     if target.exists() and not link.exists():
         link.symlink_to(os.path.realpath(target))
 
 
-def _missing(home, root):
+def _find_missing(home, root):
+    """What the home lacks, and the package that brings it; None where it is complete."""
     for (header, library), package in _NEEDED.items():
         for path in (home / "include" / header, home / "lib64" / f"lib{library}.so"):
             if not path.exists():
@@ -189,8 +213,8 @@ def _missing(home, root):
 def _preload(home):
     """Loads the home's libraries; returns None, or why that fails.
 
-    The loader's search path cannot change in a running process, but a library that asks for another by name gets the
-    one that is loaded already.
+    The loader's search path cannot change in a running process. A library that needs another by name gets the one that
+    is loaded already.
     """
     try:
         for name in _PRELOADED:

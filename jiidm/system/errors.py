@@ -2,16 +2,21 @@
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: one line that names the file and the value, what was expected, what to do."""
+    """A mistake in the input. One line: the file and the value, what was expected, what to do."""
 
 
 class SetupError(RuntimeError):
-    """Something that this machine lacks: a line for each fault and its cure."""
+    """Something is missing on this machine. A line for each fault and its cure."""
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM: `signal` is its number, the text what is to be said of it."""
+    """Ctrl-C or SIGTERM.
 
-    def __init__(self, signal, text="interrupted"):
+    Args:
+        signal: its number.
+        text: the message.
+    """
+
+    def __init__(self, signal: int, text: str = "interrupted"):
         super().__init__(text)
         self.signal = signal

@@ -1,29 +1,33 @@
 """Files that are either whole or absent."""
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from jiidm.system.errors import InputError
 
 
 @contextlib.contextmanager
-def written_whole(path):
-    """Gives a temporary path beside `path`; when the block ends well the file is flushed to disk and renamed to it.
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Context for writing a file whole or not at all.
 
-    Raises InputError when it cannot be written. After an exception the temporary file is gone and `path` is as it was.
-    The suffix of `path` is kept, so that a writer that goes by the suffix (PIL) works.
+    It gives a temporary path beside `path`, with the same suffix. When the block ends well, the file is flushed to disk
+    and renamed to `path`. After an exception the temporary file is gone and `path` is unchanged.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         temporary.touch()
-        rights = temporary.stat().st_mode  # those of any new file; safetensors would make its files private
+        rights = temporary.stat().st_mode  # those of any new file; some writers make theirs private
         yield temporary
         os.chmod(temporary, rights)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, is to outlive a loss of power
+        folder = os.open(path.parent, os.O_RDONLY)  # so that the new name survives a power failure too
         try:
             os.fsync(folder)
         finally:
@@ -34,8 +38,8 @@ def written_whole(path):
         temporary.unlink(missing_ok=True)
 
 
-def output_folder(path):
-    """Makes the folder `path` where it is missing and checks that files can be written in it; raises InputError."""
+def output_folder(path: str | Path) -> Path:
+    """Creates a folder where it is missing, and checks that files can be written in it; raises InputError."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What this machine lacks, looked at before Jittor is imported, and the folder for what is built once on it."""
+"""This machine, before Jittor is imported: what it lacks, and the folder for what is built on it once."""
 import hashlib
 import importlib.util
 import os
@@ -8,25 +8,29 @@ import sysconfig
 from pathlib import Path
 
 
-def cache_folder():
-    """The folder for what jiidm builds once on this machine, ~/.cache/jiidm; made where it is missing."""
+def make_cache_folder() -> Path:
+    """Returns the folder for what jiidm builds once on this machine, ~/.cache/jiidm; creates it where it is missing."""
     folder = Path.home() / ".cache" / "jiidm"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def digest(*parts):
-    """Eight hexadecimal digits that change whenever one of `parts` does."""
+def short_hash(*parts: object) -> str:
+    """Returns eight hexadecimal digits that change whenever one of `parts` does."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
-def compiler():
-    """The C++ compiler that Jittor is going to use."""
+def find_compiler() -> str:
+    """Returns the C++ compiler that Jittor will use."""
     return os.environ.get("cc_path") or "g++"
 
 
-def faults():
-    """What keeps Jittor from working here: a list of pairs (fault, cure), each one line; empty where all is well."""
+def find_faults() -> list[tuple[str, str]]:
+    """Finds what keeps Jittor from working here.
+
+    Returns:
+        Pairs (fault, cure), a line each; an empty list where all is well.
+    """
     found = []
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
         found.append((f"Python {sys.version.split()[0]}: Jittor 1.3.11 is known to work on 3.10 to 3.12",
@@ -43,8 +47,8 @@ def faults():
     if os.environ.get("use_mkl", "1") == "1" and importlib.util.find_spec("jittor_offline") is None:
         found.append(("jittor_offline is not installed: Jittor would fetch oneDNN from a server often out of reach",
                       "pip install jittor_offline==0.0.7"))
-    if shutil.which(compiler()) is None:
-        found.append((f"no C++ compiler ({compiler()}): Jittor compiles everything it runs", "apt install g++"))
+    if shutil.which(find_compiler()) is None:
+        found.append((f"no C++ compiler ({find_compiler()}): Jittor compiles everything it runs", "apt install g++"))
     include = Path(sysconfig.get_paths()["include"])
     if "python_config_path" not in os.environ and not (include / "Python.h").is_file():
         found.append((f"{include}/Python.h is missing: Jittor compiles against Python's headers",
@@ -52,8 +56,8 @@ def faults():
     return found
 
 
-def write_script(path, text):
-    """Writes an executable script whole, so that another process sees all of it or none; leaves an equal one alone."""
+def write_script(path: Path, text: str) -> None:
+    """Writes an executable script, so that another process sees all of it or nothing; leaves an equal one alone."""
     if path.is_file() and path.read_text() == text:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -62,19 +66,22 @@ def write_script(path, text):
     os.replace(temporary, path)
 
 
-def python_config():
-    """The path of a script that answers what Jittor asks pythonX.Y-config, for this very interpreter.
+def write_python_config() -> str:
+    """Writes a script that answers for this interpreter what Jittor asks pythonX.Y-config.
 
     A virtual environment has no such program, and the one in /usr/bin may belong to another interpreter.
+
+    Returns:
+        The path of the script.
     """
     paths = sysconfig.get_paths()
     text = (f"#!/bin/sh\ncase \"$1\" in\n--includes) echo '-I{paths['include']} -I{paths['platinclude']}';;\n"
             f"--extension-suffix) echo '{sysconfig.get_config_var('EXT_SUFFIX')}';;\nesac\n")
-    path = cache_folder() / f"python-config-{digest(text)}"
+    path = make_cache_folder() / f"python-config-{short_hash(text)}"
     write_script(path, text)
     return str(path)
 
 
-def under_mpi():
-    """Whether mpirun has started this process, as one of several or alone."""
+def is_under_mpi() -> bool:
+    """Returns whether mpirun has started this process, also where it is the only one."""
     return "OMPI_COMM_WORLD_SIZE" in os.environ

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM in a long job: the first ends it in order, a second one ends the process at once."""
+"""Ctrl-C and SIGTERM in a long job: the first stops it in order, a second one ends the process at once."""
 import contextlib
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
 
 from jiidm.system.errors import Stopped
 
@@ -10,20 +11,20 @@ _SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 class _Watch:
-    """What is known of the signals of this process."""
+    """The state of this process's signals."""
 
-    handlers = {}  # number -> address of the handler that Python gives to the system; empty when nothing is watched
+    handlers = {}  # number -> address of Python's handler in the C library; empty when nothing is watched
     received = None  # the first signal that came
     may_raise = False
 
 
 @contextlib.contextmanager
-def stoppable():
-    """Inside the block SIGINT and SIGTERM stop what runs under `interruptible`. For the main thread of a tool."""
-    # Jittor ends the process at once when a child is killed, and Ctrl-C in a terminal kills the compilers that it runs
+def stoppable() -> Iterator[None]:
+    """Context in which SIGINT and SIGTERM stop what runs under `interruptible`. For the main thread of a command."""
+    # Ctrl-C in a terminal kills the compilers that Jittor runs, and Jittor ends the process when a child is killed
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    libc = _signals_of_libc()
+    libc = _load_libc()
     for number in _SIGNALS:  # even where SIGINT is ignored, as in a script's background job: `kill -INT` is meant
         signal.signal(number, _on_signal)
         _Watch.handlers[number] = libc.signal(number, signal.SIG_DFL)
@@ -39,10 +40,10 @@ def stoppable():
 
 
 @contextlib.contextmanager
-def interruptible():
-    """Inside the block a signal that `stoppable` watches raises `Stopped`, at once or as soon as Python has its say.
+def interruptible() -> Iterator[None]:
+    """Context in which a signal that `stoppable` watches raises `Stopped`, as soon as Python code runs.
 
-    One that came outside of such a block raises at the beginning of the next one. Without `stoppable` nothing changes.
+    A signal outside of such a block raises at the beginning of the next one. Without `stoppable` nothing changes.
     """
     if _Watch.received is None and _Watch.handlers:
         _arm()
@@ -56,11 +57,13 @@ def interruptible():
 
 
 def _raise_if_received():
+    """Raises `Stopped` where a signal came."""
     if _Watch.received is not None:
         raise Stopped(_Watch.received)
 
 
 def _on_signal(number, _frame):
+    """Python's handler: notes the signal, and lets the next one end the process."""
     _Watch.received = number
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_DFL)
@@ -69,17 +72,18 @@ def _on_signal(number, _frame):
 
 
 def _arm():
-    """Gives each signal Python's handler for one time only: the next signal meets the system's own handling.
+    """Installs Python's handler for one signal only; the next one gets the system's own handling.
 
-    Python could not do that itself: while Jittor computes it holds the interpreter's lock, and no handler written in
-    Python runs before the step is done. Jittor's import sets the signals anew, so this is done again after it.
+    Python could not do that itself: Jittor holds the interpreter's lock while it computes, and no Python handler runs
+    before the step ends. Jittor's import resets the signals, so this runs again after it.
     """
-    libc = _signals_of_libc()
+    libc = _load_libc()
     for number, handler in _Watch.handlers.items():
         libc.sysv_signal(number, handler)
 
 
-def _signals_of_libc():
+def _load_libc():
+    """The C library with its signal functions."""
     libc = ctypes.CDLL(None)
     for function in (libc.signal, libc.sysv_signal):
         function.argtypes, function.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
@@ -87,7 +91,7 @@ def _signals_of_libc():
 
 
 def _in_child():
-    """A process forked in the block (Jittor compiles its core in some) leaves Ctrl-C to its parent, which ends it."""
+    """Leaves Ctrl-C to the parent, which ends a process forked in the block; Jittor compiles its core in some."""
     if _Watch.handlers:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 
+from jiidm.system.distributed import is_main_process
 from jiidm.system.errors import InputError
 
 NAME = ".claim"
@@ -13,11 +14,17 @@ _held = set()  # open files
 
 @contextlib.contextmanager
 def claimed(run):
-    """Inside the block the folder `run` is this process's own.
+    """Inside the block no other run may write into the folder `run`; of several processes the main one holds the claim.
 
-    Raises InputError, with process and host of the owner, when another run holds it. The system lets go of the claim of
-    a process that has ended, whatever its end. What such a one has left half-written is removed at the beginning.
+    The system releases the claim of a process that has ended, whatever its end. What such a one has left half-written
+    is deleted first.
+
+    Raises:
+        InputError: when another run holds it; the message has its process and host.
     """
+    if not is_main_process():
+        yield
+        return
     file = _locked(run)
     _held.add(file)
     try:
@@ -36,7 +43,7 @@ def _locked(run):
         file.truncate(0)
         file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
     except BlockingIOError:
-        owner = _named((run / NAME).read_text(encoding="utf-8"))
+        owner = _owner((run / NAME).read_text(encoding="utf-8"))
         raise InputError(f"{run}: is in use by {owner}; wait for its end, or take another folder") from None
     except OSError as error:
         raise InputError(f"{run}: cannot be claimed ({error.strerror or error}); make room, or take another run "
@@ -44,7 +51,7 @@ def _locked(run):
     return file
 
 
-def _named(text):
+def _owner(text):
     try:
         owner = json.loads(text)
         return f"process {owner['process']} on {owner['host']}"
@@ -52,10 +59,10 @@ def _named(text):
         return "another process"
 
 
-def _let_go():
+def _release():
     for file in _held:
         file.close()
 
 
-# a child (Jittor compiles in some) would else hold on to the claim when its parent is killed
-os.register_at_fork(after_in_child=_let_go)
+# a child process (Jittor compiles in some) would otherwise hold the claim after its parent is killed
+os.register_at_fork(after_in_child=_release)

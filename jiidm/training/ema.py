@@ -1,12 +1,13 @@
 """Exponential moving average of weights."""
+import contextlib
+
 from jiidm.system.runtime import jt
 
 
 class EMA:
-    """Averaged copies of a module's parameters, kept on the device.
+    """Averaged copies of a module's parameters, on the device.
 
-    The decay grows with the number of updates n as min(decay, (1 + n) / (10 + n)), so that a short run is not held
-    back by its random start.
+    The decay after n updates is min(decay, (1 + n) / (10 + n)), so that a short run forgets its random start.
     """
 
     def __init__(self, module, decay):
@@ -15,7 +16,7 @@ class EMA:
         self.average = {name: p.clone().detach() for name, p in module.named_parameters()}
 
     def update(self, step):
-        """Takes in the parameters after optimiser step number `step` (from 0)."""
+        """Averages in the parameters after optimiser step number `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in self.module.named_parameters():
             average = self.average[name]
@@ -30,6 +31,15 @@ class EMA:
         """Replaces the averages by arrays of the same names."""
         for name, value in arrays.items():
             self.average[name].assign(jt.array(value))
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Inside the block the module has the averaged weights."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
 
     def swap(self):
         """Exchanges the module's parameters and the averages; a second call restores them."""

@@ -1,87 +1,117 @@
-"""Gradients of a batch that is computed in parts: by several processes, and by each in micro-batches."""
+"""Gradients of a batch that is computed in micro-batches, by one or several processes."""
 import math
 
 import numpy as np
 
 from jiidm.system.distributed import all_reduce_vars, shard
 from jiidm.system.runtime import jt
+from jiidm.training.patching import patched
 
 
-def parts(size, micro):
-    """How this process computes its share of a batch of `size` samples: a list of (slice of the share, weight).
+class Learner:
+    """A network in training and the optimiser of its parameters, or of some of them.
 
-    A slice has at most `micro` samples (0: the whole share). The weight is its part of the batch: means over slices,
-    times their weights, add up to the mean over the batch.
+    Args:
+        name: prefix of its variables in saved states, such as "network" or "discriminator".
+        network: the module.
+        optimizer: a Jittor Adam optimiser.
+        rate: its learning rate as a multiple of the training's.
     """
-    share = shard(size)
-    mine = share.stop - share.start
-    slices = [slice(start, min(start + (micro or mine), mine)) for start in range(0, mine, micro or mine)]
+
+    def __init__(self, name, network, optimizer, rate=1.0):
+        self.name, self.network, self.optimizer, self.rate = name, network, optimizer, rate
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        names = {id(p): key for key, p in network.named_parameters()}
+        self.names = [names[id(p)] for p in self.parameters]
+
+
+def trainable(network):
+    """The parameters of a network that an optimiser changes: not the running statistics of its norms."""
+    return [p for p in network.parameters() if not p.is_stop_grad()]
+
+
+def micro_batches(size, micro_batch):
+    """How this process computes its shard of a batch.
+
+    Args:
+        size: samples of the batch, over all processes.
+        micro_batch: samples at a time, at most; 0: the whole shard.
+
+    Returns:
+        A list of (slice of the shard, weight). The weighted sum of the slices' means, over all processes, is the mean
+        over the batch.
+    """
+    own = shard(size)
+    count = own.stop - own.start
+    step = micro_batch or count
+    slices = [slice(start, min(start + step, count)) for start in range(0, count, step)]
     return [(part, (part.stop - part.start) / size) for part in slices]
 
 
 class Gradients:
-    """The gradients of a sum of losses by the parameters that an optimiser updates."""
+    """Gradients of a sum of losses with respect to the parameters of a `Learner`.
 
-    def __init__(self, names, optimizer):
-        self.names, self.optimizer = list(names), optimizer
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.values, self.norm = None, math.nan
+    Attributes:
+        values: float32 Vars in the order of the learner's `names`; None before the first loss.
+        grad_norm: L2 norm of all of them; known after `nonfinite`.
+    """
 
-    def add(self, loss, logged=()):
-        """Adds the gradients of `loss`, computed now together with the Vars `logged`, so that the memory of its graph
-        is free for the next one."""
-        values = [g.float32() for g in jt.grad(loss, self.parameters)]
+    def __init__(self, learner):
+        self.learner, self.names = learner, learner.names
+        self.values, self.grad_norm = None, math.nan
+
+    def accumulate(self, loss, along=()):
+        """Adds the gradients of `loss`. They are computed now, together with the Vars `along`, so that the memory of
+        this loss's graph is free for the next one."""
+        values = [g.float32() for g in jt.grad(loss, self.learner.parameters)]
         if self.values is not None:
             values = [total + value for total, value in zip(self.values, values, strict=True)]
         for value in values:
             value.stop_grad()
-        jt.sync([*values, *logged])
+        jt.sync([*values, *along])
         self.values = values
 
-    def complete(self):
-        """Adds up the gradients of all processes."""
+    def all_reduce(self):
+        """Sums over all processes."""
         self.values = all_reduce_vars(self.values)
 
-    def bad(self):
-        """Names of the parameters whose gradient is not finite; `norm` is that of all gradients from here on."""
-        sizes = [(value * value).sum() for value in self.values]
-        jt.sync(sizes)
-        sizes = [size.item() for size in sizes]
-        self.norm = math.sqrt(math.fsum(sizes)) if all(map(math.isfinite, sizes)) else math.inf
-        return [name for name, size in zip(self.names, sizes, strict=True) if not math.isfinite(size)]
+    def nonfinite(self):
+        """Computes `grad_norm`; returns the names of the parameters whose gradient is not finite."""
+        squares = [(value * value).sum() for value in self.values]
+        jt.sync(squares)
+        squares = [square.item() for square in squares]
+        self.grad_norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
+        return [name for name, square in zip(self.names, squares, strict=True) if not math.isfinite(square)]
 
-    def apply(self, rate):
-        """Takes a step of the optimiser with the learning rate `rate`; the gradients are used up."""
-        self.optimizer.lr = rate
-        self.optimizer.n_step += 1
-        places = iter(self.values)
-        for group in self.optimizer.param_groups:
-            group["grads"] = [next(places) for _ in group["params"]]
-        self.optimizer.step()
-        for group in self.optimizer.param_groups:
+    def apply(self, learning_rate):
+        """Takes a step of the optimiser; the gradients are used up."""
+        optimizer = self.learner.optimizer
+        optimizer.lr = learning_rate * self.learner.rate
+        optimizer.n_step += 1
+        values = iter(self.values)
+        for group in optimizer.param_groups:
+            group["grads"] = [next(values) for _ in group["params"]]
+        optimizer.step()
+        for group in optimizer.param_groups:
             del group["grads"]
-        jt.sync(self.parameters)
+        jt.sync(self.learner.parameters)
         self.values = None
 
 
-def first_bad_output(network, run):
-    """Name of the first layer of `network` whose output is not finite when `run()` computes it; None where all are."""
+def first_nonfinite_output(network, run):
+    """Name of the first layer of `network` whose output is not finite when `run()` computes it; None if there is none.
+    """
+    names = {id(layer): name for name, layer in network.named_modules() if not list(layer.children())}
     found = []
 
-    def checked(name, layer):
+    def checked(layer):
         def execute(*inputs, **options):
             output = type(layer).execute(layer, *inputs, **options)
             if not found and isinstance(output, jt.Var) and not np.isfinite(output.numpy()).all():
-                found.append(name)
+                found.append(names[id(layer)])
             return output
         return execute
 
-    layers = [(name, module) for name, module in network.named_modules() if not list(module.children())]
-    for name, layer in layers:
-        layer.execute = checked(name, layer)
-    try:
+    with patched((layer for layer in network.modules() if id(layer) in names), checked):
         run()
-    finally:
-        for _, layer in layers:
-            del layer.execute
     return found[0] if found else None

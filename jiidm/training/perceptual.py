@@ -1,97 +1,107 @@
-"""LPIPS (Zhang et al. 2018): how different two pictures look, by the features of VGG-16; the user gives the weights."""
+"""Perceptual losses on features of VGG: LPIPS (Zhang et al. 2018) and GauGAN's. The user gives the weights."""
 import numpy as np
 
 from jiidm.foreign.archive import open_weights
+from jiidm.models.vgg import STAGES, VGG, WIDTHS, constant
 from jiidm.system.errors import InputError
-from jiidm.system.runtime import jt, nn
+from jiidm.system.runtime import jt
 
-# VGG-16 (Simonyan & Zisserman 2015), by the numbers that torchvision gives its layers: the convolutions of each stage.
-# The features are those after a stage's last ReLU; between two stages the resolution is halved.
-STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-WIDTHS = (64, 128, 256, 512, 512)
-
-# What VGG was trained on, in the terms of pixels in [-1, 1]: LPIPS's own constants.
-SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+# what VGG was trained on: for pixels in [-1, 1], as LPIPS has it, and for pixels in [0, 1]
+_LPIPS_MEAN, _LPIPS_STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_STAGE_WEIGHTS = 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0
 _TINY = 1e-10
 
 
 class Perceptual:
-    """The distance of two batches of pictures; its weights do not learn.
+    """LPIPS: a distance of pictures by features of VGG-16.
 
-    stages: for each stage a list of (weight out x in x 3 x 3, bias); linear: for each one the weights of its channels.
+    Args:
+        stages: VGG-16's weights, as for `VGG`.
+        linear: for each stage the weights of its channels.
     """
 
     def __init__(self, stages, linear):
-        self.stages = [[(_fixed(weight), _fixed(bias)) for weight, bias in stage] for stage in stages]
-        self.linear = [_fixed(np.reshape(weight, (1, -1, 1, 1))) for weight in linear]
-        self.shift, self.scale = (_fixed(np.reshape(values, (1, 3, 1, 1))) for values in (SHIFT, SCALE))
+        self.vgg = VGG(stages, _LPIPS_MEAN, _LPIPS_STD)
+        self.linear = [constant(np.reshape(weight, (1, -1, 1, 1))) for weight in linear]
 
     @classmethod
     def from_file(cls, vgg_path, lpips_path):
-        """Reads torchvision's VGG-16 (`features.0.weight` ...) and LPIPS's linear layers (`lin0.model.1.weight` ...).
+        """Reads the weights; each file is PyTorch's or safetensors.
 
-        Each file is PyTorch's or safetensors. Nothing is downloaded. Raises InputError where a file cannot be read, a
-        tensor is missing, has another shape or holds NaN.
+        Args:
+            vgg_path: torchvision's VGG-16 (`features.0.weight` ...).
+            lpips_path: LPIPS's linear layers (`lin0.model.1.weight` ...).
+
+        Raises:
+            InputError: when a file cannot be read, or a tensor is missing, has another shape or holds NaN.
         """
-        vgg, lpips = open_weights(vgg_path), open_weights(lpips_path)
-        stages, before = [], 3
-        for numbers, width in zip(STAGES, WIDTHS, strict=True):
-            stages.append([])
-            for number in numbers:
-                name = f"features.{number}"
-                stages[-1].append((_read(vgg, f"{name}.weight", (width, before, 3, 3)),
-                                   _read(vgg, f"{name}.bias", (width,))))
-                before = width
-        linear = [_read(lpips, f"lin{i}.model.1.weight", (1, width, 1, 1)) for i, width in enumerate(WIDTHS)]
+        stages, lpips = read_vgg(vgg_path, 16), open_weights(lpips_path)
+        linear = [_read(lpips, f"lin{i}.model.1.weight", (1, width, 1, 1), "LPIPS's linear layers for VGG")
+                  for i, width in enumerate(WIDTHS)]
         return cls(stages, linear)
 
-    def __call__(self, real, made):
-        """The distances (N) of real and made, both N, 3, H, W in [-1, 1] with sides of 16 or more; 0 is the same.
+    def __call__(self, real, fake):
+        """Distances (N) of real and fake, both N, 3, H, W in [-1, 1] with sides of 16 or more; 0 for equal ones.
 
         Gradients flow to both.
         """
         distances = 0
-        for first, second, weights in zip(self._features(real), self._features(made), self.linear, strict=True):
+        features = self.vgg.features(real, -1), self.vgg.features(fake, -1)
+        for first, second, weights in zip(*features, self.linear, strict=True):
             distances = distances + (weights * (_unit(first) - _unit(second)) ** 2).sum(1).mean((1, 2))
         return distances
 
-    def _features(self, x):
-        """Yields the features of each stage: N, C, h, w."""
-        x = (x - self.shift) / self.scale
-        for number, stage in enumerate(self.stages):
-            if number:
-                x = _halved(x)
-            for weight, bias in stage:
-                x = nn.relu(nn.conv2d(x, weight, bias, padding=1))
-            yield x
+
+class VGGLoss:
+    """GauGAN's perceptual loss: L1 between features of VGG-19 (Johnson et al. 2016; Wang et al. 2018).
+
+    Args:
+        stages: VGG-19's weights, as for `VGG`.
+    """
+
+    def __init__(self, stages):
+        self.vgg = VGG(stages, _MEAN, _STD)
+
+    @classmethod
+    def from_file(cls, path):
+        """Reads torchvision's VGG-19 (`features.0.weight` ...) from a PyTorch or safetensors file; raises as
+        `Perceptual.from_file` does."""
+        return cls(read_vgg(path, 19))
+
+    def __call__(self, real, fake):
+        """The loss of real and fake, both N, 3, H, W in [-1, 1]. Gradients flow to `fake` alone."""
+        total = 0
+        features = (self.vgg.features((x + 1) / 2, 0) for x in (real, fake))
+        for weight, expected, found in zip(_STAGE_WEIGHTS, *features, strict=True):
+            total = total + weight * jt.abs(expected.detach() - found).mean()
+        return total
 
 
-def _halved(x):
-    """The maxima of squares of 2 x 2; an odd last row or column is left out. N, C, H, W -> N, C, H // 2, W // 2."""
-    n, c, h, w = x.shape
-    if h % 2 or w % 2:
-        x = x[:, :, : h // 2 * 2, : w // 2 * 2]
-    return x.reshape(n, c, h // 2, 2, w // 2, 2).max((3, 5))
+def read_vgg(path, depth):
+    """The weights of torchvision's VGG-16 or VGG-19 (`depth`) in a file, for `VGG`; raises InputError."""
+    file, stages, before = open_weights(path), [], 3
+    for numbers, width in zip(STAGES[depth], WIDTHS, strict=True):
+        stages.append([])
+        for number in numbers:
+            stages[-1].append([_read(file, f"features.{number}.{name}", shape, f"torchvision's VGG-{depth}")
+                               for name, shape in (("weight", (width, before, 3, 3)), ("bias", (width,)))])
+            before = width
+    return stages
 
 
 def _unit(x):
-    """Features (N, C, h, w) with the length 1 at each position; where all are zero, so is the gradient."""
+    """Features (N, C, h, w) scaled to length 1 at each position; where all are zero, so is the gradient."""
     length = jt.sqrt(jt.maximum((x * x).sum(1, keepdims=True), _TINY**2))
     return x / (length + _TINY)
 
 
-def _fixed(values):
-    return jt.array(np.ascontiguousarray(values, np.float32)).stop_grad()
-
-
-def _read(weights, name, shape):
+def _read(weights, name, shape, expected):
     """A tensor of a file as float32; raises InputError where it is missing or not as it should be."""
     stored = weights.tensors.get(name)
-    if stored is None:
-        raise InputError(f"{weights.path}: no tensor {name}; expected torchvision's VGG-16 and LPIPS's linear layers "
-                         f"for VGG, in this order")
-    if tuple(stored.shape) != shape:
-        raise InputError(f"{weights.path}: {name} has the shape {tuple(stored.shape)}, expected {shape}; is it VGG-16?")
+    if stored is None or tuple(stored.shape) != shape:
+        found = "is missing" if stored is None else f"has the shape {tuple(stored.shape)}"
+        raise InputError(f"{weights.path}: {name} {found}; expected {expected}, where its shape is {shape}")
     array = np.asarray(stored.read(), np.float32)
     if not np.isfinite(array).all():
         raise InputError(f"{weights.path}: {name} holds NaN or infinity; use another copy of the file")

@@ -1,25 +1,28 @@
-"""Gradient checkpointing of the UNet (Chen et al. 2016): its blocks are computed twice and not kept in between."""
+"""Gradient checkpointing of the UNet (Chen et al. 2016): its blocks are computed again in the backward pass."""
 from jiidm.models.unet import AttentionBlock, ResBlock, SpadeResBlock
 from jiidm.system.runtime import jt
+from jiidm.training.patching import patched
 
 
 def recomputing(network):
-    """A function that computes what the `UNet` does, with the same gradients, but keeps only the inputs of its blocks
-    for the way back. The SPADE maps, too, are made in the blocks, from the masks."""
-    for layer in network.modules():
-        if isinstance(layer, ResBlock | SpadeResBlock | AttentionBlock):
-            layer.execute = _Recomputed(layer)
+    """A function of (z, t, mask) that computes what the `UNet` does, with the same gradients.
+
+    Of each block it keeps the inputs only. The SPADE maps, too, are computed in the blocks, from the masks.
+    """
+    blocks = [layer for layer in network.modules() if isinstance(layer, ResBlock | SpadeResBlock | AttentionBlock)]
+    recomputed = {id(block): _Recomputed(block) for block in blocks}
 
     def denoise(z, t, mask):
         height, width = z.shape[2:]
-        conditions = network.condition(mask, height, width, budget=0)
-        return network.decode(network.encode(z, network.embed(t)), conditions, height, width)
+        with patched(blocks, lambda block: recomputed[id(block)]):
+            conditions = network.condition(mask, height, width, budget=0)
+            return network.decode(network.encode(z, network.embed(t)), conditions, height, width)
 
     return denoise
 
 
 class _Recomputed:
-    """Takes the place of a block's `execute`."""
+    """Stands in for a block's `execute`."""
 
     def __init__(self, block):
         self.block = block
@@ -42,7 +45,7 @@ class _Recomputed:
 
 
 class _Function(jt.Function):
-    """The block as one operation; its inputs are the block's and then its parameters."""
+    """The block as one operation; its inputs are the block's, then its parameters."""
 
     def __init__(self, call, sizes, count):
         super().__init__()
@@ -59,9 +62,9 @@ class _Function(jt.Function):
         with jt.no_grad():
             return self._run(self.kept)
 
-    def grad(self, slope):
-        # Jittor computes in the order of creation: each block again only when the slope of its output is known
-        slope = slope.detach()
+    def grad(self, output_grad):
+        # Jittor computes in the order of creation: each block again only when the gradient of its output is known
+        output_grad = output_grad.detach()
         inputs = [value.clone() for value in self.kept]
-        slopes = jt.grad((self._run(inputs) * slope).sum(), [*inputs, *self.call.parameters])
-        return [value.stop_grad() for value in slopes]  # else each would hold on to all that it was computed from
+        grads = jt.grad((self._run(inputs) * output_grad).sum(), [*inputs, *self.call.parameters])
+        return [value.stop_grad() for value in grads]  # else each would hold on to all that it was computed from

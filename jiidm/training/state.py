@@ -1,73 +1,149 @@
-"""A run on disk: everything that a stage of training needs to go on."""
+"""Saved states of a training: a file for each saved step, with a checksum. The newest whole one counts."""
+import hashlib
 import json
+import re
 import sys
 
 import numpy as np
 
-from jiidm.checkpoint import Source
+from jiidm.checkpoint import Source, open_tensors
 from jiidm.config import from_dict, to_dict
 from jiidm.system.distributed import broadcast_numbers, broadcast_text, broadcast_vars, is_main_process
 from jiidm.system.errors import InputError
+from jiidm.system.files import written_whole
 from jiidm.system.runtime import jt
-from jiidm.training.saved import prune, read_state, saved_states, state_path, write_state
 
-# what may differ between a run and its continuation: but for the learning rates none of it changes, beyond rounding,
-# what a step computes
+# settings that may differ between a run and its continuation: apart from the learning rates, they change nothing that
+# a step computes, beyond rounding
 _FREE = ("learning_rate", "discriminator_learning_rate", "save_every", "sheet_every", "keep_last", "keep_every",
          "loss_limit", "skip_bad_steps", "micro_batch", "checkpoint_blocks", "precision")
+CHECKSUM = "sha256"  # of the whole file, with zeros in the checksum's own place
+_ZEROS = "0" * 64
+_BLOCK = 1 << 22
+
+
+def state_path(run, stage, step):
+    """The file of the state of a stage ("autoencoder", "unet" ...) after `step` steps, in the folder `run`."""
+    return run / f"{stage}-state-{step:07d}.safetensors"
+
+
+def saved_states(run, stage):
+    """Steps and paths of the states of a stage in the folder `run`, newest first; damaged files are listed, too."""
+    name = re.compile(rf"{stage}-state-(\d+)\.safetensors")
+    return sorted(((int(match[1]), path) for path in run.iterdir() if (match := name.fullmatch(path.name))),
+                  reverse=True)
+
+
+def write_state(path, variables, metadata):
+    """Writes a state with its checksum; it is on disk when this returns.
+
+    Args:
+        path: the file.
+        variables: names to float32 Vars; they are copied to the host one at a time.
+        metadata: names to strings.
+
+    Raises:
+        InputError: when it cannot be written, as on a full disk; `path` is as it was then.
+    """
+    header, end = {"__metadata__": {**metadata, CHECKSUM: _ZEROS}}, 0
+    for name, value in variables.items():
+        begin, end = end, end + 4 * int(np.prod(value.shape))
+        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    digest = hashlib.sha256(head)
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
+        file.write(head)
+        for value in variables.values():
+            array = np.ascontiguousarray(value.numpy(), "<f4")
+            file.write(array.data)
+            digest.update(array.data)
+        file.seek(head.index(_ZEROS.encode()))
+        file.write(digest.hexdigest().encode())
+
+
+def read_state(path):
+    """Tensors (`StoredTensor`s by name) and metadata of a saved state.
+
+    Raises:
+        InputError: when the file is missing, truncated, or differs by as much as a bit from what was written.
+    """
+    tensors, metadata = open_tensors(path)
+    checksum = metadata.get(CHECKSUM, _ZEROS)
+    if _checksum(path, checksum) != checksum:
+        raise InputError(f"{path}: damaged (its checksum does not match)")
+    return tensors, metadata
+
+
+def _checksum(path, expected):
+    with open(path, "rb") as file:
+        length = file.read(8)
+        text = file.read(int.from_bytes(length, "little"))
+        digest = hashlib.sha256(length + text.replace(expected.encode(), _ZEROS.encode(), 1))
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def prune(run, stage, last, every):
+    """Deletes the states of a stage except the newest `last` and those at multiples of `every` (0: no others)."""
+    for step, path in saved_states(run, stage)[last:]:
+        if not every or step % every:
+            path.unlink()
 
 
 class TrainingState:
-    """What the stage `stage` of the training in the folder `run` consists of besides its step number: named variables
-    and the losses that it watches, saved and restored exactly.
+    """Everything that a training needs to go on, apart from its step number, saved and restored bit for bit.
 
-    Batches, crops and noise are drawn from (seed, step), see `step_generator`; the step number is the random state.
-    `sections` are the parts of the configuration that the stage depends on: a state resumes only with the same ones,
-    learning rates, intervals and what saves memory apart. `origin` is the `Source` of the first weights where they are
-    another run's, None where they are random; after a resumption it is the one that the state was saved with.
+    Random numbers are functions of (seed, step, name), see `rng_for`: the step number is the random state.
+
+    Args:
+        run: the run's folder.
+        stage: prefix of the files, and with "train_" before it the training's section of the configuration.
+        config: the configuration.
+        sections: sections that must be the same in a continuation, learning rates, intervals and what saves memory
+            apart.
+        learners: the `Learner`s.
+        ema: the `EMA`.
+        watch: the `Watch`.
+
+    Attributes:
+        variables: names to float32 Vars; a trainer may add more.
+        origin: the `Source` of the first weights where they are another run's, else None.
     """
 
-    def __init__(self, run, stage, config, sections, watch, origin=None):
-        self.run, self.stage, self.watch, self.origin = run, stage, watch, origin
-        self.kind, self.sections = type(config), (*sections, "seed")
-        self.fingerprint = self._fingerprint(config)
+    def __init__(self, run, stage, config, sections, learners, ema, watch):
+        self.run, self.stage, self.watch, self.origin = run, stage, watch, None
+        self.fingerprint = _fingerprint(config, (*sections, "seed"))
         training = getattr(config, f"train_{stage}")
         self.keep_last, self.keep_every = training.keep_last, training.keep_every
-        self.variables = {}
-        self.optimizers = {}
-
-    def add_module(self, name, module):
-        """Includes the parameters of a module."""
-        jt.sync(list(module.parameters()))  # drawn now, in this order: not by what happens to use them first
-        self.variables.update({f"{name}/{k}": p for k, p in module.named_parameters()})
-
-    def add_ema(self, name, ema):
-        """Includes the averages of an `EMA`."""
-        self.variables.update({f"{name}/{k}": v for k, v in ema.average.items()})
-
-    def add_optimizer(self, name, optimizer):
-        """Includes the moments and the step count of a Jittor Adam optimiser."""
-        self.optimizers[name] = optimizer
-        moments = (pair for group in optimizer.param_groups for pair in zip(group["m"], group["values"], strict=True))
-        for i, (first, second) in enumerate(moments):
-            self.variables.update({f"{name}/first/{i}": first, f"{name}/second/{i}": second})
+        self.optimizers = {learner.name: learner.optimizer for learner in learners}
+        self.variables = {f"ema/{name}": value for name, value in ema.average.items()}
+        for each in learners:
+            self.variables.update({f"{each.name}/{name}": p for name, p in each.network.named_parameters()})
+            for group in each.optimizer.param_groups:
+                for moment in ("m", "values"):  # Adam's first and second moments
+                    self.variables.update({f"{each.name}-{moment}/{i}": v for i, v in enumerate(group[moment])})
 
     def save(self, step):
-        """Writes the state after `step` steps and removes what `keep_last` and `keep_every` do not keep."""
-        metadata = {"step": str(step), "counts": json.dumps(self._counts()), "config": self.fingerprint,
-                    "watch": json.dumps(self.watch.state())}
-        if self.origin:
-            metadata["origin"] = json.dumps(to_dict(self.origin))
-        write_state(state_path(self.run, self.stage, step), self.variables, metadata)
+        """Writes the state after `step` steps and deletes what `keep_last` and `keep_every` do not keep."""
+        metadata = {"step": step, "counts": self._counts(), "config": self.fingerprint, "watch": self.watch.state(),
+                    "origin": to_dict(self.origin)}
+        write_state(state_path(self.run, self.stage, step), self.variables,
+                    {name: json.dumps(value) for name, value in metadata.items()})
         prune(self.run, self.stage, self.keep_last, self.keep_every)
 
     def resume(self, source):
-        """Restores a state and returns its step. source: the path of one, or its step as text; "auto" takes the newest
-        that is whole, and step 0 where there is none; None is step 0.
+        """Restores a state and returns its step; process 0 reads, the others receive.
 
-        Newer states, left out as broken or gone back behind, are renamed to NAME.aside. Raises InputError when the
-        state is unreadable or belongs to another configuration, and when there are states, but none is whole.
-        With several processes the first one reads and the others receive.
+        Newer states, damaged or gone back behind, are renamed to NAME.aside.
+
+        Args:
+            source: the path of a state; "auto" for the newest whole one, or step 0 if there is none; None for step 0.
+
+        Raises:
+            InputError: when the state is unreadable or of another configuration, or none of several is whole.
         """
         step = self._load(source) if is_main_process() and source else 0
         step, *counts = broadcast_numbers([step, *self._counts().values()])
@@ -80,79 +156,49 @@ class TrainingState:
     def _counts(self):
         return {name: optimizer.n_step for name, optimizer in self.optimizers.items()}
 
-    def _fingerprint(self, config):
-        """What must be the same in a run and its continuation, as text."""
-        settings = to_dict(config)
-        for section in settings.values():
-            if isinstance(section, dict):
-                for name in _FREE:
-                    section.pop(name, None)
-        return json.dumps({name: settings[name] for name in self.sections}, sort_keys=True)
-
-    def _fits(self, fingerprint):
-        """Whether a saved fingerprint is this one; keys that are younger than it count as their defaults."""
-        try:
-            return self._fingerprint(from_dict(self.kind, json.loads(fingerprint), "state")) == self.fingerprint
-        except ValueError:  # no JSON, or a configuration of another make
-            return False
-
     def _load(self, source):
-        if source != "auto":
-            path = state_path(self.run, self.stage, int(source)) if str(source).isdigit() else source
-            tensors, metadata = read_state(path)
-        else:
+        if source == "auto":
             states = [path for _, path in saved_states(self.run, self.stage)]
             if not states:
                 return 0
             path, tensors, metadata = _newest_whole(states)
-        if not self._fits(metadata.get("config", "")):
-            raise InputError(f"{path}: was made with another configuration; resume with that one or use a new run "
+        else:
+            path = source
+            tensors, metadata = read_state(path)
+        saved = {name: json.loads(metadata.get(name, "null"))
+                 for name in ("step", "counts", "config", "watch", "origin")}
+        if saved["config"] != self.fingerprint:
+            raise InputError(f"{path}: belongs to another configuration; resume with that one or use a new run "
                              f"folder")
         if tensors.keys() != self.variables.keys():
             raise InputError(f"{path}: holds other variables than this training has; use a new run folder")
         for name, variable in self.variables.items():
             variable.assign(jt.array(tensors[name].read()))
-        for name, count in json.loads(metadata["counts"]).items():
+        for name, count in saved["counts"].items():
             self.optimizers[name].n_step = count
-        if "watch" in metadata:
-            self.watch.restore(json.loads(metadata["watch"]))
-        origin = metadata.get("origin")
-        self.origin = from_dict(Source, json.loads(origin), f"{path}, origin") if origin else None
-        step = int(metadata["step"])
+        self.watch.restore(saved["watch"])
+        self.origin = from_dict(Source, saved["origin"], f"{path}, origin") if saved["origin"] else None
         for number, other in saved_states(self.run, self.stage):
-            if number > step:
+            if number > saved["step"]:
                 other.rename(other.with_name(f"{other.name}.aside"))
-        return step
+        return saved["step"]
+
+
+def _fingerprint(config, sections):
+    """What must be the same in a run and its continuation: nested dicts of numbers and texts."""
+    settings = to_dict(config)
+    for section in settings.values():
+        if isinstance(section, dict):
+            for name in _FREE:
+                section.pop(name, None)
+    return {name: settings[name] for name in sections}
 
 
 def _newest_whole(states):
-    """Path, tensors and metadata of the first of the `states`, newest first, that can be read."""
+    """Path, tensors and metadata of the first of `states`, newest first, that can be read."""
     for path in states:
         try:
             return path, *read_state(path)
         except InputError as error:
             print(f"jiidm: left out, taking the one before: {error}", file=sys.stderr, flush=True)
     raise InputError(f"{states[0]}: neither it nor an older state is whole; start anew in another run folder")
-
-
-def step_generator(seed, step, purpose):
-    """The random generator of one step for one purpose (a small integer)."""
-    return np.random.Generator(np.random.PCG64([seed, step, purpose]))
-
-
-def batch_indices(seed, step, batch, count):
-    """Indices of the batch of `step`: an endless sequence of permutations of `count` items, cut into batches."""
-    positions = np.arange(step * batch, (step + 1) * batch)
-    orders = {}
-    for epoch in np.unique(positions // count):
-        orders[epoch] = np.random.Generator(np.random.PCG64([seed, int(epoch), 0x0DE7])).permutation(count)
-    return np.array([orders[p // count][p % count] for p in positions])
-
-
-def learning_rate(peak, step, steps, warmup, decay_from):
-    """Linear warm-up, then constant; from the share `decay_from` of the run on a half cosine to 1 % of the peak."""
-    rate = peak * min(1.0, (step + 1) / warmup) if warmup else peak
-    if step > decay_from * steps:
-        share = (step - decay_from * steps) / max(1, steps - decay_from * steps)
-        rate *= 0.01 + 0.99 * (0.5 + 0.5 * np.cos(np.pi * share))
-    return float(rate)

@@ -1,7 +1,7 @@
-"""A canvas for drawn landscapes: noise, light, and the broad matter of a picture (sky, relief, ground, water).
+"""A canvas for drawn landscapes: noise, light, and the large areas of a picture (sky, relief, ground, water).
 
-The arithmetic is only what IEEE 754 defines to the last bit (+ - * / sqrt, integers), no sin, exp or power, so that
-one seed gives one picture on every machine.
+One seed gives one picture on every machine: the arithmetic is only what IEEE 754 defines to the last bit (+ - * / sqrt,
+integers), without sin, exp or power.
 """
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ _LATTICE = 64
 
 
 class Mood(NamedTuple):
-    """The light and the season: RGB 0..255, `light` factors on every colour of the ground."""
+    """The light and the season: colours are RGB 0..255, `light` multiplies every colour of the ground."""
+
     zenith: tuple
     horizon: tuple
     haze: tuple
@@ -50,7 +51,7 @@ MOODS = {
 # ------------------------------------------------------------------------------------------------------- arithmetic
 
 def noise(rng, xs, ys, octaves=5, gain=.5):
-    """Smooth noise at the grid xs (W) x ys (H) of lattice units, H x W float32, mean about 0.5, within 0..1."""
+    """Returns smooth noise at the lattice coordinates xs (W), ys (H): H x W float32 in 0..1, mean about 0.5."""
     total, weight, amplitude = 0, 0, 1.
     for octave in range(octaves):
         lattice = rng.random((_LATTICE, _LATTICE), np.float32)
@@ -70,37 +71,37 @@ def _cells(axis):
 
 
 def line_noise(rng, xs, octaves=5, gain=.5):
-    """Smooth noise along xs (W), float64 within 0..1."""
+    """Returns smooth noise along xs (W), float64 in 0..1."""
     return noise(rng, xs, [0.], octaves, gain)[0].astype(np.float64)
 
 
 def smooth_step(low, high, values):
-    """0 below `low`, 1 above `high`, a smooth step between."""
+    """Returns 0 below `low`, 1 above `high`, and a smooth step between."""
     part = np.clip((values - low) / (high - low), 0, 1)
     return part * part * (3 - 2 * part)
 
 
-def mix(first, second, share):
-    """first * (1 - share) + second * share, over colours; `share` without the colour axis."""
-    share = np.asarray(share)[..., None]
-    return first + (second - first) * share
+def mix(first, second, weight):
+    """Returns first * (1 - weight) + second * weight, over colours; `weight` has no colour axis."""
+    weight = np.asarray(weight)[..., None]
+    return first + (second - first) * weight
 
 
 def shifted(field, down, right):
-    """`field` (H x W) moved by whole pixels, its border repeated."""
+    """Returns `field` (H x W) shifted by whole pixels, its border repeated."""
     rows, columns = (np.arange(length) for length in field.shape)
     return field[np.clip(rows - down, 0, len(rows) - 1)[:, None], np.clip(columns - right, 0, len(columns) - 1)]
 
 
 def rgb(color):
-    """A colour (3 numbers, 0..255) as float32."""
+    """Returns a colour (3 numbers, 0..255) as float32."""
     return np.array(color, np.float32)
 
 
 # ------------------------------------------------------------------------------------------------------------ canvas
 
 class Canvas:
-    """The picture under way. Coordinates: x in 0..width/height, y in 0..1 from the top, one unit the height."""
+    """A picture in progress. Coordinates are in heights of the picture: x 0..width/height, y 0..1 from the top."""
 
     def __init__(self, rng, width, height, mood, stars):
         self.rng, self.mood, self.stars = rng, mood, stars
@@ -121,7 +122,7 @@ class Canvas:
         return choices[self.count(0, len(choices))]
 
     def count(self, low, high):
-        """A random integer, low..high-1. Not `rng.integers`, whose stream numpy may change."""
+        """A random integer, low..high-1; numpy may change the stream of `rng.integers`."""
         return low + int(self.rng.random() * (high - low))
 
     def between(self, low, high):
@@ -138,18 +139,18 @@ class Canvas:
         return noise(self.rng, self.xs * scale, (depth * .12 + self.ys * 1.4) * scale * flat, octaves, gain)
 
     def relief(self, scale, octaves=5):
-        """Light on rough matter, about -1..1: the slope of a noise towards the light."""
+        """Light on a rough surface, about -1..1: the slope of a noise towards the light."""
         field = self.noise(scale, octaves=octaves, gain=.62)
         step = max(1, self.height // 96)
         return (field - shifted(field, step, self.light_side * step)) * np.float32(4.5)
 
     def lit(self, color, brightness=1, distance=0):
-        """A colour of the ground under the mood's light, drowned in haze by `distance` 0..1."""
+        """A colour of the ground in the mood's light, faded to haze by `distance` 0..1."""
         color = rgb(color) * self.light * np.asarray(brightness, np.float32)[..., None]
         return mix(color, self.haze, np.float32(distance))
 
     def paint(self, cover, name, color, where=(slice(None), slice(None))):
-        """Lays `color` where `cover` (0..1) is; the label changes where the cover is at least half."""
+        """Paints `color` with the opacity `cover` (0..1); the label changes where it is at least half."""
         cover = np.broadcast_to(np.asarray(cover, np.float32), self.labels[where].shape)
         self.photo[where] = mix(self.photo[where], color, cover)
         self.labels[where][cover >= .5] = _INDEX[name]
@@ -168,7 +169,7 @@ class Canvas:
         return (slice(top, bottom), slice(left, right)), u, v
 
     def finish(self):
-        """The picture as H x W x 3 uint8, with the tooth of a canvas and a little vignette."""
+        """Returns the picture, H x W x 3 uint8, with the grain of a canvas and a slight vignette."""
         tooth = self.noise(90, 90, 2, .7) + self.noise(22, 40, 2) - 1
         x = self.xs / self.aspect - .5
         vignette = 1.03 - .24 * (x * x + (self.y - .5) * (self.y - .5))

@@ -1,4 +1,4 @@
-"""Landscapes drawn from a seed, with the exact class of each pixel: data without a download, for tests and first runs.
+"""Draws landscapes from a seed, with the exact class of each pixel: data without a download, for tests and first runs.
 
 A picture is painted from back to front: sky, mountains, hills, ground, then what stands on it. Each `paint` writes
 colour and label together, so the two cannot disagree.
@@ -11,10 +11,18 @@ from jiidm.system.errors import InputError
 SMALLEST = 16
 
 
-def draw_landscape(seed, width, height):
-    """Draws a landscape; returns (photo height x width x 3 uint8 RGB, labels height x width uint8 in 0..28).
+def draw_landscape(seed: int | tuple[int, ...], width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a landscape.
 
-    `seed` is a non-negative integer or a tuple of them. Raises InputError where a side is under 16 pixels.
+    Args:
+        seed: a non-negative integer or a tuple of them.
+        width, height: in pixels, at least 16.
+
+    Returns:
+        Photo, height x width x 3 uint8 RGB, and labels, height x width uint8 in 0..28.
+
+    Raises:
+        InputError: a side is under 16 pixels.
     """
     if min(width, height) < SMALLEST:
         raise InputError(f"a landscape of {width}x{height}: {SMALLEST}x{SMALLEST} or more was expected")
@@ -30,7 +38,7 @@ def draw_landscape(seed, width, height):
 # ------------------------------------------------------------------------------------------------------------ things
 
 class _Landscape(Canvas):
-    """A canvas with what stands on the ground. A `foot` is a depth: 0 at the horizon, 1 at the bottom."""
+    """A canvas with the objects that stand on the ground. A `foot` is a depth: 0 at the horizon, 1 at the bottom."""
 
     def far(self, y):
         """How far away things are that stand at y: 1 at the horizon, 0 at the bottom, quadratic between."""
@@ -218,6 +226,7 @@ class _Landscape(Canvas):
 # ------------------------------------------------------------------------------------------------------------ scenes
 
 def _seaside(canvas):
+    """The sea with a beach, boats, rocks or a pier."""
     if canvas.rng.random() < .45:
         canvas.mountains()
     canvas.water("sea", canvas.horizon, 1.1, .55)
@@ -237,6 +246,7 @@ def _seaside(canvas):
 
 
 def _lakeside(canvas):
+    """A lake with its bank, perhaps a boat or a pier."""
     canvas.background()
     if canvas.rng.random() < .25:
         canvas.waterfall(canvas.between(.25, .75) * canvas.aspect, canvas.horizon - .2, canvas.horizon + .02, .025)
@@ -253,6 +263,7 @@ def _lakeside(canvas):
 
 
 def _riverside(canvas):
+    """A river through meadows, perhaps with a bridge."""
     canvas.background()
     canvas.ground(canvas.pick("grass", "field", "grass"))
     centre, half, cover = canvas.course("river", canvas.between(.22, .34))
@@ -269,6 +280,7 @@ def _riverside(canvas):
 
 
 def _meadow(canvas):
+    """Grass and fields with a path, a house, trees."""
     canvas.background()
     canvas.ground("grass")
     if canvas.rng.random() < .6:
@@ -292,6 +304,7 @@ def _meadow(canvas):
 
 
 def _roadside(canvas):
+    """A road between trees."""
     canvas.background()
     canvas.ground(canvas.pick("grass", "land", "field", "grass"))
     centre, half = canvas.way("road", canvas.between(.3, .5), (112, 110, 114))
@@ -303,6 +316,7 @@ def _roadside(canvas):
 
 
 def _town(canvas):
+    """Houses and buildings behind a wall or a road."""
     canvas.background()
     canvas.ground("grass")
     for x in np.arange(canvas.between(-.05, .1), canvas.aspect, .2):
@@ -318,6 +332,7 @@ def _town(canvas):
 
 
 def _dunes(canvas):
+    """Dunes or land with rocks and dry plants."""
     if canvas.rng.random() < .6:
         canvas.mountains()
     name = canvas.pick("sand", "sand", "land")
@@ -332,6 +347,7 @@ def _dunes(canvas):
 
 
 def _highland(canvas):
+    """Mountains and rocks, perhaps with a waterfall."""
     canvas.mountains()
     canvas.hills(.9)
     canvas.ground(canvas.pick("earth", "land", "grass"))

@@ -1,26 +1,35 @@
 """The Stanford Background Dataset (Gould, Fulton, Koller, ICCV 2009) in the contest's classes and layout."""
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from jiidm.data.labels import CLASSES, NO_CLASS, fit_labels, read_label_map
+from jiidm.data.labels import CLASSES, NO_CLASS, check_size, fit_labels, read_label_map
 from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.system.errors import InputError
 
-# The contest's name for each of the dataset's classes 0..7: its "foreground object" is the contest's "other".
+# The contest's names for the classes 0..7 of the data set; its "foreground object" is the contest's "other".
 STANFORD_CLASSES = ("sky", "tree", "road", "grass", "water", "building", "mountain", "other")
 
 _TO_CONTEST = np.full(256, NO_CLASS, np.uint8)
 _TO_CONTEST[:len(STANFORD_CLASSES)] = [CLASSES.index(name) for name in STANFORD_CLASSES]
 
 
-def read_stanford(source, split, width, height):
-    """Yields (name, photo height x width x 3 uint8, labels height x width uint8) of the split "train" or "val".
+def read_stanford(source: str | Path, split: str, width: int,
+                  height: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yields the pairs of a split, cropped centrally to width x height, in the contest's classes.
 
-    `source` holds `images/NAME.jpg`, `labels/NAME.png` and `train.txt`, `val.txt` with a name a line. Photo and labels
-    are cropped centrally to width : height, upright photos too. Labels are the contest's; unknown stays NO_CLASS (255).
-    Raises InputError for a missing or broken file, an unknown label, and labels that are not of the photo's size.
+    Args:
+        source: folder with `images/NAME.jpg`, `labels/NAME.png`, and `train.txt` and `val.txt` with a name a line.
+        split: "train" or "val".
+        width, height: of the pictures, in pixels.
+
+    Yields:
+        (name, photo height x width x 3 uint8, labels height x width uint8); unknown stays NO_CLASS (255).
+
+    Raises:
+        InputError: a missing or broken file, an unknown label, or labels of another size than the photo's.
     """
     source = Path(source)
     names = split_names(source / f"{split}.txt")
@@ -28,14 +37,12 @@ def read_stanford(source, split, width, height):
         photo = read_photo(source / "images" / f"{name}.jpg")
         path = source / "labels" / f"{name}.png"
         labels = read_label_map(path, len(STANFORD_CLASSES), allow_no_class=True)
-        if labels.shape != photo.shape[:2]:
-            raise InputError(f"{path}: {labels.shape[1]}x{labels.shape[0]}, but its photo is "
-                             f"{photo.shape[1]}x{photo.shape[0]}; the two must have one size")
+        check_size(labels, photo.shape[1::-1], path)
         yield name, fit_photo(photo, width, height), fit_labels(_TO_CONTEST[labels], width, height)
 
 
 def split_names(path):
-    """Returns the names in a split's text file; raises InputError where it is missing, unreadable or empty."""
+    """The names in a split's text file; raises InputError where it is missing, unreadable or empty."""
     try:
         names = path.read_text("utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
@@ -47,11 +54,20 @@ def split_names(path):
     return names
 
 
-def fill_no_class(labels, name="label map"):
-    """Returns H x W labels in which each NO_CLASS pixel has the label of the nearest labelled one; the contest's test
-    masks have no 255.
+def fill_no_class(labels: np.ndarray, name: str = "label map") -> np.ndarray:
+    """Gives each pixel without a class the label of the nearest pixel that has one.
 
-    "Nearest" is OpenCV's 5x5 approximation of the Euclidean distance. Raises InputError where no pixel has a label.
+    The contest's test masks have no NO_CLASS. The distance is OpenCV's 5x5 approximation of the Euclidean one.
+
+    Args:
+        labels: H x W uint8.
+        name: what the error calls them.
+
+    Returns:
+        H x W uint8, a new array.
+
+    Raises:
+        InputError: no pixel has a class.
     """
     unknown = labels == NO_CLASS
     if unknown.all():

@@ -1,0 +1,62 @@
+"""What a generator is given, read, checked and fitted: label maps, style photos and names."""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jiidm.data.labels import read_label_map, resize_labels
+from jiidm.data.pictures import fit_photo, read_photo
+from jiidm.system.errors import InputError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch at a network's size.
+
+    `masks` is N, H, W uint8; `styles` N, H, W, 3 uint8; `names` what each picture's noise is drawn for; `sizes` the
+    width and height of each result; `single` whether one mask was given, not a list.
+    """
+
+    masks: np.ndarray
+    styles: np.ndarray
+    names: list[str]
+    sizes: list[tuple[int, int]]
+    single: bool
+
+    def finish(self, pictures: list[Image.Image]) -> Image.Image | list[Image.Image]:
+        """The pictures at their sizes: a list, or the only one where one mask was given."""
+        resized = [picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+                   for picture, size in zip(pictures, self.sizes, strict=True)]
+        return resized[0] if self.single else resized
+
+
+def prepare_inputs(mask, style, names, size, num_classes: int, width: int, height: int) -> Inputs:
+    """Reads, checks and fits the arguments of `Generator.infer`.
+
+    Args:
+        mask, style, names, size: as there.
+        num_classes: how many labels the network knows.
+        width, height: the network's size in pixels.
+
+    Raises:
+        InputError: lists of different lengths, and anything that cannot be read or used.
+    """
+    single = not isinstance(mask, list | tuple)
+    masks, styles = ([mask], [style]) if single else (mask, style)
+    if not isinstance(styles, list | tuple) or len(masks) != len(styles) or not masks:
+        raise InputError("mask and style: expected one of each, or two lists of equal length")
+    fixed = isinstance(size, tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)
+    if not fixed and size not in ("model", "mask"):
+        raise InputError(f'size {size!r}: expected "model", "mask" or a width and a height')
+    names = [Path(m).stem if isinstance(m, str | Path) else "" for m in masks] if names is None else names
+    if isinstance(names, str) or len(names) != len(masks):
+        raise InputError(f"names {names!r}: expected a list of {len(masks)}, one for each mask")
+    labels = [read_label_map(m, num_classes) for m in masks]
+    photos = np.stack([fit_photo(read_photo(s), width, height) for s in styles])
+    resized = np.stack([resize_labels(label, width, height) for label in labels])
+    if size == "mask":
+        sizes = [label.shape[::-1] for label in labels]
+    else:
+        sizes = [size if fixed else (width, height)] * len(labels)
+    return Inputs(resized, photos, list(names), sizes, single)
