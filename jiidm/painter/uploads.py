@@ -1,7 +1,6 @@
 """Pictures out of requests: limits first, from the header, then the decoding."""
 import io
 import struct
-import warnings
 import zlib
 
 import numpy as np
@@ -66,9 +65,7 @@ def _open(data, name, most_bytes, formats):
     if len(data) > most_bytes:
         raise TooLarge(f"{name}: {len(data) / 2**20:.1f} MB; expected at most {most_bytes // 2**20}; make it smaller")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            image = Image.open(io.BytesIO(data), formats=formats)
+        image = Image.open(io.BytesIO(data), formats=formats)
         width, height = image.size
         if width * height > PIXELS:
             raise TooLarge(f"{name}: {width}x{height} pixels; expected at most {PIXELS // 10**6} million; "
