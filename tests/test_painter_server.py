@@ -152,9 +152,10 @@ HOSTILE = {
     "other host": (421, "/api/picture", GOOD, {**JSON, "Host": "evil.example"}),
     "other host, this port": (421, "/api/picture", GOOD, {**JSON, "Host": "evil.example:{port}"}),
     "host with a user": (421, "/api/picture", GOOD, {**JSON, "Host": "127.0.0.1@evil.example:{port}"}),
-    "other port": (421, "/api/picture", GOOD, {**JSON, "Host": "127.0.0.1:1"}),
+    "no port": (421, "/api/picture", GOOD, {**JSON, "Host": "127.0.0.1:x"}),
     "other origin": (403, "/api/picture", GOOD, {**JSON, "Origin": "http://evil.example"}),
     "null origin": (403, "/api/picture", GOOD, {**JSON, "Origin": "null"}),
+    "origin of another port, by name": (403, "/api/picture", GOOD, {**JSON, "Origin": "http://localhost:{port}"}),
     "origin of another port": (403, "/api/picture", GOOD, {**JSON, "Origin": "http://127.0.0.1:1"}),
     "cross-site": (403, "/api/picture", GOOD, {**JSON, "Sec-Fetch-Site": "cross-site"}),
     "a form's type": (415, "/api/picture", GOOD, {"Content-Type": "text/plain"}),
@@ -260,6 +261,21 @@ def test_of_one_session_the_latest_request_wins():
         ends = [answer.result()[1][-1]["event"] for answer in answers]
         assert ends == ["cancelled"] * 5 + ["end"]
         assert (picture(answers[-1].result()[1][-2])[0, 0] == PALETTE[5]).all()
+
+
+def test_a_request_that_is_slower_to_read_does_not_overtake_a_newer_one():
+    with painter(seconds="1") as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        connection = server.connect()
+        connection.putrequest("POST", "/api/picture?session=me")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(len(GOOD)))
+        connection.endheaders(GOOD[:100].encode())
+        time.sleep(0.3)
+        newer = pool.submit(server.paint, plain(GRASS), "me")
+        time.sleep(0.3)
+        connection.send(GOOD[100:].encode())
+        assert json.loads(connection.getresponse().read()) == {"event": "cancelled"}
+        assert newer.result()[1][-1]["event"] == "end"
 
 
 def test_fifty_clients_at_once_are_answered_or_sent_away():

@@ -1,5 +1,6 @@
 """Starts the painter: a page on which a drawing becomes a landscape while it is drawn."""
 import argparse
+import os
 import secrets
 import socket
 import sys
@@ -54,7 +55,7 @@ def main():
         print(f"jiidm: {text}", file=sys.stderr, flush=True)
         if text == "ready":
             print(f"The painter is at {address} (Ctrl-C ends it)", flush=True)
-            if not args.no_browser and not opened:
+            if not args.no_browser and not opened and _has_display():
                 opened.append(address)
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
@@ -68,6 +69,11 @@ def main():
     uvicorn_server.run(sockets=[listener])
     if failure:
         raise InputError(failure[0])
+
+
+def _has_display():
+    """Whether a browser would have a window; without one Python may start a browser in the terminal."""
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _check(args):

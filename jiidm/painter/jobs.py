@@ -13,6 +13,7 @@ from jiidm.painter.worker import LENGTH, pack
 FINAL = ("end", "cancelled", "error")
 _CHECKOUT = str(Path(__file__).resolve().parents[2])  # the worker finds the package where the server did
 _GRACE = 10  # seconds that a cancelled job may go on before its process is ended
+_SESSIONS = 256  # of which the newest request is remembered
 _RESTARTS = 3  # failures in a row after which there is no further try
 
 
@@ -65,7 +66,7 @@ class Jobs:
         self.changed = asyncio.Event()
         self._command, self._time_limit, self._waiting_limit = command, time_limit, waiting_limit
         self._say = say or (lambda text: None)
-        self._numbers = itertools.count(1)
+        self._numbers, self._newest = itertools.count(1), {}
         self._waiting, self._running, self._arrived = [], None, asyncio.Event()
         self._process = self._task = None
 
@@ -84,13 +85,19 @@ class Jobs:
             job.put({"event": "error", "error": self.detail})
         self._waiting, self._running = [], None
 
-    def submit(self, kind, arguments, session=None):
+    def draw_number(self):
+        """Returns the number of a request, drawn when it arrives: decoding may let a later one overtake it."""
+        return next(self._numbers)
+
+    def submit(self, number, kind, arguments, session=None):
         """Queues a job.
 
         Args:
+            number: from `draw_number`.
             kind: "paint" or "segment".
             arguments: those of the engine's method, without `emit`.
-            session: a text; a waiting or running job of the same session is cancelled. None stands alone.
+            session: a text. Of one session the request with the highest number wins, the others are cancelled. None
+                stands alone.
 
         Returns:
             The `Job`.
@@ -98,13 +105,20 @@ class Jobs:
         Raises:
             Busy: too many jobs wait.
         """
+        job = Job(self, number, session, kind, arguments)
         if session is not None:
-            for job in [*self._waiting, *([self._running] if self._running else [])]:
-                if job.session == session:
-                    job.cancel()
+            if self._newest.get(session, 0) > number:
+                job.put({"event": "cancelled"})
+                return job
+            self._newest.pop(session, None)
+            self._newest[session] = number
+            if len(self._newest) > _SESSIONS:
+                del self._newest[next(iter(self._newest))]
+            for older in [*self._waiting, *([self._running] if self._running else [])]:
+                if older.session == session:
+                    older.cancel()
         if len(self._waiting) >= self._waiting_limit:
             raise Busy
-        job = Job(self, next(self._numbers), session, kind, arguments)
         self._waiting.append(job)
         self._arrived.set()
         return job

@@ -121,9 +121,10 @@ class Server:
     async def picture(self, request):
         """POST /api/picture: a picture, as a stream of JSON lines, or with `Accept: image/png` as a PNG."""
         self._check_ready()
+        number = self._jobs.draw_number()
         async with self._body(request, ("application/json", "image/png")) as (body, kind):
             arguments = await run_in_threadpool(self._paint_arguments, body, kind, dict(request.query_params))
-            job = self._jobs.submit("paint", arguments, _session(request))
+            job = self._jobs.submit(number, "paint", arguments, _session(request))
         if "image/png" in request.headers.get("accept", ""):
             return await self._finished_picture(job, request)
         return StreamingResponse(_lines(job), media_type="application/x-ndjson", headers={"cache-control": "no-store"})
@@ -143,9 +144,10 @@ class Server:
     async def segment(self, request):
         """POST /api/segment: the label map of a photo."""
         self._check_ready()
+        number = self._jobs.draw_number()
         async with self._body(request, _PICTURES) as (body, _):
             photo = await run_in_threadpool(decode_photo, body, *self._canvas())
-            job = self._jobs.submit("segment", (photo, *self._canvas()), _session(request))
+            job = self._jobs.submit(number, "segment", (photo, *self._canvas()), _session(request))
         async for event in _while_connected(job, request):
             if "labels" in event:
                 return JSONResponse({"map": _text(await run_in_threadpool(png_of, event["labels"]))})
@@ -208,10 +210,12 @@ class Server:
             raise Busy
         self._reading += 1
         try:
-            yield await asyncio.wait_for(_read(request, limit), _BODY_SECONDS), kind
-        except (asyncio.TimeoutError, TimeoutError):
-            raise HTTPException(408, f"the body did not arrive within {_BODY_SECONDS} s",
-                                {"connection": "close"}) from None
+            try:
+                body = await asyncio.wait_for(_read(request, limit), _BODY_SECONDS)
+            except asyncio.TimeoutError:
+                raise HTTPException(408, f"the body did not arrive within {_BODY_SECONDS} s",
+                                    {"connection": "close"}) from None
+            yield body, kind
         finally:
             self._reading -= 1
 

@@ -300,7 +300,8 @@ function lost(error) {
       banner('');
       live.stopped = false;
       return live.changed();
-    } catch {
+    } catch (error) {
+      if (error.constructor === Error) banner(`The server is back and refuses: ${error.message}`);
       return setTimeout(wait, 1500);
     }
   };

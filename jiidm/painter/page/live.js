@@ -42,6 +42,7 @@ export class Live {
 
   // Computes the present state, or one with another seed; returns the result, or null where a newer one took over.
   async run(quality, seed) {
+    if (this.stopped) return null;
     this.abort();
     const job = { quality, version: this.version, controller: new AbortController() };
     this.running = job;
