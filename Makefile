@@ -1,11 +1,11 @@
-# make demo: everything from a bare Python to pictures. The other targets: setup, check (the quick tests), test (all),
-# lint, docs, train, bench, bench-gpu, ablation, tables, doctor, clean.
+# make demo: everything from a bare Python to pictures. make paint: draw in the browser. The other targets: setup, check (the
+# quick tests), test (all), lint, docs, train, bench, bench-gpu, ablation, tables, doctor, clean.
 PYTHON ?= python3
 CONFIG ?= configs/default.yaml
 RUN ?= runs/default
 BIN := .venv/bin
 
-.PHONY: setup demo check test lint docs train data-given bench bench-gpu ablation tables pictures-given doctor clean
+.PHONY: setup demo paint check test lint docs train data-given bench bench-gpu ablation tables pictures-given doctor clean
 setup: .venv/ready
 
 # the stamp is written last, so that an interrupted set-up is taken up again
@@ -23,6 +23,14 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python tools/infer.py --input_path examples/test --img_path examples/train --output_path demo/results --overview demo/overview.jpg
 	@echo "The pictures are in demo/results/, all of them on one sheet: demo/overview.jpg"
+
+# draw in the browser; PAINT="--port 9000" and other options of `jiidm paint --help`
+paint: .venv/painter-ready
+	$(BIN)/python tools/paint.py $(PAINT)
+
+.venv/painter-ready: .venv/ready
+	$(BIN)/python -m pip install --quiet -e '.[painter]'
+	@touch $@
 
 # the quick tests: at most 3 minutes on two cores where Jittor has compiled its kernels before
 check: setup

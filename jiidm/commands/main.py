@@ -10,6 +10,7 @@ from jiidm.system.errors import SetupError
 GROUPS = {
     "Make pictures": {
         "draw": "one picture from a label map and a style photo",
+        "paint": "draw in the browser, see the landscape",
         "infer": "all pictures of a test folder",
         "package": "pack the pictures of a test folder into the contest's zip",
     },

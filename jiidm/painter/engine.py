@@ -1,0 +1,133 @@
+"""What turns a label map and a style into pictures for the painter."""
+import dataclasses
+import time
+from typing import Protocol
+
+import numpy as np
+
+from jiidm.data.labels import CLASSES, PALETTE
+
+# Classes that the default weights were trained on (weights/default/README.md).
+_SEEN_BY_DEFAULT = ("sky", "tree", "road", "grass", "water", "building", "mountain", "other")
+_PREVIEW_STEPS = 6
+_LEAST_CANVAS = 512  # pixels a row of the drawing, at least
+_PREVIEW_INTERVAL = 0.1  # seconds between previews of one picture, at least
+
+
+class Cancelled(Exception):
+    """Raised by `emit`: nobody wants the picture any more."""
+
+
+class Engine(Protocol):
+    """Makes pictures. The painter knows nothing else of the model."""
+
+    def describe(self):
+        """Returns what GET /api/model says of the model, as a dict for JSON."""
+
+    def paint(self, labels, style, settings, emit):
+        """Makes one picture.
+
+        Args:
+            labels: H x W uint8, the label map.
+            style: H x W x 3 uint8 RGB, the style photo.
+            settings: a `jiidm.data.project.Settings`.
+            emit: is called with an event at each step: {"event": "progress", "done", "steps"}, {"event": "preview",
+                "picture"} and last {"event": "result", "picture", "seconds"}; pictures are H x W x 3 uint8. It raises
+                `Cancelled` to end the work.
+        """
+
+    def segment(self, photo, width, height):
+        """Returns the label map, height x width uint8, of a photo, H x W x 3 uint8, cropped to that aspect."""
+
+    def warm_up(self, say):
+        """Runs each part once, so that the first request does not wait for a compiler; `say` takes lines of text."""
+
+
+class GeneratorEngine:
+    """The `Engine` of a `jiidm.generator.Generator`."""
+
+    def __init__(self, weights="default", device="auto"):
+        """Loads the generator: `weights` and `device` as in `Generator.from_checkpoint`."""
+        for kind in (np.float32, np.float64):
+            np.finfo(kind)  # numpy looks at subnormal numbers once, and warns where Jittor flushes them to zero
+        from jiidm.generator import Generator
+
+        self._generator = Generator.from_checkpoint(weights, device)
+        self._recipe = self._generator.config.inference
+        self._seen = getattr(self._generator, "seen_classes", None)
+        if self._seen is None:
+            self._seen = _SEEN_BY_DEFAULT if weights == "default" else CLASSES
+        self._seen = {CLASSES[c] if isinstance(c, int) else c for c in self._seen}
+
+    def describe(self):
+        generator = self._generator
+        width, height = generator.width, generator.height
+        times = -(-_LEAST_CANVAS // width)
+        return {
+            "model": generator.model,
+            "weights": generator.describe(),
+            "classes": [
+                {"index": index, "name": name, "color": "#{:02x}{:02x}{:02x}".format(*PALETTE[index]),
+                 "seen": name in self._seen}
+                for index, name in enumerate(CLASSES[:generator.num_classes])
+            ],
+            "background": CLASSES.index("sky"),
+            "picture": {"width": width, "height": height},
+            "canvas": {"width": times * width, "height": times * height},
+            "strength": self._recipe.rounds[0].start / _chain(self._recipe.rounds[0]),
+            "rounds": len(self._recipe.rounds),
+            "samplers": {"preview": f"dpmpp, {_PREVIEW_STEPS} steps", "full": self._recipe.sampler},
+        }
+
+    def paint(self, labels, style, settings, emit):
+        begin = time.monotonic()
+        rounds = [dataclasses.asdict(r) for r in self._recipe.rounds]
+        if settings.strength is not None:
+            count = _chain(self._recipe.rounds[0])
+            rounds[0]["start"] = min(count - 1, max(1, round(settings.strength * count)))
+        recipe = {"rounds": rounds}
+        if settings.quality == "preview":
+            recipe = {"rounds": rounds[:1], "sampler": "dpmpp", "steps": _PREVIEW_STEPS}
+        done = [0] * len(recipe["rounds"])
+        steps = [0] * len(recipe["rounds"])
+        previewed = begin
+
+        def on_step(step):
+            nonlocal previewed
+            done[step.round], steps[step.round] = step.done, step.steps
+            whole = sum(steps) * len(steps) // max(1, sum(s > 0 for s in steps))
+            emit({"event": "progress", "done": sum(done), "steps": whole})
+            last = step.round == len(steps) - 1 and step.done == step.steps
+            if step.pictures is not None and not last:
+                emit({"event": "preview", "picture": np.asarray(step.pictures[0])})
+            elif step.pictures is None and step.round == 0 and time.monotonic() > previewed + _PREVIEW_INTERVAL:
+                previewed = time.monotonic()
+                emit({"event": "preview", "picture": np.asarray(step.preview()[0])})
+
+        picture = self._generator.infer(labels, style, recipe=recipe, seed=settings.seed, size=settings.size,
+                                        on_step=on_step)
+        emit({"event": "result", "picture": np.asarray(picture), "seconds": round(time.monotonic() - begin, 3)})
+
+    def segment(self, photo, width, height):
+        from jiidm.data.pictures import centre_crop
+        from jiidm.evaluation.segment import segment
+
+        return segment(np.ascontiguousarray(centre_crop(photo, width, height)), size=(height, width))
+
+    def warm_up(self, say):
+        from jiidm.data.project import Settings
+
+        size = self._generator.height, self._generator.width
+        labels = np.full(size, CLASSES.index("sky"), np.uint8)
+        labels[size[0] // 2:] = CLASSES.index("grass")
+        style = np.full((*size, 3), 128, np.uint8)
+        for number, quality in enumerate(("preview", "full")):
+            say(f"warming up ({number + 1}/3): {quality} picture")
+            self.paint(labels, style, Settings(quality=quality), lambda event: None)
+        say("warming up (3/3): segmenter for photos")
+        self.segment(style, *size[::-1])
+
+
+def _chain(settings):
+    """How many steps the respaced chain of a round has."""
+    return int(settings.respacing.removeprefix("ddim"))

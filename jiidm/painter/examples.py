@@ -1,0 +1,16 @@
+"""The example styles and label maps, in the repository and in an installed package."""
+from pathlib import Path
+
+from jiidm.data.folders import read_references
+from jiidm.painter.server import Gallery
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def example_gallery():
+    """Returns the `Gallery` of `examples/`; an empty one where the folder is missing."""
+    for folder in (_PACKAGE.parent / "examples", _PACKAGE / "examples"):
+        test, photos = folder / "test", folder / "train" / "imgs"
+        if photos.is_dir() and (test / "label_to_img.json").is_file():
+            return Gallery(photos, test / "labels", read_references(test / "label_to_img.json"))
+    return Gallery(None)

@@ -1,0 +1,85 @@
+"""Pictures out of requests: limits first, from the header, then the decoding."""
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from jiidm.data.color_maps import read_color_map
+from jiidm.data.labels import CLASSES, fit_labels, read_label_map
+from jiidm.data.pictures import fit_photo, read_photo
+from jiidm.system.errors import InputError
+
+MAP_BYTES = 2**20
+PHOTO_BYTES = 10 * 2**20
+PIXELS = 25_000_000
+_PHOTO_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+class TooLarge(InputError):
+    """Beyond a limit of the server."""
+
+
+def decode_map(data, num_classes):
+    """Reads a label map of class numbers; returns H x W uint8. Raises InputError, and TooLarge beyond a limit."""
+    return read_label_map(_open(data, "label map", MAP_BYTES, ("PNG",)), num_classes, "label map")
+
+
+def decode_photo(data, width, height):
+    """Reads a photo and fits it to a size; returns height x width x 3 uint8. Raises InputError and TooLarge."""
+    return fit_photo(read_photo(_open(data, "photo", PHOTO_BYTES, _PHOTO_FORMATS), "photo"), width, height)
+
+
+def decode_any_map(data, width, height, num_classes):
+    """Reads a label map of class numbers or of colours.
+
+    Args:
+        data: the bytes of a PNG: grey indices, a palette whose indices are the labels, or the colours of a known table.
+        width, height: the size that it is cropped and resized to, without new values.
+        num_classes: labels are below it.
+
+    Returns:
+        The labels, height x width uint8, and how they were read: "indices", or the name of the table.
+
+    Raises:
+        InputError: no label map. TooLarge: beyond a limit.
+    """
+    image = _open(data, "label map", PHOTO_BYTES, ("PNG",))
+    if image.mode in ("1", "L", "P"):
+        try:
+            labels, how = read_label_map(image, num_classes, "label map"), "indices"
+        except InputError:
+            if image.mode != "P":
+                raise
+            labels, how = read_color_map(read_photo(image, "label map"), "label map")
+    else:
+        labels, how = read_color_map(read_photo(image, "label map"), "label map")
+    if labels.max() >= num_classes:
+        raise InputError(f"label map: class {CLASSES[labels.max()]}; the loaded weights have {num_classes} classes")
+    return np.ascontiguousarray(fit_labels(labels, width, height)), how
+
+
+def _open(data, name, most_bytes, formats):
+    """Returns the decoded PIL image of `data`; its size is checked in the header, before any pixel is decoded."""
+    if len(data) > most_bytes:
+        raise TooLarge(f"{name}: {len(data) / 2**20:.1f} MB; expected at most {most_bytes // 2**20}; make it smaller")
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+        width, height = image.size
+        if width * height > PIXELS:
+            raise TooLarge(f"{name}: {width}x{height} pixels; expected at most {PIXELS // 10**6} million; "
+                           f"make it smaller")
+        raw_mode = image.tile[0][3] if image.tile else None  # load() clears it
+        image.load()
+        image.info["raw_mode"] = raw_mode
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"{name}: not a picture that can be read; expected {', '.join(formats)}") from error
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"{name}: {error}; expected at most {PIXELS // 10**6} million pixels") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{name}: broken picture ({reason}); export it again") from error
+    return image
