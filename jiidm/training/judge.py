@@ -33,7 +33,7 @@ from jiidm.training.state import batch_indices, learning_rate
 from jiidm.training.table import Table
 
 _AUGMENTATION = 7  # purpose of random numbers
-_VISIBLE, _SURROUNDINGS = 5.0, 15  # grey levels, pixels
+_VISIBLE, _SURROUNDINGS = 4.0, 15  # grey levels, pixels
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def destroyed(photo, labels, rng):
 
 
 def _blur(photo, labels, rng):
-    return cv2.GaussianBlur(photo, (0, 0), float(np.exp(rng.uniform(np.log(2.5), np.log(8)))))
+    return cv2.GaussianBlur(photo, (0, 0), float(np.exp(rng.uniform(np.log(1.3), np.log(8)))))
 
 
 def _grain(photo, labels, rng):
