@@ -34,7 +34,7 @@ from jiidm.training.loop import learning_rate
 from jiidm.training.segmenter import augmented
 
 _AUGMENTATION = 7  # purpose of random numbers
-_VISIBLE, _SURROUNDINGS = 5.0, 15  # grey levels, pixels
+_VISIBLE, _SURROUNDINGS = 4.0, 15  # grey levels, pixels
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class JudgeTrainingConfig:
 
     Attributes:
         variants: how often features of each photo are computed: as it is, augmented, and with its texture destroyed
-            (every even one). An epoch uses one.
+            (every even one). An epoch uses one of each photo.
         epochs: passes over the photos.
         batch: photos a step.
         learning_rate, weight_decay: of AdamW; the rate falls as a half cosine.
@@ -51,8 +51,8 @@ class JudgeTrainingConfig:
         scale_least, scale_most, jitter, hue: the augmentation, as in the segmenter's training.
     """
 
-    variants: int = 5
-    epochs: int = 10
+    variants: int = 3
+    epochs: int = 12
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -255,7 +255,7 @@ def destroyed(photo, labels, rng):
 
 
 def _blur(photo, labels, rng):
-    return cv2.GaussianBlur(photo, (0, 0), float(np.exp(rng.uniform(np.log(2.5), np.log(8)))))
+    return cv2.GaussianBlur(photo, (0, 0), float(np.exp(rng.uniform(np.log(1.3), np.log(8)))))
 
 
 def _grain(photo, labels, rng):
@@ -314,9 +314,9 @@ def _trained(config, classes, features, labels, statistics, run, validation):
         for step in range(steps):
             epoch = step // steps_an_epoch
             indices = np.sort(batch_indices(config.seed, step, training.batch, count))
-            variant = epoch % training.variants
-            x = [jt.array(store[variant, indices].astype(np.float32)) for store in features]
-            truth = jt.array(numbers[labels[variant, indices]])
+            variants = (indices + epoch) % training.variants
+            x = [jt.array(store[variants, indices].astype(np.float32)) for store in features]
+            truth = jt.array(numbers[labels[variants, indices]])
             logits = head(x)
             loss = nn.cross_entropy_loss(logits, truth, ignore_index=NO_CLASS)
             optimizer.lr = learning_rate(schedule, step)
@@ -327,7 +327,7 @@ def _trained(config, classes, features, labels, statistics, run, validation):
             sums += loss.item(), right.item()
             bar.update()
             if (step + 1) % steps_an_epoch == 0:
-                exact, near = _validated(judge, validation) if validation and epoch % 5 == 4 else (np.nan, np.nan)
+                exact, near = _validated(judge, validation) if validation and epoch % 3 == 2 else (np.nan, np.nan)
                 means = sums / steps_an_epoch
                 table.write(epoch=epoch + 1, cross_entropy=means[0], accuracy=means[1], validation=exact,
                             validation_near=near)
