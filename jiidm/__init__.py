@@ -1,5 +1,6 @@
 """IIDM in Jittor: from a label map and a style photo to a landscape picture (arXiv 2403.13378)."""
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["Generator", "InputError", "evaluate", "load"]
@@ -12,7 +13,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # imported with their first use, so that commands that need no network start at once, without Jittor
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

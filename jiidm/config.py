@@ -23,6 +23,9 @@ COLOR_TRANSFERS = typing.get_args(ColorTransfer)
 RETIRED = {("inference", "class_noise"): 0.0}  # keys of older checkpoints, with the value that means nothing
 
 
+_T = typing.TypeVar("_T")
+
+
 class Range(NamedTuple):
     """The bounds of a number, both included (no `most`: no upper one)."""
 
@@ -229,6 +232,34 @@ class AutoencoderTrainingConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
+class DecoderTrainingConfig(TrainingConfig):
+    """Training of the decoder alone, on random crops; the discriminator looks at EfficientNet-Lite0's features.
+
+    Attributes:
+        crop: side of the square crops, in pixels.
+        scale: photos are enlarged by a random factor of up to this before the crop.
+        perceptual_weight: weight of the distance of EfficientNet-Lite0's features.
+        discriminator_start: the discriminator learns from this step on.
+        discriminator_ramp: steps over which its weight in the loss grows to full.
+        discriminator_weight: that weight.
+        discriminator_channels: its width, a multiple of 8.
+    """
+
+    steps: Positive = 20_000
+    crop: Positive = 256
+    scale: Enlargement = 1.0
+    learning_rate: float = 3e-4
+    warmup: int = 50
+    decay_from: Fraction = 0.5
+    ema: Fraction = 0.995
+    perceptual_weight: float = 1.0
+    discriminator_start: int = 0
+    discriminator_ramp: int = 0
+    discriminator_weight: float = 0.1
+    discriminator_channels: Annotated[int, Range(8)] = 64
+
+
+@dataclass(frozen=True)
 class UNetTrainingConfig(TrainingConfig):
     """Training of the UNet on latents; `loss_limit` watches the squared error.
 
@@ -267,6 +298,7 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     train_autoencoder: AutoencoderTrainingConfig = field(default_factory=AutoencoderTrainingConfig)
+    train_decoder: DecoderTrainingConfig = field(default_factory=DecoderTrainingConfig)
     train_unet: UNetTrainingConfig = field(default_factory=UNetTrainingConfig)
     seed: int = 0
 
@@ -385,14 +417,26 @@ def check_training_section(config, name):
         raise InputError(f"seed {config.seed}: expected less than 2**32")
 
 
-def _check_autoencoder_training(config):
-    training, factor = config.train_autoencoder, config.autoencoder.factor
-    crop, layers = training.crop, training.discriminator_layers
+def check_decoder_training(config):
+    """Raises InputError where the section train_decoder of a `Config` cannot be trained."""
+    check_training_section(config, "train_decoder")
+    _check_crop(config, "train_decoder")
+    if config.train_decoder.discriminator_channels % 8:
+        raise InputError(f"train_decoder.discriminator_channels {config.train_decoder.discriminator_channels}: "
+                         f"expected a multiple of 8")
+
+
+def _check_crop(config, name):
+    crop, factor = getattr(config, name).crop, config.autoencoder.factor
     if crop > min(config.image.width, config.image.height) or crop % factor:
-        raise InputError(
-            f"train_autoencoder.crop {crop}: expected a multiple of {factor}, at most the smaller side of the "
-            f"picture of {config.image.width}x{config.image.height}"
-        )
+        raise InputError(f"{name}.crop {crop}: expected a multiple of {factor}, at most the smaller side of the "
+                         f"picture of {config.image.width}x{config.image.height}")
+
+
+def _check_autoencoder_training(config):
+    training = config.train_autoencoder
+    crop, layers = training.crop, training.discriminator_layers
+    _check_crop(config, "train_autoencoder")
     if training.perceptual_weight and (len(training.perceptual_files) != 2 or crop < 16):
         raise InputError(
             f"train_autoencoder.perceptual_files {list(training.perceptual_files)}: expected two files, the weights of "
@@ -447,7 +491,7 @@ def to_dict(config: Any) -> Any:
     return [to_dict(item) for item in config] if isinstance(config, tuple) else config
 
 
-def from_dict(cls, data: Any, where: str):
+def from_dict(cls: type[_T], data: Any, where: str) -> _T:
     """Builds the dataclass `cls` from nested dicts.
 
     Args:
@@ -485,7 +529,7 @@ def drop_retired(config: Any) -> Any:
 
 def _convert(kind, value, where):
     """The value as `kind`, a type of a dataclass's field; `where` names the field."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_dict(kind, value, where)
     origin, bounds = typing.get_origin(kind), None
     if origin is tuple:

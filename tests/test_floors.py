@@ -29,7 +29,9 @@ def imports_of(node, lazy=False):
             if name.startswith("jiidm."):
                 name = name.removeprefix("jiidm.")
                 yield name if name in MODULES else name.rpartition(".")[0], lazy
-        yield from imports_of(child, lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+        for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from imports_of(child, lazy or for_types or function)
 
 
 GRAPH = {module: set(imports_of(ast.parse(path.read_text("utf-8")))) for module, path in MODULES.items()}

@@ -1,8 +1,8 @@
-"""Trains the networks of IIDM from a folder in the contest's layout: autoencoder, store of latents,
-UNet, and the export of the weights that inference needs. `segmenter` is the network of tools/evaluate.py;
-`gaugan` and `clade` are the models to compare with.
+"""Trains the networks of IIDM from a folder in the contest's layout. `all` runs autoencoder, latents, unet and export.
+`decoder` makes the pictures of a trained autoencoder sharper and leaves its latents as they are: run it before export.
+`segmenter` is the network of `jiidm evaluate`; `gaugan` and `clade` are the models to compare with.
 
-Several processes: mpirun -np N python tools/train.py ... gives the same result, up to rounding.
+Several processes: mpirun -np N jiidm train ... gives the same result, up to rounding.
 """
 import argparse
 from pathlib import Path
@@ -10,13 +10,14 @@ from pathlib import Path
 from jiidm.system.errors import InputError
 
 STAGES = ("autoencoder", "latents", "unet", "export")
+FURTHER = ("decoder",)  # on request
 BASELINES = ("gaugan", "clade")
 
 
 def main():
     """Runs one stage of training, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=("all", *STAGES, "segmenter", *BASELINES))
+    parser.add_argument("stage", choices=("all", *STAGES, *FURTHER, "segmenter", *BASELINES))
     parser.add_argument("--config", required=True,
                         help="YAML file, or the name of one in configs/ (default, paper, segmenter, gaugan, clade)")
     parser.add_argument("--data", required=True, type=Path, help="folder with imgs/ and labels/")
@@ -29,7 +30,7 @@ def main():
                              "or a file; newer ones are set aside as NAME.aside")
     parser.add_argument("--start-from", type=Path, metavar="FILE",
                         help="start the UNet's training from this checkpoint's weights (unet-*.safetensors of a run, "
-                             "or what tools/convert.py wrote); a resumed state has its own")
+                             "or what jiidm convert wrote); a resumed state has its own")
     parser.add_argument("--dry-run", action="store_true",
                         help="print parameters, memory, disk and hours, from a few steps that write nothing")
     parser.add_argument("--tensorboard", action="store_true",
@@ -53,7 +54,7 @@ def main():
 
 def _check_arguments(args):
     """Raises InputError for options that the stage does not have."""
-    is_iidm = args.stage in ("all", *STAGES)
+    is_iidm = args.stage in ("all", *STAGES, *FURTHER)
     if args.resume and args.resume.isdigit() and args.stage in ("all", "latents", "export"):
         raise InputError(f"--resume {args.resume}: a step of which stage? Run autoencoder or unet alone, or give the "
                          f"state's file")
@@ -75,9 +76,8 @@ def _train_iidm(args, path):
         return plan_of(config, args.data, args.device)
     stages = Stages(config, args.data, args.run, args.validation, args.resume, args.device, args.average,
                     args.tensorboard, args.start_from)
-    for stage in STAGES:
-        if args.stage in ("all", stage):
-            getattr(stages, stage)()
+    for stage in STAGES if args.stage == "all" else (args.stage,):
+        getattr(stages, stage)()
     return [_weights_line(args)] if args.stage in ("all", "export") else []
 
 
@@ -104,4 +104,4 @@ def _train_baseline(args, path):
 
 
 def _weights_line(args):
-    return f"weights for tools/infer.py --checkpoint: {args.run / 'weights'}"
+    return f"weights for jiidm infer --checkpoint: {args.run / 'weights'}"

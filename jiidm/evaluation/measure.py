@@ -206,7 +206,7 @@ def _measure_pictures(part: str, tasks: list[Task], pictures: Pictures, evaluato
         shown = [read_photo(pictures.files[task.stem]) for task in some]
         truths = [read_label_map(task.labels, len(CLASSES), allow_no_class=True) for task in some]
         features.append(network.extract(shown))
-        predicted = predict(evaluator, shown, [truth.shape for truth in truths])
+        predicted = predict(evaluator, shown, [(len(truth), truth.shape[1]) for truth in truths])
         for task, picture, truth, labels in zip(some, shown, truths, predicted, strict=True):
             matrices.append(metrics.confusion(truth, labels, len(CLASSES)))
             predictions.append(shrink_labels(labels))

@@ -1,6 +1,8 @@
 """PatchGAN discriminator (Isola et al. 2017), the adversary of the autoencoder's second phase."""
+import numpy as np
+
 from jiidm.models.blocks import GroupNorm
-from jiidm.system.runtime import nn
+from jiidm.system.runtime import jt, nn
 
 _GROUPS, _EPS = 8, 1e-6
 
@@ -28,3 +30,27 @@ class PatchDiscriminator(nn.Module):
 class _Norm(GroupNorm):
     def execute(self, x):
         return super().execute(x, silu=False)
+
+
+class ProjectedDiscriminator(nn.Module):
+    """One small PatchGAN on the features of a fixed network at each of several scales (Sauer et al. 2021).
+
+    Random 1x1 convolutions that do not learn mix the channels, so that no channel of the features can be left out.
+    """
+
+    def __init__(self, channels, width):
+        """Args:
+            channels: of the features, one number a scale.
+            width: channels of the discriminators, a multiple of 8.
+        """
+        rng = np.random.default_rng(0)
+        self.mixing = [jt.array(np.float32(rng.standard_normal((width, c, 1, 1)) / np.sqrt(c))).stop_grad()
+                       for c in channels]
+        self.heads = nn.ModuleList([nn.Sequential(
+            nn.Conv(width, width, 3, padding=1), _Norm(width, _GROUPS, _EPS), nn.LeakyReLU(0.2),
+            nn.Conv(width, width, 3, padding=1), _Norm(width, _GROUPS, _EPS), nn.LeakyReLU(0.2),
+            nn.Conv(width, 1, 3, padding=1)) for _ in channels])
+
+    def execute(self, features):
+        """Features N, C, h, w of each scale -> scores N, 1, h, w of each."""
+        return [head(nn.conv2d(x, mixing)) for x, mixing, head in zip(features, self.mixing, self.heads, strict=True)]

@@ -49,3 +49,18 @@ def anchor_loss(x, z, anchors, factor):
     """
     means = color_means(x, factor)
     return sum(jt.abs(z[:, i] - 4 * means[name]).mean() for i, name in enumerate(anchors) if name)
+
+
+def feature_distance(first, second):
+    """Squared distance of features that are scaled to length 1 at each position (Zhang et al. 2018, without weights).
+
+    Args:
+        first, second: lists of features N, C, h, w, one a layer.
+
+    Returns:
+        The mean over images and positions, summed over the layers.
+    """
+    def unit(x):
+        return x / jt.sqrt((x * x).sum(1, keepdims=True) + 1e-6)
+
+    return sum(((unit(a) - unit(b)) ** 2).sum(1).mean() for a, b in zip(first, second, strict=True))

@@ -1,4 +1,4 @@
-"""The stages of training IIDM, in one folder: autoencoder, latents, UNet, export."""
+"""The stages of training IIDM, in one folder: autoencoder, decoder (on request), latents, UNet, export."""
 import re
 import sys
 from pathlib import Path
@@ -19,6 +19,7 @@ from jiidm.system.runtime import announce_compilation, use_device
 from jiidm.system.stopping import interruptible
 from jiidm.training.autoencoder import AutoencoderTrainer
 from jiidm.training.claim import claimed
+from jiidm.training.decoder import DecoderTrainer
 from jiidm.training.plan import plan
 from jiidm.training.trainer import check_new, check_resume, run_stage
 from jiidm.training.unet import UNetTrainer, check_same_network
@@ -79,6 +80,12 @@ class Stages:
         run_stage(AutoencoderTrainer(self.config, self.folder, self.run, self.validation, self.tensorboard),
                   self._resume_of("autoencoder"))
 
+    def decoder(self):
+        """Trains the decoder further, by perceptual and adversarial losses: `decoder.safetensors`, the autoencoder with
+        that decoder. Encoder and codebook are those of `autoencoder.safetensors`: latents and UNet stay valid."""
+        run_stage(DecoderTrainer(self.config, self.folder, self.run, self.run / "autoencoder.safetensors",
+                                 self.validation, self.tensorboard), self._resume_of("decoder"))
+
     def latents(self):
         """Encodes all photos and their mirror images: `latents/`. Does nothing where they are encoded on the fly."""
         if self.config.train_unet.encode_on_the_fly:
@@ -104,11 +111,13 @@ class Stages:
                   self._resume_of("unet"))
 
     def export(self):
-        """Writes what inference needs, in half precision, into `weights/`: the autoencoder and the kept UNets, or with
-        `average` their mean, the paper's model ensemble."""
+        """Writes what inference needs, in half precision, into `weights/`: the autoencoder, with its further trained
+        decoder if there is one, and the kept UNets, or with `average` their mean, the paper's model ensemble."""
         if not is_main_process():
             return
-        autoencoder = load_checkpoint(self.run / "autoencoder.safetensors", "autoencoder")
+        further = self.run / "decoder.safetensors"
+        path = further if further.exists() else self.run / "autoencoder.safetensors"
+        autoencoder = load_checkpoint(path, "autoencoder")
         unets = [load_checkpoint(self.run / f"unet-{step:07d}.safetensors", "unet")
                  for step in self.config.train_unet.keep_at]
         self._export("autoencoder", autoencoder)
@@ -128,7 +137,7 @@ class Stages:
 
     def _resume_of(self, stage):
         """What `resume` means for a stage: the path of another stage's state means "auto"."""
-        other = re.match(r"(autoencoder|unet)-state", Path(str(self.resume)).name)
+        other = re.match(r"(autoencoder|decoder|unet)-state", Path(str(self.resume)).name)
         return "auto" if other and other[1] != stage else self.resume
 
     def _store_of(self, network):

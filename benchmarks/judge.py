@@ -1,0 +1,184 @@
+"""What the judge says of pictures that everybody can rank: its own test, and the rows that every table starts from.
+
+Real photos, the same blurred by a Gaussian, flat colours (each class's mean colour in the photo), the autoencoder's
+reconstruction, one round, and the full recipe. Mask accuracy against hand-made label maps, exact and with near classes
+as one; KID and sharpness against the real photos of the same masks.
+
+  python benchmarks/judge.py --input_path data/test --img_path data/val
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measuring import machine  # noqa: E402
+from jiidm import Generator  # noqa: E402
+from jiidm.checkpoint import load_checkpoint, load_into  # noqa: E402
+from jiidm.commands.entry import run_tool  # noqa: E402
+from jiidm.data.folders import TestFolder, TrainingFolder  # noqa: E402
+from jiidm.data.labels import CLASSES, fit_labels, read_label_map  # noqa: E402
+from jiidm.data.pictures import fit_photo, from_pixels, read_photo, sheet_of, to_pixels  # noqa: E402
+from jiidm.evaluation.judge import load_judge  # noqa: E402
+from jiidm.evaluation.judged import JUDGED, judge_folders  # noqa: E402
+from jiidm.evaluation.metrics import resamples  # noqa: E402
+from jiidm.evaluation.pairing import Task  # noqa: E402
+from jiidm.generator import DEFAULT_WEIGHTS  # noqa: E402
+from jiidm.models.autoencoder import Autoencoder  # noqa: E402
+from jiidm.system.errors import InputError  # noqa: E402
+from jiidm.system.files import output_folder, written_whole  # noqa: E402
+from jiidm.system.runtime import jt  # noqa: E402
+
+BATCH = 4
+BLURS = 1, 2, 4  # pixels
+# For weights that know Stanford's eight classes: what each other class is drawn as.
+_NEAREST_OF_EIGHT = {
+    "sky": "sky", "tree": "tree plant", "road": "road path earth land sand", "grass": "grass field",
+    "water": "water sea river lake waterfall", "building": "building house bridge wall pier",
+    "mountain": "mountain hill rock", "other": "other person boat ship railing fence",
+}
+
+
+def blurred(photo, sigma):
+    """Returns H x W x 3 uint8 blurred by a Gaussian of `sigma` pixels."""
+    return cv2.GaussianBlur(photo, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+
+
+def enlarged(photo):
+    """Returns H x W x 3 uint8 reduced to three quarters of its sides, and enlarged again."""
+    height, width = photo.shape[:2]
+    small = cv2.resize(photo, (width * 3 // 4, height * 3 // 4), interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def flat(photo, labels):
+    """Returns the label map painted in the photo's mean colour of each class."""
+    picture = np.zeros_like(photo)
+    for c in np.unique(labels):
+        picture[labels == c] = np.rint(photo[labels == c].mean(0))
+    return picture
+
+
+def reconstructed(photos, weights):
+    """Returns what the autoencoder of a folder of weights makes of the photos."""
+    found = [c for c in (load_checkpoint(p) for p in sorted(Path(weights).glob("*.safetensors")))
+             if c.kind == "autoencoder"]
+    if len(found) != 1:
+        raise InputError(f"{weights}: {len(found)} autoencoders, one was expected")
+    network = Autoencoder(found[0].config.autoencoder)
+    load_into(network, found[0].tensors, found[0].path)
+    network.eval()
+    pictures = []
+    for photo in photos:
+        with jt.no_grad():
+            pictures.append(to_pixels(network.decode(network.encode(jt.array(from_pixels(photo[None])))).numpy())[0])
+    return pictures
+
+
+def eight_classes():
+    """Returns 29 uint8: each class as the nearest of Stanford's eight."""
+    table = np.zeros(len(CLASSES), np.uint8)
+    for name, members in _NEAREST_OF_EIGHT.items():
+        table[[CLASSES.index(member) for member in members.split()]] = CLASSES.index(name)
+    return table
+
+
+def generated(items, weights, reduce, **options):
+    """Returns the pictures that a folder of weights makes of test items."""
+    generator, pictures = Generator.from_checkpoint(str(weights)), []
+    for start in range(0, len(items), BATCH):
+        some = items[start:start + BATCH]
+        masks = [read_label_map(item.mask) for item in some]
+        masks = [eight_classes()[mask] for mask in masks] if reduce else masks
+        names = [Path(item.name).stem for item in some]
+        made = generator.infer(masks, [item.reference for item in some], names=names, **options)
+        pictures += [np.asarray(picture) for picture in made]
+        print(f"\r{len(pictures)} of {len(items)}", end="", file=sys.stderr, flush=True)
+    return pictures
+
+
+def rows_of(items, photos, labels, weights, reduce):
+    """Yields (name of the row, function that gives its pictures)."""
+    yield "real", lambda: photos
+    for sigma in BLURS:
+        yield f"blurred, {sigma} px", lambda sigma=sigma: [blurred(photo, sigma) for photo in photos]
+    yield "reconstruction by the autoencoder", lambda: reconstructed(photos, weights)
+    yield "reduced to 3/4 and enlarged again", lambda: [enlarged(photo) for photo in photos]
+    yield "flat colours", lambda: [flat(*each) for each in zip(photos, labels, strict=True)]
+    yield "one round", lambda: generated(items, weights, reduce, rounds=1)
+    yield "full recipe", lambda: generated(items, weights, reduce)
+
+
+def kept(folder, stems, make):
+    """Returns {stem: path} of a row's pictures in `folder`, which `make()` gives where they are not there yet."""
+    files = {stem: folder / f"{stem}.png" for stem in stems}
+    if not all(file.exists() for file in files.values()):
+        output_folder(folder)
+        for file, picture in zip(files.values(), make(), strict=True):
+            Image.fromarray(picture).save(file)
+    return files
+
+
+def table_of(judged):
+    """Returns the Markdown table of {row: `Judged`}."""
+    names = [name for name in JUDGED if name != "sharpness"]
+    lines = [f"| | {' | '.join(JUDGED[name][0] for name in names)} |", f"| --- |{' ---: |' * len(names)}"]
+    for row, found in judged.items():
+        cells = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in (found.figures[name] for name in names)]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main():
+    """Measures the rows, prints the table and writes judge.md and judge.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input_path", type=Path, required=True, help="test folder of hand-made label maps")
+    parser.add_argument("--img_path", type=Path, required=True,
+                        help="training folder that has the style photos and the masks' own photos")
+    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_WEIGHTS, help="folder of weights")
+    parser.add_argument("--judge", type=Path, help="file of the judge's head (default: the package's)")
+    parser.add_argument("--eight-classes", action="store_true", help="reduce the maps to Stanford's eight classes")
+    parser.add_argument("--test-only", action="store_true", help="only the rows that need no UNet, the own test")
+    parser.add_argument("--limit", type=int, help="take this many label maps alone")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--pictures", type=Path, default=Path("runs/judge-pictures"),
+                        help="folder that keeps the rows' pictures, and a sheet of some; those in it are used again")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
+    args = parser.parse_args()
+    folder, judge = TrainingFolder(args.img_path), load_judge(args.judge)
+    size = judge.config.picture_width, judge.config.picture_height
+    items = TestFolder(args.input_path, args.img_path).items[:args.limit]
+    stems = [Path(item.name).stem for item in items]
+    labels = [fit_labels(folder.labels(stem), *size) for stem in stems]
+    photos = [fit_photo(folder.photo(stem), *size) for stem in stems]
+    pictures = {}
+    for row, make in rows_of(items, photos, labels, args.checkpoint, args.eight_classes):
+        pictures[row] = kept(args.pictures / row, stems, make)
+        if args.test_only and row == "flat colours":
+            break
+    tasks = [Task(stem, folder.paths(stem)[1], item.reference) for stem, item in zip(stems, items, strict=True)]
+    judged = judge_folders(judge, tasks, pictures, resamples(len(tasks), args.resamples))
+    text = (f"# The judge's rows\n\n{len(items)} hand-made label maps, {size[0]}x{size[1]}; judge {judge.file}, sha256 "
+            f"{judge.sha256[:16]}; weights {args.checkpoint.name}{', eight classes' if args.eight_classes else ''}; "
+            f"brackets: 95 %\n\n{table_of(judged)}\n")
+    output_folder(args.output)
+    about = {"judge": judge.sha256, "label maps": len(items), **machine()}
+    figures = {row: {name: list(f) for name, f in found.figures.items()} for row, found in judged.items()}
+    for suffix, content in (("md", text), ("json", json.dumps({"about": about, "rows": figures}, indent=1) + "\n")):
+        with written_whole(args.output / f"judge.{suffix}") as path:
+            path.write_text(content, "utf-8")
+    some = [stems[i] for i in np.linspace(0, len(stems) - 1, 8).astype(int)]
+    shown = [[read_photo(files[stem]) for stem in some] for files in pictures.values()]
+    with written_whole(args.pictures / "sheet.jpg") as path:
+        Image.fromarray(sheet_of(shown, list(pictures))).save(path, quality=90)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

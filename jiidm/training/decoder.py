@@ -1,0 +1,114 @@
+"""Training of the decoder alone: encoder and codebook are frozen, so that latents keep their meaning.
+
+The losses are L1, the distance of EfficientNet-Lite0's features, and a projected discriminator on the same features
+(Sauer et al. 2021).
+"""
+from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, save_checkpoint, source_of
+from jiidm.config import check_decoder_training
+from jiidm.data.pictures import fit_photo, from_pixels, to_pixels
+from jiidm.data.views import draw_views, load_photos
+from jiidm.foreign.efficientnet import load_efficientnet
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.discriminator import ProjectedDiscriminator
+from jiidm.system.distributed import shard
+from jiidm.system.errors import InputError
+from jiidm.system.runtime import jt, nn
+from jiidm.training.adversarial import generator_loss, hinge_loss
+from jiidm.training.gradients import Learner, trainable
+from jiidm.training.losses import feature_distance
+from jiidm.training.quality import psnr_ssim
+from jiidm.training.trainer import Losses, Trainer
+
+_TAPS = 0, 2, 3, 5  # the stem and the stages at 1/4, 1/8 and 1/16 of the size
+
+
+class DecoderTrainer(Trainer):
+    """Trains the decoder of an autoencoder on the photos of a `TrainingFolder`.
+
+    Args:
+        start: path of the autoencoder, whose encoder and codebook stay as they are.
+        others: as for `Trainer`.
+    """
+
+    stage, title = "decoder", "the decoder"
+    columns = ("reconstruction", "perceptual", "generator", "discriminator")
+    sections = ("image", "autoencoder", "train_decoder")
+
+    def __init__(self, config, samples, run, start, validation=None, tensorboard=False):
+        check_decoder_training(config)
+        super().__init__(config, samples, run, validation, tensorboard)
+        self.start = start
+
+    def build_networks(self):
+        checkpoint = load_checkpoint(self.start, "autoencoder")
+        if checkpoint.config.autoencoder != self.config.autoencoder:
+            raise InputError(f"{self.start}: its network differs from the configuration's autoencoder section")
+        self.source = source_of(self.start, checkpoint.step)
+        self.autoencoder, self.features = Autoencoder(self.config.autoencoder), load_efficientnet("lite0")
+        load_into(self.autoencoder, checkpoint.tensors, self.start)
+        self.network = _Decoding(self.autoencoder)
+        self.discriminator = ProjectedDiscriminator([self.features.channels[tap] for tap in _TAPS],
+                                                    self.training.discriminator_channels)
+        self.learners = [
+            Learner(name, network, jt.optim.AdamW(trainable(network), self.training.learning_rate, betas=(0.5, 0.9)))
+            for name, network in (("network", self.network), ("discriminator", self.discriminator))]
+        folder, names = self.shown_names()
+        self.shown = [fit_photo(folder.photo(name), self.config.image.width, self.config.image.height)
+                      for name in names]
+
+    def batch(self, step):
+        image, crop, indices = self.config.image, self.training.crop, self.indices(step)
+        views = draw_views(self.rng(step, "crops"), len(indices), image.width, image.height, crop, crop,
+                           self.training.scale)
+        own = shard(len(indices))
+        return (from_pixels(load_photos(self.samples, [self.samples.names[i] for i in indices[own]], views[own])),)
+
+    def losses(self, step, part):
+        x, training = jt.array(part[0]), self.training
+        with jt.no_grad():
+            codes, _ = self.autoencoder.quantize(self.autoencoder.encode(x))
+            real = self.features.features(x, _TAPS)
+            jt.sync([codes, *real])
+        recon = self.network(codes)
+        fake = self.features.features(recon, _TAPS)
+        reconstruction, perceptual = jt.abs(x - recon).mean(), feature_distance(real, fake)
+        total = reconstruction + training.perceptual_weight * perceptual
+        since = step - training.discriminator_start
+        if since < 0:
+            return Losses([total], [reconstruction, perceptual, jt.zeros(1), jt.zeros(1)])
+        generator = _mean([generator_loss(scores) for scores in self.discriminator(fake)])
+        judged = _mean([hinge_loss(*scores) for scores in zip(
+            self.discriminator(real), self.discriminator([f.detach() for f in fake]), strict=True)])
+        ramp = min(1.0, since / max(1, training.discriminator_ramp))
+        total = total + ramp * training.discriminator_weight * generator
+        return Losses([total, judged], [reconstruction, perceptual, generator, judged])
+
+    def pictures(self, step):
+        with self.ema.averaged(), jt.no_grad():
+            recons = [to_pixels(self.autoencoder(jt.array(from_pixels(photo[None])))[0].numpy())[0]
+                      for photo in self.shown]
+        psnr, ssim = psnr_ssim(self.shown, recons)
+        self.log_quality("quality", step, psnr=psnr, ssim=ssim)
+        return {"photo": self.shown, "reconstruction": recons}
+
+    def save_weights(self, path, step):
+        tensors = {**arrays_of(self.autoencoder), **self.ema.arrays()}
+        save_checkpoint(path, "autoencoder", tensors, self.config, step, "float32", "decoder trained further",
+                        [self.source])
+
+    def finish(self):
+        self.save_weights(self.result, self.training.steps)
+
+
+class _Decoding(nn.Module):
+    """The trained part of an `Autoencoder`: codes N, D, h, w -> pictures N, 3, H, W."""
+
+    def __init__(self, autoencoder):
+        self.decoder, self.post_quant_conv = autoencoder.decoder, autoencoder.post_quant_conv
+
+    def execute(self, codes):
+        return self.decoder(self.post_quant_conv(codes, plain=True))
+
+
+def _mean(losses):
+    return sum(losses) / len(losses)
