@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from jiidm.config import load_config, to_dict
+from jiidm.config import TrainingConfig, load_config, to_dict
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES, NO_CLASS, fit_labels, resize_labels
 from jiidm.data.pictures import fit_photo, from_pixels
@@ -27,10 +27,11 @@ from jiidm.evaluation.metrics import confusion, mask_accuracy
 from jiidm.foreign.efficientnet import load_efficientnet
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
+from jiidm.system.rng import batch_indices
 from jiidm.system.runtime import announce_compilation, jt, nn, use_device
+from jiidm.training.log import Table
+from jiidm.training.loop import learning_rate
 from jiidm.training.segmenter import augmented
-from jiidm.training.state import batch_indices, learning_rate
-from jiidm.training.table import Table
 
 _AUGMENTATION = 7  # purpose of random numbers
 _VISIBLE, _SURROUNDINGS = 5.0, 15  # grey levels, pixels
@@ -306,6 +307,7 @@ def _trained(config, classes, features, labels, statistics, run, validation):
     numbers[list(classes)] = np.arange(len(classes))
     steps_an_epoch = max(1, count // training.batch)
     steps = training.epochs * steps_an_epoch
+    schedule = TrainingConfig(steps, learning_rate=training.learning_rate, warmup=steps_an_epoch // 2, decay_from=0.0)
     columns = ["epoch", "cross_entropy", "accuracy", "validation", "validation_near"]
     with Table(run / "judge.csv", columns, 0) as table, tqdm(total=steps, desc="head", mininterval=1) as bar:
         sums = np.zeros(2)
@@ -317,7 +319,7 @@ def _trained(config, classes, features, labels, statistics, run, validation):
             truth = jt.array(numbers[labels[variant, indices]])
             logits = head(x)
             loss = nn.cross_entropy_loss(logits, truth, ignore_index=NO_CLASS)
-            optimizer.lr = learning_rate(training.learning_rate, step, steps, steps_an_epoch // 2, 0.0)
+            optimizer.lr = learning_rate(schedule, step)
             optimizer.step(loss)
             jt.sync_all()  # else what is measured between two steps changes how their operations are fused
             known = truth != NO_CLASS
