@@ -1,5 +1,5 @@
-# make demo: everything from a bare Python to pictures. make paint: draw in the browser. The other targets: setup, check (the
-# quick tests), test (all), lint, docs, train, bench, bench-gpu, ablation, tables, doctor, clean.
+# make demo: everything from a bare Python to pictures. make paint: draw in the browser. The other targets: setup,
+# check (the quick tests), test (all), lint, docs, train, bench, bench-gpu, ablation, tables, doctor, clean.
 PYTHON ?= python3
 CONFIG ?= configs/default.yaml
 RUN ?= runs/default

@@ -164,10 +164,10 @@ def test_the_package_judge_sees_texture():
     agreement = []
     labels, features = judge.judge(photos)
     assert features.shape == (len(photos), 1280) and all(set(np.unique(each)) <= set(judge.classes) for each in labels)
-    for sigma in (1, 2, 4, 8):
+    for sigma in (1, 2, 4):
         blurred = [cv2.GaussianBlur(photo, (0, 0), sigma) for photo in photos]
         agreement.append(np.mean([(a == b).mean() for a, b in zip(labels, judge.judge(blurred)[0], strict=True)]))
-    assert agreement == sorted(agreement, reverse=True) and agreement[0] > agreement[-1] + 0.1, agreement
+    assert agreement == sorted(agreement, reverse=True) and agreement[0] > agreement[-1] + 0.3, agreement
 
 
 @installed
@@ -204,8 +204,8 @@ def test_folders_are_judged(tmp_path):
 @installed
 @pytest.mark.skipif("JIIDM_LANDSCAPES" not in os.environ, reason="JIIDM_LANDSCAPES: a folder of jiidm data landscapes")
 def test_the_package_judge_passes_its_own_test(tmp_path):
-    """Real photos > blurred by 1, 2, 4 pixels > flat colours, each clearly; the autoencoder's reconstruction between
-    real photos and strong blur; real photos at 0.85 or more."""
+    """Real photos > blurred by 1, 2, 4 pixels > flat colours; the reconstruction between real photos and strong blur;
+    real photos at 0.85 or more."""
     data = Path(os.environ["JIIDM_LANDSCAPES"])
     command = [sys.executable, ROOT / "benchmarks" / "judge.py", "--input_path", data / "test", "--img_path",
                data / "val", "--test-only", "--pictures", tmp_path / "pictures", "--output", tmp_path]
@@ -217,4 +217,4 @@ def test_the_package_judge_passes_its_own_test(tmp_path):
     order = ["real", "blurred, 1 px", "blurred, 2 px", "blurred, 4 px", "flat colours"]
     assert all(near[a] > near[b] for a, b in zip(order, order[1:], strict=False)), near
     assert all(rows[row]["judge_of_real"][2] < 1 for row in order[1:]), rows  # above the interval of each
-    assert near["real"] > near["reconstruction by the autoencoder"] > near["flat colours"]
+    assert near["real"] > near["reconstruction by the autoencoder"] > near["blurred, 4 px"]

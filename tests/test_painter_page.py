@@ -17,6 +17,7 @@ from jiidm.data.labels import CLASSES, PALETTE, colorize, resize_labels
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("uvicorn", reason="the painter's extra is not installed")
+pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("chromium is not installed", allow_module_level=True)

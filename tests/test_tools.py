@@ -165,6 +165,7 @@ def spoil_weights(folder, kind):
     """Spoils a folder of weights; returns the name of the file and what the error has to say of it."""
     path = folder / "unet-0000002.safetensors"
     tensors, metadata = load_tensors(path)
+    tensors = {name: value.copy() for name, value in tensors.items()}
     config = json.loads(metadata["config"])
     if kind == "NaN":
         tensors["out.2.bias"][1] = np.nan

@@ -125,7 +125,7 @@ def test_a_run_folder_is_not_overwritten_and_resumes_only_with_its_configuration
     ("train_autoencoder", {"crop": 64}, "crop 64.*64x48"),
     ("train_autoencoder", {"crop": 30}, "multiple of 4"),
     ("train_autoencoder", {"crop": 8, "discriminator_layers": 2}, "crop 8.*at least 12"),
-    ("train_autoencoder", {"discriminator_layers": 0}, "discriminator_layers.*found 0"),
+    ("train_autoencoder", {"discriminator_layers": 0}, "discriminator_layers.*from 1 to 16"),
     ("train_autoencoder", {"discriminator_channels": 6}, "discriminator_channels 6"),
     ("train_autoencoder", {"quantize_from": 6}, "quantize_from 6"),
     ("train_autoencoder", {"anchors": ("blue",)}, "blue"),

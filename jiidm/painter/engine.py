@@ -10,6 +10,7 @@ from jiidm.data.labels import CLASSES, PALETTE
 # Classes that the default weights were trained on (weights/default/README.md).
 _SEEN_BY_DEFAULT = ("sky", "tree", "road", "grass", "water", "building", "mountain", "other")
 _PREVIEW_STEPS = 6
+_PREVIEW_TRANSFER = "reinhard"  # 1 ms where optimal transport takes longer than all steps
 _LEAST_CANVAS = 512  # pixels a row of the drawing, at least
 _PREVIEW_INTERVAL = 0.1  # seconds between previews of one picture, at least
 
@@ -88,6 +89,8 @@ class GeneratorEngine:
         recipe = {"rounds": rounds}
         if settings.quality == "preview":
             recipe = {"rounds": rounds[:1], "sampler": "dpmpp", "steps": _PREVIEW_STEPS}
+            if self._recipe.final_color_transfer:
+                recipe["final_color_transfer"] = _PREVIEW_TRANSFER
         done = [0] * len(recipe["rounds"])
         steps = [0] * len(recipe["rounds"])
         previewed = begin

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from jiidm.config import load_config, to_dict
+from jiidm.config import TrainingConfig, load_config, to_dict
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES, NO_CLASS, fit_labels, resize_labels
 from jiidm.data.pictures import fit_photo, from_pixels
@@ -27,13 +27,14 @@ from jiidm.evaluation.metrics import confusion, mask_accuracy
 from jiidm.foreign.efficientnet import load_efficientnet
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
+from jiidm.system.rng import batch_indices
 from jiidm.system.runtime import announce_compilation, jt, nn, use_device
+from jiidm.training.log import Table
+from jiidm.training.loop import learning_rate
 from jiidm.training.segmenter import augmented
-from jiidm.training.state import batch_indices, learning_rate
-from jiidm.training.table import Table
 
 _AUGMENTATION = 7  # purpose of random numbers
-_VISIBLE, _SURROUNDINGS = 5.0, 15  # grey levels, pixels
+_VISIBLE, _SURROUNDINGS = 4.0, 15  # grey levels, pixels
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class JudgeTrainingConfig:
 
     Attributes:
         variants: how often features of each photo are computed: as it is, augmented, and with its texture destroyed
-            (every even one). An epoch uses one.
+            (every even one). An epoch uses one of each photo.
         epochs: passes over the photos.
         batch: photos a step.
         learning_rate, weight_decay: of AdamW; the rate falls as a half cosine.
@@ -50,8 +51,8 @@ class JudgeTrainingConfig:
         scale_least, scale_most, jitter, hue: the augmentation, as in the segmenter's training.
     """
 
-    variants: int = 5
-    epochs: int = 10
+    variants: int = 3
+    epochs: int = 12
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -254,7 +255,7 @@ def destroyed(photo, labels, rng):
 
 
 def _blur(photo, labels, rng):
-    return cv2.GaussianBlur(photo, (0, 0), float(np.exp(rng.uniform(np.log(2.5), np.log(8)))))
+    return cv2.GaussianBlur(photo, (0, 0), float(np.exp(rng.uniform(np.log(1.3), np.log(8)))))
 
 
 def _grain(photo, labels, rng):
@@ -306,18 +307,19 @@ def _trained(config, classes, features, labels, statistics, run, validation):
     numbers[list(classes)] = np.arange(len(classes))
     steps_an_epoch = max(1, count // training.batch)
     steps = training.epochs * steps_an_epoch
+    schedule = TrainingConfig(steps, learning_rate=training.learning_rate, warmup=steps_an_epoch // 2, decay_from=0.0)
     columns = ["epoch", "cross_entropy", "accuracy", "validation", "validation_near"]
     with Table(run / "judge.csv", columns, 0) as table, tqdm(total=steps, desc="head", mininterval=1) as bar:
         sums = np.zeros(2)
         for step in range(steps):
             epoch = step // steps_an_epoch
             indices = np.sort(batch_indices(config.seed, step, training.batch, count))
-            variant = epoch % training.variants
-            x = [jt.array(store[variant, indices].astype(np.float32)) for store in features]
-            truth = jt.array(numbers[labels[variant, indices]])
+            variants = (indices + epoch) % training.variants
+            x = [jt.array(store[variants, indices].astype(np.float32)) for store in features]
+            truth = jt.array(numbers[labels[variants, indices]])
             logits = head(x)
             loss = nn.cross_entropy_loss(logits, truth, ignore_index=NO_CLASS)
-            optimizer.lr = learning_rate(training.learning_rate, step, steps, steps_an_epoch // 2, 0.0)
+            optimizer.lr = learning_rate(schedule, step)
             optimizer.step(loss)
             jt.sync_all()  # else what is measured between two steps changes how their operations are fused
             known = truth != NO_CLASS
@@ -325,7 +327,7 @@ def _trained(config, classes, features, labels, statistics, run, validation):
             sums += loss.item(), right.item()
             bar.update()
             if (step + 1) % steps_an_epoch == 0:
-                exact, near = _validated(judge, validation) if validation and epoch % 5 == 4 else (np.nan, np.nan)
+                exact, near = _validated(judge, validation) if validation and epoch % 3 == 2 else (np.nan, np.nan)
                 means = sums / steps_an_epoch
                 table.write(epoch=epoch + 1, cross_entropy=means[0], accuracy=means[1], validation=exact,
                             validation_near=near)
