@@ -8,6 +8,7 @@ as one; KID and sharpness against the real photos of the same masks.
 """
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import cv2
