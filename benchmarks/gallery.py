@@ -160,4 +160,4 @@ def keep_section(arguments, section, found=None):
 def _command():
     """The command line, with the names alone of files and folders that were given from the root on."""
     given = (re.sub(r"(^|=)/.*?([^/]+)/?$", r"\1\2", argument) for argument in sys.argv[1:])
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
+    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *given])

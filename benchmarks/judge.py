@@ -4,7 +4,7 @@ Real photos, the same blurred by a Gaussian, flat colours (each class's mean col
 reconstruction, one round, and the full recipe. Mask accuracy against hand-made label maps, exact and with near classes
 as one; KID and sharpness against the real photos of the same masks.
 
-  python benchmarks/judge.py --input_path data/test --img_path data/val
+  python -m benchmarks.judge --input_path data/test --img_path data/val
 """
 import argparse
 import json
@@ -15,24 +15,22 @@ import cv2
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.measuring import machine  # noqa: E402
-from jiidm import Generator  # noqa: E402
-from jiidm.checkpoint import load_checkpoint, load_into  # noqa: E402
-from jiidm.commands.entry import run_tool  # noqa: E402
-from jiidm.data.folders import TestFolder, TrainingFolder  # noqa: E402
-from jiidm.data.labels import CLASSES, fit_labels, read_label_map  # noqa: E402
-from jiidm.data.pictures import fit_photo, from_pixels, read_photo, sheet_of, to_pixels  # noqa: E402
-from jiidm.evaluation.judge import load_judge  # noqa: E402
-from jiidm.evaluation.judged import JUDGED, judge_folders  # noqa: E402
-from jiidm.evaluation.metrics import resamples  # noqa: E402
-from jiidm.evaluation.pairing import Task  # noqa: E402
-from jiidm.generator import DEFAULT_WEIGHTS  # noqa: E402
-from jiidm.models.autoencoder import Autoencoder  # noqa: E402
-from jiidm.system.errors import InputError  # noqa: E402
-from jiidm.system.files import output_folder, written_whole  # noqa: E402
-from jiidm.system.runtime import jt  # noqa: E402
+from benchmarks.measuring import machine
+from jiidm import Generator
+from jiidm.checkpoint import load_checkpoint, load_into
+from jiidm.commands.entry import run_tool
+from jiidm.data.folders import TestFolder, TrainingFolder
+from jiidm.data.labels import CLASSES, fit_labels, read_label_map
+from jiidm.data.pictures import fit_photo, from_pixels, read_photo, sheet_of, to_pixels
+from jiidm.evaluation.judge import load_judge
+from jiidm.evaluation.judged import JUDGED, judge_folders
+from jiidm.evaluation.metrics import resamples
+from jiidm.evaluation.pairing import Task
+from jiidm.generator import DEFAULT_WEIGHTS
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.system.errors import InputError
+from jiidm.system.files import output_folder, written_whole
+from jiidm.system.runtime import jt
 
 BATCH = 4
 BLURS = 1, 2, 4  # pixels

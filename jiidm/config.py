@@ -91,10 +91,12 @@ class UNetConfig:
 class DiffusionConfig:
     """The forward process, what the network predicts of it, and how the loss weighs the timesteps.
 
-    timesteps: how many there are; their betas rise linearly from `beta_start` to `beta_end`.
-    prediction: "epsilon" (the paper's) or "v" (Salimans & Ho 2022).
-    zero_terminal_snr: rescale the betas so that no signal is left at the last timestep (Lin et al. 2023); needs "v".
-    loss_weight: "uniform", or "min_snr" for Min-SNR with `min_snr_gamma` (Hang et al. 2023).
+    Attributes:
+        timesteps: how many there are; their betas rise linearly from `beta_start` to `beta_end`.
+        prediction: "epsilon" (the paper's) or "v" (Salimans & Ho 2022).
+        zero_terminal_snr: rescale the betas so that no signal is left at the last timestep (Lin et al. 2023); needs
+            "v".
+        loss_weight: "uniform", or "min_snr" for Min-SNR with `min_snr_gamma` (Hang et al. 2023).
     """
 
     timesteps: int = 1000
@@ -110,9 +112,10 @@ class DiffusionConfig:
 class RoundConfig:
     """One round of noising and denoising.
 
-    guidance: the scale, at least 0; 1 is no guidance, 0 ignores the mask.
-    respacing: "ddimN", the chain of N timesteps out of all.
-    start: the index in the chain that latents are noised to.
+    Attributes:
+        guidance: the scale, at least 0; 1 is no guidance, 0 ignores the mask.
+        respacing: "ddimN", the chain of N timesteps out of all.
+        start: the index in the chain that latents are noised to.
     """
 
     guidance: float = 3.5
@@ -124,16 +127,18 @@ class RoundConfig:
 class InferenceConfig:
     """The recipe of a picture.
 
-    rounds: the rounds in order (the paper's table).
-    color_transfer: the method before each round but the first: "reinhard" (the paper's), "histogram" or "transport".
-    final_color_transfer: the method for the picture after the last round ("": none, the paper's).
-    final_color_share: how much of the final transfer is applied, 0 to 1.
-    sampler: "ddim" (the paper's) visits each index of a round's chain; "dpmpp" is DPM-Solver++(2M).
-    steps: how many timesteps "dpmpp" visits in each round; "ddim" does not read it.
-    guidance_rescale: how far the std of guided predictions is moved to that of unguided ones, 0 to 1 (phi of Lin et al.
-        2023, section 3.4).
-    guidance_from, guidance_to: guidance at timesteps from the one to below the other (0: to the last one; Kynkäänniemi
-        et al. 2024).
+    Attributes:
+        rounds: the rounds in order (the paper's table).
+        color_transfer: the method before each round but the first: "reinhard" (the paper's), "histogram" or
+            "transport".
+        final_color_transfer: the method for the picture after the last round ("": none, the paper's).
+        final_color_share: how much of the final transfer is applied, 0 to 1.
+        sampler: "ddim" (the paper's) visits each index of a round's chain; "dpmpp" is DPM-Solver++(2M).
+        steps: how many timesteps "dpmpp" visits in each round; "ddim" does not read it.
+        guidance_rescale: how far the std of guided predictions is moved to that of conditional ones, 0 to 1 (phi of
+            Lin et al. 2023, section 3.4).
+        guidance_from, guidance_to: guidance at timesteps from the one to below the other (0: to the last one;
+            Kynkäänniemi et al. 2024).
     """
 
     rounds: tuple[RoundConfig, ...] = (

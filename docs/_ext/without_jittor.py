@@ -34,7 +34,13 @@ def plain_text(app, what, name, obj, options, lines):
     lines[:] = "".join(parts).split("\n")
 
 
+def skip_aliases(app, what, name, obj, skip, options):
+    """Fields of named tuples are described by the tuple's docstring."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def setup(app):
     sys.modules["jiidm.system.runtime"] = _runtime()
     app.connect("autodoc-process-docstring", plain_text, priority=400)  # before napoleon's
+    app.connect("autodoc-skip-member", skip_aliases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
 """Draws how a training run went: the columns of its tables, such as unet.csv, as curves in one PNG.
 
-  python tools/plot_run.py runs/paper
-  python tools/plot_run.py runs/paper --output paper.png
+  jiidm plot runs/paper
+  jiidm plot runs/paper --output paper.png
 
 Losses are drawn as they were logged (pale) and smoothed. It may be used while the run goes on.
 """

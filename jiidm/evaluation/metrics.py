@@ -70,7 +70,7 @@ def _ratio(part, whole):
 # --------------------------------------------------------------------------------------------------------------- style
 
 def color_histogram(picture: np.ndarray) -> np.ndarray:
-    """Returns the joint RGB histogram of H x W x 3 uint8, flat: `BINS`^3 float32 counts."""
+    """Returns the joint RGB histogram of H x W x 3 uint8, flat: BINS^3 float32 counts."""
     histogram = cv2.calcHist([np.ascontiguousarray(picture)], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3)
     return histogram.ravel()  # of three dimensions cv2.compareHist would take the last for channels
 
