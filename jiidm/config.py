@@ -414,9 +414,9 @@ def check_training_section(config, name):
     training = getattr(config, name)
     check_values(training, f"{name}.")
     if training.learning_rate <= 0:
-        raise InputError(f"{name}: learning_rate {training.learning_rate:g}: expected more than 0")
+        raise InputError(f"{name}.learning_rate {training.learning_rate:g}: expected more than 0")
     if 0 < training.loss_limit <= 1:
-        raise InputError(f"{name}: loss_limit {training.loss_limit:g}: expected more than 1 times the median, or 0 for "
+        raise InputError(f"{name}.loss_limit {training.loss_limit:g}: expected more than 1 times the median, or 0 for "
                          f"no limit")
     if config.seed >= 2**32:
         raise InputError(f"seed {config.seed}: expected less than 2**32")

@@ -213,8 +213,8 @@ def test_description(data):
 
 @pytest.mark.parametrize("section, change, words", [
     ("train_generator", {"steps": 0}, ("steps",)),
-    ("train_generator", {"learning_rate": 0.0}, ("train_generator: learning_rate 0",)),
-    ("train_generator", {"scale": 0.5}, ("train_generator: scale", "0.5")),
+    ("train_generator", {"learning_rate": 0.0}, ("train_generator.learning_rate 0",)),
+    ("train_generator", {"scale": 0.5}, ("train_generator.scale 0.5")),
     ("train_generator", {"loss_limit": 1.0}, ("loss_limit",)),
     ("train_generator", {"perceptual_weight": 10.0}, ("perceptual_file",)),
     ("generator", {"num_classes": 30}, ("num_classes 30", 29)),

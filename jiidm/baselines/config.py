@@ -11,9 +11,8 @@ from jiidm.config import (
     Range,
     TrainingConfig,
     check_training_section,
-    from_dict,
+    check_values,
     load_config,
-    to_dict,
 )
 from jiidm.data.labels import CLASSES
 from jiidm.system.errors import InputError
@@ -129,7 +128,7 @@ def baseline_checkpoint(path, tensors, metadata):
 
 def check_generator(generator, image):
     """Raises InputError where the values of a `GeneratorConfig` are out of range or contradict an `ImageConfig`."""
-    from_dict(GeneratorConfig, to_dict(generator), "generator")
+    check_values(generator, "generator.")
     factor = 2**generator.upsampling
     for name, side in (("width", image.width), ("height", image.height)):
         if side < 1 or side % factor:
@@ -145,7 +144,7 @@ def check_run(config):
     check_generator(config.generator, config.image)
     check_training_section(config, "train_generator")
     training, discriminator = config.train_generator, config.discriminator
-    from_dict(DiscriminatorConfig, to_dict(discriminator), "discriminator")
+    check_values(discriminator, "discriminator.")
     if config.generator.num_classes > len(CLASSES):
         raise InputError(f"generator.num_classes {config.generator.num_classes}: expected at most {len(CLASSES)}, the "
                          f"classes of the label maps")
