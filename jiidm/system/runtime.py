@@ -9,7 +9,9 @@ import fcntl
 import functools
 import os
 import re
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +22,8 @@ from jiidm.system.cuda_home import find_cuda
 from jiidm.system.errors import InputError, SetupError
 from jiidm.system.host import find_faults, is_under_mpi, short_hash, write_python_config
 
+_STANDARD_HEADERS = ("algorithm", "array", "atomic", "cmath", "cstdint", "cstring", "functional", "iostream", "limits",
+                     "map", "memory", "sstream", "string", "unordered_map", "vector")
 _ONEDNN = re.compile(r"lib(dnnl|mkldnn)[.]so")
 
 
@@ -123,9 +127,32 @@ def _import_jittor():
     if reason is None and not jittor.has_cuda:
         reason = "Jittor finds no GPU"
     jittor.flags.use_cuda = int(reason is None)
+    _precompile_headers(jittor, cache)
     if "log_silent" in settings:
         jittor.flags.log_silent = 0  # warnings are about our own code from here on
     return jittor, cache, reason
+
+
+def _precompile_headers(jittor, cache):
+    """Has g++ read the standard library's headers precompiled: a kernel then compiles in two thirds of the time.
+
+    Where they cannot be precompiled, kernels include them as before.
+    """
+    if not Path(jittor.flags.cc_path).name.startswith("g++"):
+        return
+    header, compiled = cache / "jiidm-standard.h", cache / "jiidm-standard.h.gch"
+    if not compiled.exists():
+        header.write_text("".join(f"#include <{name}>\n" for name in _STANDARD_HEADERS))
+        flags = [flag for flag in shlex.split(jittor.flags.cc_flags)
+                 if not flag.startswith(("-l", "-L", "-Wl,", "-shared"))]
+        temporary = cache / f"jiidm-standard-{os.getpid()}.gch"
+        # -g as Jittor's asm_tuner.py adds it: g++ takes a precompiled header only with the flags that made it
+        done = subprocess.run([jittor.flags.cc_path, *flags, "-g", "-x", "c++-header", header, "-o", temporary],
+                              capture_output=True)
+        if done.returncode:
+            return
+        os.replace(temporary, compiled)
+    jittor.flags.cc_flags += f' -include "{header}" '
 
 
 def _say(line):
