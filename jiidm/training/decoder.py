@@ -107,7 +107,7 @@ class _Decoding(nn.Module):
         self.decoder, self.post_quant_conv = autoencoder.decoder, autoencoder.post_quant_conv
 
     def execute(self, codes):
-        return self.decoder(self.post_quant_conv(codes, plain=True))
+        return self.decoder(self.post_quant_conv(codes))
 
 
 def _mean(losses):
