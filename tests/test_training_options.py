@@ -191,7 +191,8 @@ def test_photos_encoded_on_the_fly_are_what_a_store_holds(run, data, monkeypatch
 
 @pytest.mark.parametrize("settings, words", [
     ({"views": 0}, ("train_unet.views 0",)), ({"scale": 0.5}, ("train_unet.scale 0.5",)),
-    ({"views": 2}, ("both above 1",)), ({"scale": 1.5}, ("both above 1",)), ({"views": 2, "scale": 1.5, "encode_on_the_fly": True}, ("views 2",)),
+    ({"views": 2}, ("both above 1",)), ({"scale": 1.5}, ("both above 1",)),
+    ({"views": 2, "scale": 1.5, "encode_on_the_fly": True}, ("views 2",)),
     ({"precision": "fp16"}, ("fp16",)), ({"precision": "bf16"}, ("compute capability 8.0",)),
 ])
 def test_settings_that_contradict_each_other_are_refused(data, tmp_path, settings, words):
