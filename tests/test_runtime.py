@@ -69,7 +69,7 @@ def stand_in(folder, text):
     (folder / "jittor").mkdir()
     (folder / "jittor" / "nn.py").touch()
     (folder / "jittor" / "__init__.py").write_text(
-        f"{text}\nimport contextlib, types\nhas_cuda, flags = 0, types.SimpleNamespace(use_cuda=0)\n"
+        f"{text}\nimport contextlib, types\nhas_cuda, flags = 0, types.SimpleNamespace(use_cuda=0, cc_path='')\n"
         "flag_scope = lambda **_: contextlib.nullcontext()\n")
 
 
