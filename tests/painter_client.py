@@ -28,6 +28,8 @@ class Painter:
         self.process = subprocess.Popen(
             [sys.executable, *map(str, command), "--no-browser", *options], env=environment, cwd=ROOT, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # a script's background job ignores Ctrl-C, and its children would too
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.messages = []
         reader = threading.Thread(target=self.messages.extend, args=(self.process.stderr,), daemon=True)
