@@ -20,7 +20,7 @@ from helpers import ROOT, refused
 from helpers import run_tool as finished_tool
 
 from jiidm import InputError
-from jiidm.checkpoint import load_checkpoint, load_tensors
+from jiidm.checkpoint import load_checkpoint, load_tensors, save_tensors
 from jiidm.config import Config, UNetTrainingConfig
 from jiidm.system.runtime import jt
 from jiidm.training import state as saved
@@ -156,7 +156,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_keeps_its_last_state(top):
 
 def test_states_are_whole_or_refused(tmp_path, monkeypatch):
     path, variables = saved.state_path(tmp_path, "unet", 7), {"a": jt.array([1.0, 2.0]), "b": jt.zeros((2, 0, 3))}
-    saved.write_state(path, variables, {"step": "7"})
+    save_tensors(path, variables, {"step": "7"}, checksum=saved.CHECKSUM)
     tensors, metadata = saved.read_state(path)
     assert tensors["a"].read().tolist() == [1, 2] and tensors["b"].shape == (2, 0, 3) and metadata["step"] == "7"
     assert load_tensors(path)[0]["a"].tolist() == [1, 2]  # any reader of safetensors can have it
@@ -173,7 +173,7 @@ def test_states_are_whole_or_refused(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        refused(lambda: saved.write_state(path, variables, {"step": "8"}), path, "No space left")
+        refused(lambda: save_tensors(path, variables, {"step": "8"}, checksum=saved.CHECKSUM), path, "No space left")
     assert path.read_bytes() == whole and os.listdir(tmp_path) == [path.name]
 
 
@@ -192,9 +192,9 @@ def test_the_table_says_that_the_disk_is_full(tmp_path):
 
 def test_the_newest_states_and_each_mth_are_kept(tmp_path):
     for step in range(10, 130, 10):
-        saved.write_state(saved.state_path(tmp_path, "unet", step), {"a": jt.zeros(1)}, {})
+        save_tensors(saved.state_path(tmp_path, "unet", step), {"a": jt.zeros(1)}, {}, checksum=saved.CHECKSUM)
         saved.prune(tmp_path, "unet", 2, 50)
-    saved.write_state(saved.state_path(tmp_path, "autoencoder", 5), {"a": jt.zeros(1)}, {})
+    save_tensors(saved.state_path(tmp_path, "autoencoder", 5), {"a": jt.zeros(1)}, {}, checksum=saved.CHECKSUM)
     assert [step for step, _ in saved.saved_states(tmp_path, "unet")] == [120, 110, 100, 50]
 
 

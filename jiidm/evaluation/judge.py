@@ -152,15 +152,23 @@ class Judge:
         return np.array(self.classes, np.uint8)[(rows @ logits @ columns.T).argmax(0)]
 
 
-def save_judge(path, head, config, classes, note):
-    """Writes the head as safetensors in float16, with its config and classes; raises InputError for NaN."""
-    arrays = {name: np.ascontiguousarray(p.numpy(), np.float16) for name, p in head.named_parameters()}
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            raise InputError(f"{path}: NaN or a number too large for float16 in {name}; not written")
-    metadata = {"format": FORMAT, "kind": KIND, "config": json.dumps(to_dict(config)),
-                "classes": json.dumps([_NAMES[c] for c in classes]), "note": note}
-    save_tensors(path, arrays, metadata)
+def save_judge(path, arrays, config, classes, note=""):
+    """Writes a judge's head as safetensors in float16.
+
+    Args:
+        path: the file; it appears whole or not at all.
+        arrays: the parameters of the `JudgeHead`, by name.
+        config: the `JudgeConfig`.
+        classes: numbers of the classes that it can predict; see `Judge`.
+        note: how it was made, in words.
+
+    Raises:
+        InputError: NaN or a number beyond float16's range, or the file cannot be written.
+    """
+    save_tensors(path, arrays, {
+        "format": FORMAT, "kind": KIND, "config": json.dumps(to_dict(config)),
+        "classes": json.dumps([_NAMES[c] for c in classes]), "note": note,
+    }, "float16", finite=True)
 
 
 def load_judge(path=None):
