@@ -15,14 +15,13 @@ from jiidm.baselines.config import (
     DiscriminatorConfig,
     GeneratorConfig,
     GeneratorTrainingConfig,
-    load_baseline_run,
 )
 from jiidm.baselines.convert import convert_published
 from jiidm.baselines.inference import BaselineGenerator
 from jiidm.baselines.networks import baseline_of, layout_of, load_baseline
 from jiidm.baselines.training import BaselineTrainer, describe_training, train_baseline
 from jiidm.checkpoint import load_tensors, save_tensors
-from jiidm.config import ImageConfig, builtin_config
+from jiidm.config import ImageConfig, builtin_config, load_config
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_training_folder
 from jiidm.generator import Generator, load
@@ -229,7 +228,7 @@ def test_impossible_trainings(data, tmp_path, section, change, words):
 
 @pytest.mark.parametrize("model", RUNS)
 def test_configurations_that_come_with_the_package(model):
-    config = load_baseline_run(builtin_config(model))
+    config = load_config(builtin_config(model), BaselineRun)
     assert config.generator.model == model and (config.image.width, config.image.height) == (192, 144)
 
 

@@ -4,7 +4,6 @@ The losses are L1, the distance of EfficientNet-Lite0's features, and a projecte
 (Sauer et al. 2021).
 """
 from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, save_checkpoint, source_of
-from jiidm.config import check_decoder_training
 from jiidm.data.pictures import fit_photo, from_pixels, to_pixels
 from jiidm.data.views import draw_views, load_photos
 from jiidm.foreign.efficientnet import load_efficientnet
@@ -35,7 +34,6 @@ class DecoderTrainer(Trainer):
     sections = ("image", "autoencoder", "train_decoder")
 
     def __init__(self, config, samples, run, start, validation=None, tensorboard=False):
-        check_decoder_training(config)
         super().__init__(config, samples, run, validation, tensorboard)
         self.start = start
 

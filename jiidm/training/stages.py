@@ -28,7 +28,7 @@ from jiidm.training.unet import UNetTrainer, check_same_network
 def check_run(config, device="auto"):
     """Chooses the device; raises InputError where a `Config` cannot be trained on it."""
     check_config(config)
-    check_training(config)
+    check_training(config, "train_autoencoder", "train_unet")
     make_plan(config.inference, Schedule(config.diffusion))  # raises now, not after the autoencoder's hours
     use_device(device)
     if config.train_unet.precision == "bf16" and not bfloat16_available():
