@@ -415,6 +415,7 @@ def test_draw_makes_one_picture(checkpoints, examples, tmp_path, monkeypatch, ca
     for options, settings, size in (
         ((), {}, (128, 96)), (("--size", "model", "--seed", 4), {"seed": 4}, (64, 48)),
         (("--size", "40x30", "--rounds", 1), {"rounds": 1}, (40, 30)),
+        (("--size", "model", "--canvas", "128x96"), {"recipe": {"canvas": [128, 96]}}, (128, 96)),
         (("--size", "model", "--recipe", tmp_path / "recipe.yaml"), {"recipe": tmp_path / "recipe.yaml"}, (64, 48)),
     ):
         output = tmp_path / "new" / "lake.png"
@@ -428,6 +429,7 @@ def test_draw_makes_one_picture(checkpoints, examples, tmp_path, monkeypatch, ca
     (("none.png", "s.png", "-o", "lake.jpg"), "none.png: no such file"),
     (("m.png", "none.jpg", "-o", "lake.jpg"), "none.jpg: no such file"),
     (("m.png", "s.png", "-o", "lake.jpg", "--size", "big"), "expected mask, model, or a size"),
+    (("m.png", "s.png", "-o", "lake.jpg", "--canvas", "wide"), "wide: expected a size such as"),
     (("m.png", "s.png", "-o", "lake.jpg", "--checkpoint", "none"), "none: no such folder"),
     (("m.png", "s.png", "-o", "lake.jpg", "--recipe", "none.yaml"), "none.yaml: cannot be read"),
     (("wrong.png", "s.png", "-o", "lake.jpg"), "wrong.png: label 29"),

@@ -8,7 +8,7 @@ import dataclasses
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jiidm.config.training import (
     COLOR_AXES,
@@ -118,11 +118,13 @@ class RoundConfig:
         guidance: the scale, at least 0; 1 is no guidance, 0 ignores the mask.
         respacing: "ddimN", the chain of N timesteps out of all.
         start: the index in the chain that latents are noised to.
+        scale: side lengths of the round's picture, times those of the recipe's canvas. No round may shrink the picture.
     """
 
     guidance: float = 3.5
     respacing: str = "ddim500"
     start: int = 300
+    scale: Annotated[float, Range(1, 8)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ class InferenceConfig:
             Lin et al. 2023, section 3.4).
         guidance_from, guidance_to: guidance at timesteps from the one to below the other (0: to the last one;
             Kynkäänniemi et al. 2024).
+        canvas: width and height in pixels that the rounds work at; (): the network's. A side of more than twice the
+            network's is computed in windows.
     """
 
     rounds: tuple[RoundConfig, ...] = (
@@ -156,6 +160,7 @@ class InferenceConfig:
     guidance_rescale: Fraction = 0.0
     guidance_from: int = 0
     guidance_to: int = 0
+    canvas: tuple[Positive, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -250,6 +255,8 @@ def _check_diffusion(diffusion):
 def check_recipe(recipe: InferenceConfig, timesteps: int, where: str = "recipe: ") -> None:
     """Raises InputError, which begins with `where`, for a value that means nothing in a schedule of `timesteps`."""
     check_values(recipe, where)
+    if len(recipe.canvas) not in (0, 2):
+        raise InputError(f"{where}canvas {list(recipe.canvas)}: expected a width and a height in pixels")
     if not recipe.guidance_from < (recipe.guidance_to or timesteps) <= timesteps:
         raise InputError(
             f"{where}guidance_from {recipe.guidance_from}, guidance_to {recipe.guidance_to}: expected timesteps out of "

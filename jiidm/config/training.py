@@ -150,6 +150,7 @@ class DecoderTrainingConfig(TrainingConfig):
     """Training of the decoder alone, on random crops; the discriminator looks at EfficientNet-Lite0's features.
 
     Attributes:
+        encoder: train the encoder and the codebook too. Latents change: encode anew, and train the UNet after.
         crop: side of the square crops, in pixels.
         scale: photos are enlarged by a random factor of up to this before the crop.
         perceptual_weight: weight of the distance of EfficientNet-Lite0's features.
@@ -159,6 +160,7 @@ class DecoderTrainingConfig(TrainingConfig):
         discriminator_channels: its width, a multiple of 8.
     """
 
+    encoder: bool = False
     steps: Positive = 20_000
     crop: Positive = 256
     scale: Enlargement = 1.0
@@ -186,6 +188,8 @@ class UNetTrainingConfig(TrainingConfig):
     Attributes:
         weight_decay: AdamW's.
         mask_drop: probability that a sample's label map is left out, for classifier-free guidance.
+        hand_drawn: probability that a label map is changed to look drawn by hand: edges moved, regions left out.
+        focus_below: four of five timesteps are drawn below this one, where the recipe's rounds go; 0 for none.
         keep_at: steps whose averaged weights are kept as unet-STEP.safetensors; the last one is `steps`.
         checkpoint_blocks: gradient checkpointing: a third more time, less memory, the same result.
         views: versions of each photo in the store, each with its mirror image; the first is the whole photo.
@@ -200,6 +204,8 @@ class UNetTrainingConfig(TrainingConfig):
     ema: Fraction = 0.9999
     weight_decay: float = 0.0
     mask_drop: Fraction = 0.2
+    hand_drawn: Fraction = 0.0
+    focus_below: Annotated[int, Range(0)] = 0
     keep_at: tuple[Positive, ...] = (176_000, 266_000)
     checkpoint_blocks: bool = False
     views: Positive = 1

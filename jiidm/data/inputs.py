@@ -14,19 +14,25 @@ from jiidm.system.errors import InputError
 class Inputs:
     """A batch at a network's size.
 
-    `masks` is N, H, W uint8; `styles` N, H, W, 3 uint8; `names` what each picture's noise is drawn for; `sizes` the
-    width and height of each result; `single` whether one mask was given, not a list.
+    `masks` is N, H, W uint8; `labels` the masks at their own sizes; `styles` N, H, W, 3 uint8; `names` what each
+    picture's noise is drawn for; `sizes` the width and height of each result (None: as drawn); `single` whether one
+    mask was given, not a list.
     """
 
     masks: np.ndarray
+    labels: list[np.ndarray]
     styles: np.ndarray
     names: list[str]
-    sizes: list[tuple[int, int]]
+    sizes: list[tuple[int, int] | None]
     single: bool
+
+    def masks_at(self, width: int, height: int) -> np.ndarray:
+        """The masks at another size: N, height, width uint8."""
+        return np.stack([resize_labels(label, width, height) for label in self.labels])
 
     def finish(self, pictures: list[Image.Image]) -> Image.Image | list[Image.Image]:
         """The pictures at their sizes: a list, or the only one where one mask was given."""
-        resized = [picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+        resized = [picture if size in (None, picture.size) else picture.resize(size, Image.Resampling.LANCZOS)
                    for picture, size in zip(pictures, self.sizes, strict=True)]
         return resized[0] if self.single else resized
 
@@ -54,9 +60,7 @@ def prepare_inputs(mask, style, names, size, num_classes: int, width: int, heigh
         raise InputError(f"names {names!r}: expected a list of {len(masks)}, one for each mask")
     labels = [read_label_map(m, num_classes) for m in masks]
     photos = np.stack([fit_photo(read_photo(s), width, height) for s in styles])
-    resized = np.stack([resize_labels(label, width, height) for label in labels])
-    if size == "mask":
-        sizes = [label.shape[::-1] for label in labels]
-    else:
-        sizes = [size if fixed else (width, height)] * len(labels)
-    return Inputs(resized, photos, list(names), sizes, single)
+    own = [label.shape[::-1] for label in labels]
+    sizes = own if size == "mask" else [size if fixed else None] * len(labels)
+    masks = np.stack([resize_labels(label, width, height) for label in labels])
+    return Inputs(masks, labels, photos, list(names), sizes, single)

@@ -1,6 +1,6 @@
 """Refinement (the paper's section 3): image-to-image from the style photo, then from the result of each round.
 
-A round is: [colour transfer] -> E -> noise to z_T -> sampler -> D -> picture.
+A round is: [colour transfer] -> [enlarge] -> E -> noise to z_T -> sampler -> D -> picture.
 """
 import functools
 import hashlib
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from jiidm.data.pictures import from_pixels, to_pixels
+from jiidm.data.pictures import fit_photo, from_pixels, to_pixels
 from jiidm.diffusion.guidance import guided_denoiser
 from jiidm.diffusion.samplers import SAMPLERS
 from jiidm.inference.color_transfer import transfer_color
@@ -37,25 +37,29 @@ class Step:
         return self.draw_preview()
 
 
-def refine(autoencoder, conditions, schedule, styles, plan, noise):
+def refine(autoencoder, condition, schedule, styles, plan, sizes, noise):
     """Runs the rounds of a plan for a batch.
 
     Args:
         autoencoder: an `Autoencoder`.
-        conditions: `Conditions` of the masks.
+        condition: height and width of latents -> `Conditions` of the masks.
         schedule: a `Schedule`.
         styles: the style photos (N, H, W, 3 uint8).
         plan: a `Plan`.
+        sizes: width and height of each round's picture, in pixels.
         noise: (round, shape C, H, W) -> standard normal noise (N, C, H, W float32).
 
     Yields:
         A `Step` after every step.
     """
-    pictures, colors = styles, None
-    for number, planned in enumerate(plan.rounds):
+    pictures, colors, conditions = styles, None, None
+    for number, (planned, size) in enumerate(zip(plan.rounds, sizes, strict=True)):
         pictures = _transfer_each(pictures, styles, planned.color_transfer)
+        grown = np.stack([fit_photo(picture, *size) for picture in pictures])
         with jt.no_grad():  # never around a yield: the caller would run under it
-            latents = autoencoder.encode(jt.array(from_pixels(pictures)))
+            latents = autoencoder.encode(jt.array(from_pixels(grown)))
+        if conditions is None or size != sizes[number - 1]:
+            conditions = condition(*latents.shape[2:])
         colors = colors or LatentColors(latents, styles)  # of the first round: the style photos' own latents
         steps = len(planned.timesteps)
         for left, z in sample_round(conditions, schedule, planned, latents, noise(number, latents.shape[1:])):
