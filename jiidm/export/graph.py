@@ -1,7 +1,7 @@
 """A builder of ONNX graphs, with the layers that all networks share.
 
-Values are the names of tensors in the graph. Every method that computes something adds its nodes and returns the name of
-the result.
+Values are the names of tensors in the graph. Every method that computes something adds its nodes and returns the name
+of the result.
 """
 from __future__ import annotations
 

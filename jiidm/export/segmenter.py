@@ -1,4 +1,4 @@
-"""The segmenter as a graph: `jiidm.evaluation.segformer`, layer by layer, with its input and output at hand for users."""
+"""The segmenter as a graph, layer by layer as `jiidm.evaluation.segformer`, from a picture to labels."""
 import numpy as np
 
 from jiidm.evaluation.segformer import MEAN, STD, Segformer
