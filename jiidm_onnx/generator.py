@@ -168,8 +168,8 @@ class Generator:
                              f"export; export another mean with `jiidm export --ensemble`")
         return "unet"
 
-    def _refine(self, unet, labels, styles, plan, seed, names):
-        """Runs the rounds of a plan for a batch (the paper's section 3); yields a `Step` after every step."""
+    def _predictor(self, unet, labels):
+        """The function (z, t, conditional, null) -> predictions, for label maps (N, H, W) at the networks' size."""
         run = self.networks.run
         maps = run(f"{unet}-condition", labels=labels.astype(np.int32))
         if unet not in self._null:
@@ -181,7 +181,11 @@ class Generator:
             branches = [maps] * conditional + [self._null[unet]] * null
             return [run(f"{unet}-decode", **encoded, **branch)["prediction"] for branch in branches]
 
-        pictures = styles
+        return predict
+
+    def _refine(self, unet, labels, styles, plan, seed, names):
+        """Runs the rounds of a plan for a batch (the paper's section 3); yields a `Step` after every step."""
+        run, predict, pictures = self.networks.run, self._predictor(unet, labels), styles
         for number, planned in enumerate(plan.rounds):
             pictures = _transfer_each(pictures, styles, planned.color_transfer)
             latents = run("encoder", picture=from_pixels(pictures))["latents"]
@@ -190,10 +194,11 @@ class Generator:
             denoise = guided_denoiser(predict, self.schedule, planned.guidance)
             steps = len(planned.timesteps)
             sampler = SAMPLERS[planned.sampler](denoise, self.schedule, z, planned.timesteps)
-            for done, latents in enumerate(sampler, 1):
+            for done, following in enumerate(sampler, 1):
+                z = following
                 if done < steps:
                     yield Step(number, done, steps, None)
-            pictures = to_pixels(run("decoder", latents=latents)["picture"])
+            pictures = to_pixels(run("decoder", latents=z)["picture"])
             if number == len(plan.rounds) - 1:
                 pictures = _transfer_each(pictures, styles, plan.final_color_transfer, plan.final_color_share)
             yield Step(number, steps, steps, [Image.fromarray(picture) for picture in pictures])
