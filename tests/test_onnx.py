@@ -225,7 +225,7 @@ def test_every_file_says_what_it_is(exported, weights):
 
 def test_float16_halves_the_files_and_keeps_the_picture(weights, exported, tmp_path):
     run_main("export", weights, "-o", tmp_path, "--precision", "fp16")
-    sizes = [(folder / "unet-encode.onnx").stat().st_size for folder in (tmp_path, exported)]
+    sizes = [(folder / "unet-decode.onnx").stat().st_size for folder in (tmp_path, exported)]
     assert sizes[0] < 0.6 * sizes[1]
     labels = pictures.resize_labels(read_label_map(LABELS), 64, 48)[None]
     z = draw_noise(0, "half", 0, (1, 3, 12, 16))
