@@ -54,7 +54,7 @@ def _attention(g, x, layer):
 
 def _mix_ffn(g, x, layer):
     h = g.convolution(x, layer.dense1)
-    h = g.convolution(h, layer.dwconv, groups=layer.dwconv.weight.shape[0])
+    h = g.convolution(h, layer.dwconv, groups=layer.dwconv.weight.shape[0], padding=1)
     return g.convolution(_gelu(g, h), layer.dense2)
 
 
