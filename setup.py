@@ -2,6 +2,6 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["jiidm", "jiidm.*"]), "jiidm.configs"],
+    packages=[*find_packages(include=["jiidm", "jiidm.*", "jiidm_onnx"]), "jiidm.configs"],
     package_dir={"jiidm.configs": "configs"},
 )
