@@ -66,7 +66,7 @@ class Generator:
         self.width, self.height = self.config.image.width, self.config.image.height
         self.num_classes = self.config.unet.num_classes
         self.schedule = Schedule(self.config.diffusion)
-        self.checkpoints, self._autoencoder_checkpoint = unets, autoencoder
+        self.checkpoints, self.autoencoder_checkpoint = unets, autoencoder
         self._autoencoder = Autoencoder(autoencoder.config.autoencoder)
         load_into(self._autoencoder, autoencoder.tensors, autoencoder.path)
         self._autoencoder.eval()
@@ -126,7 +126,7 @@ class Generator:
 
     def describe(self) -> str:
         """A line for each checkpoint: what it is, its step and, where it is a mean, its sources."""
-        return "\n".join(c.describe() for c in (self._autoencoder_checkpoint, *self.checkpoints))
+        return "\n".join(c.describe() for c in (self.autoencoder_checkpoint, *self.checkpoints))
 
     def batch_size(self) -> int:
         """How many pictures at a time suit the device: 4 on the CPU, on CUDA as many as its free memory holds, 1 to 32.
@@ -190,6 +190,11 @@ class Generator:
                 if on_step is not None:
                     on_step(step)
         return inputs.finish(step.pictures)
+
+    def networks(self, ensemble: bool | list[float] = True) -> tuple[Autoencoder, UNet]:
+        """The networks themselves; `ensemble` says which mean of the checkpoints the UNet holds, as in `infer`."""
+        self._load_mean(ensemble_weights(ensemble, len(self.checkpoints)))
+        return self._autoencoder, self._unet
 
     def _load_mean(self, weights):
         """Loads the weighted mean of the checkpoints into the UNet, unless it is there already."""

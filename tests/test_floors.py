@@ -6,7 +6,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jiidm"
 FLOORS = ("system", "config", "checkpoint", "kernels", "models", "data", "diffusion", "inference", "foreign",
-          "evaluation", "training", "generator", "baselines", "contest", "painter", "commands")
+          "evaluation", "training", "generator", "baselines", "contest", "painter", "export", "commands")
 LAZY = {  # importer, imported room: within a function alone
     ("generator", "baselines"): "`load` returns whatever a checkpoint is",
     ("commands.train", "baselines"): "the command that trains GauGAN and CLADE",

@@ -20,6 +20,7 @@ GROUPS = {
         "plot": "draw the curves of a run",
         "merge": "average checkpoints into one",
         "convert": "convert weights of other programs",
+        "export": "write the networks as ONNX files, which run without Jittor",
     },
     "Check": {
         "evaluate": "measure a folder of pictures",

@@ -14,7 +14,7 @@ from jiidm.system.runtime import jt, nn
 _EPS = 1e-6  # of the blocks' norms and a stage's last one
 _EMBEDDING_EPS = 1e-5  # of the norms after the strided convolutions
 # mean and std of the photos of ImageNet in RGB, 0..255, as the public weights expect
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def check_segformer(config: SegformerConfig) -> None:
 
 def normalised(photos: np.ndarray) -> np.ndarray:
     """Converts N, H, W, 3 uint8 RGB to the network's input, N, 3, H, W float32."""
-    values = (np.asarray(photos, np.float32) - np.float32(_MEAN)) / np.float32(_STD)
+    values = (np.asarray(photos, np.float32) - np.float32(MEAN)) / np.float32(STD)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
