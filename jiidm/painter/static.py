@@ -66,13 +66,17 @@ def build_page(networks, model, gallery, output, runtime=None):
             "color_tables": color_tables(), "rotations": [rotation.tolist() for rotation in fixed_rotations()],
         })
         (ready / "index.html").write_text(_static_index(), "utf-8")
-        entries = {path.relative_to(ready).as_posix(): _entry(path) for path in sorted(ready.rglob("*")) if path.is_file()}
+        paths = [path for path in sorted(ready.rglob("*")) if path.is_file()]
+        entries = {path.relative_to(ready).as_posix(): _entry(path) for path in paths}
         version = hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
         _write_json(ready / _FILES, {"version": version, "files": entries})
         worker = (PAGE / "local" / "sw.js").read_text("utf-8").replace("@VERSION@", version)
         (ready / "sw.js").write_text(worker, "utf-8")
-        os.rename(output, Path(place) / "old")
-        os.rename(ready, output)
+        try:
+            os.rename(output, Path(place) / "old")
+            os.rename(ready, output)
+        except OSError as error:
+            raise InputError(f"{output}: cannot be replaced ({error.strerror}); choose another folder") from error
     return entries
 
 
@@ -148,7 +152,7 @@ def _check_runtime(path):
     try:
         digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected the npm package {RUNTIME}.tgz") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected {RUNTIME}.tgz from npm") from error
     if digest != _RUNTIME_SHA512:
         raise InputError(f"{path}: is damaged or another package (sha512-{digest[:12]}...); expected {RUNTIME}.tgz, "
                          f"sha512-{_RUNTIME_SHA512[:12]}...; remove it and fetch it again")
