@@ -1,22 +1,20 @@
-"""The painter as a static page, in headless Chromium: its pictures are Python's, it needs no server and no other host."""
+"""The painter as a static page, in headless Chromium: its pictures are Python's, and it asks no other host."""
 import base64
-import dataclasses
 import functools
 import http.server
 import io
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, TINY, run_main, write_random_weights
+from helpers import ROOT, run_tool
 from PIL import Image
-
-from jiidm.config import InferenceConfig, RoundConfig
-from jiidm.data.labels import CLASSES, resize_labels
-from jiidm.data.pictures import fit_photo, read_photo
-from jiidm.data.project import Settings
+from static_reference import CASES, PHOTOS, SEGMENTED, drawing
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("starlette", reason="the painter's extra is not installed")
@@ -26,31 +24,28 @@ CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None or shutil.which("npm") is None:
     pytest.skip("chromium or npm is not installed", allow_module_level=True)
 
-RECIPE = InferenceConfig(rounds=(RoundConfig(2.0, "ddim50", 8), RoundConfig(1.5, "ddim50", 4)),
-                         color_transfer="transport", final_color_transfer="transport", final_color_share=0.4)
-TREE, GRASS, SKY = map(CLASSES.index, ("tree", "grass", "sky"))
-
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page") / "weights"
-    write_random_weights(folder, dataclasses.replace(TINY, inference=RECIPE), [1])
-    return folder
+    """A folder with tiny weights and their pictures by Python."""
+    folder = tmp_path_factory.mktemp("page")
+    subprocess.run([sys.executable, ROOT / "tests" / "static_reference.py", folder], check=True, timeout=300,
+                   env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return folder / "weights"
 
 
 @pytest.fixture(scope="module")
 def site(weights):
     """The folder of the page with tiny networks."""
-    done = run_main("page", weights, "-o", weights.parent / "site")
+    done = run_tool("page", weights, "-o", weights.parent / "site")
     assert done.returncode == 0, done.stderr
     return weights.parent / "site"
 
 
 @pytest.fixture(scope="module")
-def engine(weights):
-    from jiidm.painter.engine import GeneratorEngine
-
-    return GeneratorEngine(str(weights), "cpu")
+def expected(weights):
+    with np.load(weights.parent / "pictures.npz") as file:
+        return dict(file)
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +141,6 @@ def decode(data):
     return np.array(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
-def by_python(engine, labels, style, **settings):
-    """A picture and the previews by Python's engine."""
-    photo = fit_photo(read_photo(style), TINY.image.width, TINY.image.height)
-    events = []
-    engine.paint(labels, photo, Settings(**{"size": "mask", **settings}), events.append)
-    return events[-1]["picture"], events
-
-
 @pytest.fixture(scope="module")
 def visit(browser, site):
     opened = Visit(browser, site).ready()
@@ -163,25 +150,18 @@ def visit(browser, site):
 
 @pytest.fixture(scope="module")
 def labels():
-    height, width = TINY.image.height, TINY.image.width
-    found = np.full((height, width), SKY, np.uint8)
-    found[height // 2:] = GRASS
-    found[10:30, 20:40] = TREE
-    return resize_labels(found, 96, 72)
+    return drawing()
 
 
-@pytest.mark.parametrize(("style", "settings"), [
-    ("storm", {"seed": 0}), ("evening_glow", {"seed": 2**32 - 1, "strength": 0.3}),
-    ("autumn", {"quality": "preview", "size": "model", "seed": 5}),
-])
-def test_pictures_are_pythons_within_three_grey_levels(visit, engine, labels, style, settings):
-    found, events, seconds = visit.paint(labels, style, **settings)
-    expected, their_events = by_python(engine, labels, ROOT / "examples" / "train" / "imgs" / f"{style}.jpg", **settings)
-    difference = np.abs(found.astype(int) - expected)
-    assert found.shape == expected.shape and difference.max() <= 3, np.bincount(difference.ravel())
-    assert expected.std() > 5 and seconds > 0
+@pytest.mark.parametrize("case", ["full", "strength", "preview"])
+def test_pictures_are_pythons_within_three_grey_levels(visit, expected, labels, case):
+    style, settings = CASES[case]
+    found, events, seconds = visit.paint(labels, style, **{"size": "model", **settings})
+    difference = np.abs(found.astype(int) - expected[case])
+    assert found.shape == expected[case].shape and difference.max() <= 3, np.bincount(difference.ravel())
+    assert expected[case].std() > 5 and seconds > 0
     steps = [event["done"] for event in events if event["event"] == "progress"]
-    assert steps == list(range(1, len(steps) + 1)) and steps[-1] == their_events[-2]["done"]
+    assert steps == list(range(1, int(expected[f"{case} steps"]) + 1))
 
 
 def test_another_seed_gives_another_picture(visit, labels):
@@ -203,19 +183,15 @@ def test_a_picture_can_be_cancelled_between_steps(visit, labels):
     assert done == ["AbortError", 2]
 
 
-def test_an_own_photo_is_a_style_and_becomes_a_drawing(visit, labels, engine):
-    file = ROOT / "examples" / "train" / "imgs" / "dune_grass.jpg"
-    data = base64.b64encode(file.read_bytes()).decode()
-    found, _, _ = visit.paint(labels, data, quality="preview")
-    expected, _ = by_python(engine, labels, file, quality="preview")
-    assert np.abs(found.astype(int) - expected).max() <= 3
+def test_an_own_photo_is_a_style_and_becomes_a_drawing(visit, labels, expected):
+    data = base64.b64encode((PHOTOS / f"{SEGMENTED}.jpg").read_bytes()).decode()
+    found, _, _ = visit.paint(labels, data, **{"size": "model", **CASES["own"][1]})
+    assert np.abs(found.astype(int) - expected["own"]).max() <= 3
     segmented = decode(visit.page.evaluate("""async (data) => {
         const blob = new Blob([Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))]);
         return btoa(String.fromCharCode(...await painter.engine.segment(blob)));
     }""", data))
-    canvas = engine.describe()["canvas"]
-    theirs = engine.segment(fit_photo(read_photo(file), canvas["width"], canvas["height"]), **canvas)
-    assert (segmented != theirs).mean() < 0.002
+    assert (segmented != expected["segmented"]).mean() < 0.002
 
 
 def test_the_page_draws_and_follows(visit):
@@ -277,10 +253,10 @@ def test_a_damaged_file_is_told(browser, site, tmp_path, name, service_workers):
 
 def test_a_page_replaces_a_page_and_nothing_else(weights, site, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    done = run_main("page", weights, "-o", tmp_path)
+    done = run_tool("page", weights, "-o", tmp_path)
     assert done.returncode == 2 and "other files than a page" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     broken = tmp_path / "runtime.tgz"
     broken.write_bytes(b"not it")
-    done = run_main("page", weights, "-o", site, "--runtime", broken)
+    done = run_tool("page", weights, "-o", site, "--runtime", broken)
     assert done.returncode == 2 and "damaged or another package" in done.stderr and (site / "index.html").is_file()
