@@ -1,11 +1,12 @@
-# make demo: everything from a bare Python to pictures. make paint: draw in the browser. The other targets: setup,
-# check (the quick tests), test (all), lint, docs, train, bench, bench-gpu, ablation, tables, doctor, clean.
+# make demo: everything from a bare Python to pictures. make paint: draw in the browser. make page: the same as a static
+# page. The other targets: setup, check (the quick tests), test (all), lint, docs, train, bench, bench-gpu, ablation,
+# tables, doctor, clean.
 PYTHON ?= python3
 CONFIG ?= configs/default.yaml
 RUN ?= runs/default
 BIN := .venv/bin
 
-.PHONY: setup demo paint check test lint docs train data-given bench bench-gpu ablation tables pictures-given doctor clean
+.PHONY: setup demo paint page check test lint docs train data-given bench bench-gpu ablation tables pictures-given doctor clean
 setup: .venv/ready
 
 # the stamp is written last, so that an interrupted set-up is taken up again
@@ -30,6 +31,15 @@ paint: .venv/painter-ready
 
 .venv/painter-ready: .venv/ready
 	$(BIN)/python -m pip install --quiet -e '.[painter]'
+	@touch $@
+
+# the painter as a folder for any static server, in PAGE; needs npm
+PAGE ?= page
+page: .venv/page-ready
+	$(BIN)/python tools/page.py -o "$(PAGE)"
+
+.venv/page-ready: .venv/ready
+	$(BIN)/python -m pip install --quiet -e '.[onnx,painter]'
 	@touch $@
 
 # the quick tests: at most 3 minutes on two cores where Jittor has compiled its kernels before

@@ -69,8 +69,7 @@ def transport(source, reference, share=1.0):
         A new array like `source`.
     """
     source = np.ascontiguousarray(source)
-    rng = np.random.Generator(np.random.PCG64(0))
-    rotations = [np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(_ROTATIONS)]
+    rotations = fixed_rotations()
     target = np.asarray(reference, np.float64).reshape(-1, 3)
     curves = [_target_curves(rotation, target, np.ones(len(target))) for rotation in rotations]
     if share < 1:
@@ -82,6 +81,12 @@ def transport(source, reference, share=1.0):
         moved = _match_colors(colors.astype(np.float64), counts, curves)[places].reshape(source.shape)
         result = np.clip(np.rint(source + _filter_guided(guide, moved - source)), 0, 255).astype(np.uint8)
     return result
+
+
+def fixed_rotations():
+    """The rotations of `transport`, in order: 3 x 3 orthogonal matrices, always the same."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    return [np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(_ROTATIONS)]
 
 
 def _mix_colors(source, target, curves, share):

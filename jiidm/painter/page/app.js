@@ -24,7 +24,7 @@ let varying = false;
 
 async function main() {
   setTheme(recall(localStorage, THEME) || (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'));
-  engine = new ServerEngine(takeToken());
+  engine = await startEngine();
   model = await describeWhenReady();
   const { width, height } = model.canvas;
   document.documentElement.style.setProperty('--aspect', width / height);
@@ -53,6 +53,12 @@ async function main() {
   live.stopped = false;
   if (!restored) await firstExample();
   refresh();
+}
+
+// This server, or on a page without one the engine that its index.html names.
+async function startEngine() {
+  const { engine: path } = document.body.dataset;
+  return path ? new (await import(path)).LocalEngine() : new ServerEngine(takeToken());
 }
 
 function takeToken() {
@@ -90,7 +96,7 @@ async function firstExample() {
   if (!example) return changed();
   await useExample(example);
   history.done = [];
-  say('Choose a material and draw: the landscape follows');
+  say(model.note ?? 'Choose a material and draw: the landscape follows');
 }
 
 // ------------------------------------------------------------------------------------------------------- state
@@ -506,7 +512,7 @@ function buildTools() {
     button.title = `${title} (${key.toUpperCase()})`;
     button.setAttribute('aria-label', title);
     button.setAttribute('aria-pressed', tool === state.tool);
-    button.innerHTML = `<svg><use href="/page/icons.svg#${tool}"/></svg>`;
+    button.innerHTML = `<svg><use href="page/icons.svg#${tool}"/></svg>`;
     button.addEventListener('click', () => setTool(tool));
     $('tools').append(button);
   }

@@ -49,7 +49,7 @@ export class Materials {
       this.selected();
     });
     lock.className = 'lock';
-    lock.innerHTML = '<svg><use href="/page/icons.svg#lock"/></svg>';
+    lock.innerHTML = '<svg><use href="page/icons.svg#lock"/></svg>';
     lock.title = `Lock ${name}: it is not painted over (K)`;
     lock.setAttribute('aria-label', `Lock ${name}`);
     lock.addEventListener('click', () => this.lock(index));
