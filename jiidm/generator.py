@@ -13,6 +13,7 @@ from jiidm.config import InferenceConfig, RoundConfig, check_config, with_recipe
 from jiidm.data.inputs import prepare_inputs
 from jiidm.data.latents import one_hot_batch
 from jiidm.diffusion.schedule import Schedule
+from jiidm.evaluation.segment import segment
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.plan import make_plan
 from jiidm.inference.refinement import Step, draw_noise, refine
@@ -153,6 +154,7 @@ class Generator:
         size: str | tuple[int, int] = "model",
         names: Sequence[str] | None = None,
         on_step: Callable[[Step], Any] | None = None,
+        style_labels: Mask | Sequence[Mask] | None = None,
     ) -> Image.Image | list[Image.Image]:
         """Draws the landscape of a label map in the style of a photo.
 
@@ -168,6 +170,9 @@ class Generator:
             size: of the result: "model", "mask" (each mask's own) or (width, height) in pixels.
             names: what each picture's noise is drawn for, with the seed (None: a mask's file name, "" for others).
             on_step: called with a `Step` after every step. What it raises ends the call.
+            style_labels: label map of the style photo, or a list as long as the masks': all colour transfers go from
+                class to class. None: so they do where the recipe has `color_by_class`, by label maps that the package's
+                segmenter predicts.
 
         Returns:
             An RGB picture, or a list of them where masks came as a list.
@@ -178,7 +183,11 @@ class Generator:
         config = with_recipe(self.config, recipe)
         plan = make_plan(config.inference, self.schedule, rounds, color_transfer)
         weights = ensemble_weights(ensemble, len(self.checkpoints))
-        inputs = prepare_inputs(mask, style, names, size, self.num_classes, self.width, self.height)
+        inputs = prepare_inputs(mask, style, names, size, self.num_classes, self.width, self.height, style_labels)
+        maps = inputs.style_labels
+        if maps is None and plan.color_by_class:
+            maps = np.stack([segment(photo) for photo in inputs.styles])
+        pairs = None if maps is None else list(zip(inputs.masks, maps, strict=True))
         self._load_mean(weights)
 
         def noise(number, shape):
@@ -186,7 +195,8 @@ class Generator:
 
         with announce_compilation(f"the networks for {self.width}x{self.height} pictures"):
             conditions = self._condition(inputs.masks)
-            for step in refine(self._autoencoder, conditions, self.schedule, inputs.styles, plan, noise):
+            for step in refine(self._autoencoder, conditions, self.schedule, inputs.styles, plan, noise,
+                               pairs):
                 if on_step is not None:
                     on_step(step)
         return inputs.finish(step.pictures)

@@ -226,6 +226,38 @@ def test_previews_show_the_pictures_colours():
     assert correlation(previews[0]) < correlation(previews[2]) < correlation(previews[-1])
 
 
+def test_colors_go_from_class_to_class_by_given_and_by_predicted_maps(generator, examples, tmp_path, monkeypatch):
+    masks, styles = examples
+    recipe = {"final_color_transfer": "transport"}
+    last = generator.infer(masks[0], styles[1], rounds=1)
+    whole = generator.infer(masks[0], styles[1], rounds=1, recipe=recipe)
+    given = generator.infer(masks[0], styles[1], rounds=1, recipe=recipe, style_labels=masks[1])
+    expected = transfer_color(np.asarray(last), styles[1], "transport", 1.0, masks[0], masks[1])
+    assert (pixels(given) == expected).all() and (pixels(given) != pixels(whole)).any()
+    Image.fromarray(masks[1]).save(tmp_path / "style.png")
+    batch = generator.infer([masks[2], masks[0]], [styles[2], styles[1]], rounds=1, recipe=recipe, names=["", ""],
+                            style_labels=[masks[2], tmp_path / "style.png"])
+    assert (pixels(batch[1]) == pixels(given)).all()
+    asked = []
+    monkeypatch.setattr("jiidm.generator.segment", lambda photo: asked.append(photo) or masks[1])
+    predicted = generator.infer(masks[0], styles[1], rounds=1, recipe={**recipe, "color_by_class": True})
+    assert (pixels(predicted) == pixels(given)).all() and (asked[0] == styles[1]).all()
+    generator.infer(masks[0], styles[1], rounds=1, recipe={"color_by_class": True})  # one round, without a transfer
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("maps, words", [
+    (np.zeros((48, 48), np.uint8), "48x48, but its photo is 64x48"),
+    (np.full((48, 64), 29, np.uint8), "label 29"),
+    ([np.zeros((48, 64), np.uint8)] * 2, "expected one label map"),
+    ("no-such.png", "no-such.png"),
+])
+def test_style_label_maps_that_cannot_be_used_are_refused(generator, examples, maps, words):
+    with pytest.raises(InputError, match=words):
+        generator.infer(examples[0][:1], examples[1][:1], rounds=1,
+                        style_labels=maps if isinstance(maps, list) else [maps])
+
+
 @pytest.mark.parametrize("settings, words", [
     ({"rounds": 0}, "rounds 0"),
     ({"rounds": 3}, "expected 1 to 2"),

@@ -23,6 +23,8 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, help="how many rounds of the recipe (default: all)")
     parser.add_argument("--recipe", type=Path, metavar="FILE.yaml",
                         help="keys of the inference section that replace the checkpoint's own")
+    parser.add_argument("--style-labels", type=Path, metavar="MAP.png",
+                        help="label map of the style photo: colours go from class to class")
     parser.add_argument("--checkpoint", default="default", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
@@ -57,7 +59,7 @@ def main():
                 bar.update()
 
             picture = generator.infer(args.mask, args.style, args.rounds, recipe=args.recipe, seed=args.seed,
-                                      size=args.size, on_step=show)
+                                      size=args.size, on_step=show, style_labels=args.style_labels)
         with written_whole(args.output) as path:
             picture.save(path, quality=95)
     print(f"{args.output}: {picture.width}x{picture.height}")
