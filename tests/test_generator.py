@@ -370,6 +370,27 @@ def test_the_contests_job_takes_a_recipe(checkpoints, examples, tmp_path):
     assert (tmp_path / "out" / "m.jpg").read_bytes() == (tmp_path / "expected.jpg").read_bytes()
 
 
+def test_the_contests_job_takes_the_styles_label_maps(checkpoints, generator, examples, tmp_path):
+    for folder in ("test/labels", "imgs", "labels"):
+        (tmp_path / folder).mkdir(parents=True)
+    masks, styles = examples
+    for name, number in (("m", 0), ("n", 2)):
+        Image.fromarray(masks[number]).save(tmp_path / "test" / "labels" / f"{name}.png")
+        Image.fromarray(styles[number - 1]).save(tmp_path / "imgs" / f"{name}-style.png")
+    Image.fromarray(masks[-1]).save(tmp_path / "labels" / "m-style.png")
+    (tmp_path / "test" / "label_to_img.json").write_text('{"m.png": "m-style.png", "n.png": "n-style.png"}')
+    recipe = {"final_color_transfer": "reinhard"}
+    job = ContestJob(tmp_path / "test", tmp_path, tmp_path / "out", 64, 48, style_labels=tmp_path / "labels")
+    problems = make_pictures(job, checkpoints, rounds=1, recipe=recipe)
+    assert len(problems) == 1 and problems[0].startswith("n.png: ") and "n-style.png: no such file" in problems[0]
+    generator.infer(masks[0], styles[-1], rounds=1, recipe=recipe, names=["m"], style_labels=masks[-1]).save(
+        tmp_path / "expected.jpg", quality=95)
+    assert (tmp_path / "out" / "m.jpg").read_bytes() == (tmp_path / "expected.jpg").read_bytes()
+    job = dataclasses.replace(job, style_labels=tmp_path / "none")
+    with pytest.raises(InputError, match="none: no such folder"):
+        make_pictures(job, checkpoints)
+
+
 @pytest.mark.parametrize("zero_terminal_snr", [False, True])
 def test_networks_that_predict_v(checkpoints, examples, tmp_path, zero_terminal_snr):
     """Their configuration says so: other pictures from the same numbers; from the chain's last index as well."""
@@ -447,6 +468,7 @@ def test_draw_makes_one_picture(checkpoints, examples, tmp_path, monkeypatch, ca
     for options, settings, size in (
         ((), {}, (128, 96)), (("--size", "model", "--seed", 4), {"seed": 4}, (64, 48)),
         (("--size", "40x30", "--rounds", 1), {"rounds": 1}, (40, 30)),
+        (("--size", "model", "--style-labels", tmp_path / "m.png"), {"style_labels": mask}, (64, 48)),
         (("--size", "model", "--recipe", tmp_path / "recipe.yaml"), {"recipe": tmp_path / "recipe.yaml"}, (64, 48)),
     ):
         output = tmp_path / "new" / "lake.png"
@@ -461,6 +483,7 @@ def test_draw_makes_one_picture(checkpoints, examples, tmp_path, monkeypatch, ca
     (("m.png", "none.jpg", "-o", "lake.jpg"), "none.jpg: no such file"),
     (("m.png", "s.png", "-o", "lake.jpg", "--size", "big"), "expected mask, model, or a size"),
     (("m.png", "s.png", "-o", "lake.jpg", "--checkpoint", "none"), "none: no such folder"),
+    (("m.png", "s.png", "-o", "lake.jpg", "--style-labels", "none.png"), "none.png: no such file"),
     (("m.png", "s.png", "-o", "lake.jpg", "--recipe", "none.yaml"), "none.yaml: cannot be read"),
     (("wrong.png", "s.png", "-o", "lake.jpg"), "wrong.png: label 29"),
 ])

@@ -50,6 +50,8 @@ def main():
 
         output_folder(args.output.parent)
         read_label_map(args.mask, 256), read_photo(args.style)  # told before the networks are loaded
+        if args.style_labels is not None:
+            read_label_map(args.style_labels, 256)
         generator = load(args.checkpoint, args.device)
         with tqdm(unit="step", dynamic_ncols=True, leave=False) as bar:
             def show(step):
