@@ -661,6 +661,7 @@ def test_downloads_are_what_is_shown(page):
     ("broken.jpg", "image/jpeg", b"hello", "cannot be read"),
     ("broken.json", "application/json", b"{", "not JSON"),
     ("other.json", "application/json", b"{}", "no map and style"),
+    ("wrong.json", "application/json", b'{"map": "", "style": "storm", "settings": {"strength": "x"}}', "strength"),
 ])
 def test_files_that_cannot_be_used_are_told_and_change_nothing(page, name, kind, data, words):
     before = page.labels()

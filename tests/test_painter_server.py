@@ -487,6 +487,11 @@ def test_the_real_engine_paints_segments_and_survives_a_cancel():
         assert first.shape == (model["picture"]["height"], model["picture"]["width"], 3) and first.std() > 10
         again = server.paint(labels, quality="preview", seed=5)[1]
         assert (picture(again[-2]) == first).all()
+        whole, by_class, again = (
+            picture(server.paint(labels, style=text(STYLE), quality="preview", color_by_class=switch)[1][-2])
+            for switch in (False, True, True)
+        )
+        assert (by_class == again).all() and np.abs(by_class.astype(int) - whole).mean() > 1
         status, _, body = server.ask("POST", "/api/segment", STYLE, JPEG)
         found = np.array(Image.open(io.BytesIO(base64.b64decode(json.loads(body)["map"]))))
         assert status == 200 and found.shape == (model["canvas"]["height"], model["canvas"]["width"])

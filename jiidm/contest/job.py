@@ -36,8 +36,7 @@ class ContestJob:
     resume: skip pictures that are there already.
     save_steps: keep the picture of each round, in steps/.
     overview: a sheet of styles, coloured masks and pictures to write (None: no sheet).
-    style_labels: folder of the style photos' label maps, STEM.png each, for colour transfers by class (None: as the
-        recipe says).
+    style_labels: folder of the style photos' label maps, STEM.png each (None: colours go by class as the recipe says).
     """
 
     input_path: Path

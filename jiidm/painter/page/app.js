@@ -363,7 +363,7 @@ async function openProject({ map, style: its, settings: values, title }, compute
   }
   setSeed(values.seed);
   setStrength(values.strength);
-  setByClass(values.color_by_class ?? true);
+  setByClass(values.color_by_class !== false);
   setLabels(labels);
   if (compute) changed();
   else refresh();
