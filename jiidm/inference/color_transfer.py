@@ -81,8 +81,7 @@ def transport(source, reference, share=1.0):
 def _transport_regions(source, regions, share=1.0):
     """`transport` of each of the `_Region`s on its own; the filter sees the whole change, so that seams are smooth."""
     source = np.ascontiguousarray(source)
-    rng = np.random.Generator(np.random.PCG64(0))
-    rotations = [np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(_ROTATIONS)]
+    rotations = fixed_rotations()
     targets = []
     for region in regions:
         target = region.target.astype(np.float64)
@@ -100,6 +99,12 @@ def _transport_regions(source, regions, share=1.0):
             moved[region.written] = matched.reshape(-1, 3)[region.written[region.pixels]]
         result = np.clip(np.rint(source + _filter_guided(guide, moved - source)), 0, 255).astype(np.uint8)
     return result
+
+
+def fixed_rotations():
+    """The rotations of `transport`, in order: 3 x 3 orthogonal matrices, always the same."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    return [np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(_ROTATIONS)]
 
 
 class _Region(NamedTuple):
