@@ -13,6 +13,7 @@ from jiidm.config import InferenceConfig, RoundConfig, check_config, with_recipe
 from jiidm.data.inputs import prepare_inputs
 from jiidm.data.latents import one_hot_batch
 from jiidm.diffusion.schedule import Schedule
+from jiidm.evaluation.segment import segment
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.plan import make_plan
 from jiidm.inference.refinement import Step, draw_noise, refine
@@ -154,6 +155,7 @@ class Generator:
         size: str | tuple[int, int] = "model",
         names: Sequence[str] | None = None,
         on_step: Callable[[Step], Any] | None = None,
+        style_labels: Mask | Sequence[Mask] | None = None,
     ) -> Image.Image | list[Image.Image]:
         """Draws the landscape of a label map in the style of a photo.
 
@@ -169,6 +171,9 @@ class Generator:
             size: of the result: "model" (as the rounds draw it), "mask" (each mask's own) or (width, height) in pixels.
             names: what each picture's noise is drawn for, with the seed (None: a mask's file name, "" for others).
             on_step: called with a `Step` after every step. What it raises ends the call.
+            style_labels: label map of the style photo, or a list as long as the masks': all colour transfers go from
+                class to class. None: so they do where the recipe has `color_by_class`, by label maps that the package's
+                segmenter predicts.
 
         Returns:
             An RGB picture, or a list of them where masks came as a list.
@@ -180,10 +185,14 @@ class Generator:
         plan = make_plan(config.inference, self.schedule, rounds, color_transfer)
         weights = ensemble_weights(ensemble, len(self.checkpoints))
         width, height = self._canvas(config.inference.canvas)
-        inputs = prepare_inputs(mask, style, names, size, self.num_classes, width, height)
+        inputs = prepare_inputs(mask, style, names, size, self.num_classes, width, height, style_labels)
         factor = self.config.autoencoder.factor
         sizes = [tuple(factor * round(planned.scale * side / factor) for side in (width, height))
                  for planned in plan.rounds]
+        maps = inputs.style_labels
+        if maps is None and plan.color_by_class:
+            maps = np.stack([segment(photo) for photo in inputs.styles])
+        pairs = None if maps is None else list(zip(inputs.masks, maps, strict=True))
         self._load_mean(weights)
 
         def noise(number, shape):
@@ -193,7 +202,7 @@ class Generator:
             return self._condition(inputs.masks_at(factor * width, factor * height), height, width)
 
         with announce_compilation(f"the networks for {width}x{height} pictures"):
-            for step in refine(self._autoencoder, condition, self.schedule, inputs.styles, plan, sizes, noise):
+            for step in refine(self._autoencoder, condition, self.schedule, inputs.styles, plan, sizes, noise, pairs):
                 if on_step is not None:
                     on_step(step)
         return inputs.finish(step.pictures)

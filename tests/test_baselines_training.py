@@ -280,6 +280,7 @@ def test_pictures(generator):
     ({"ensemble": [1, 2]}, ("ensemble [1, 2]", "one network")), ({"recipe": {"sampler": "dpmpp"}}, ("recipe",)),
     ({"recipe": {"steps": 20}}, ("recipe", "steps", "20")), ({"color_transfer": "reinhard"}, ("color_transfer",)),
     ({"recipe": {"final_color_transfer": "reinhard"}}, ("final_color_transfer",)),
+    ({"style_labels": "map.png"}, ("style_labels 'map.png'", "no colour transfer")),
     ({"size": "large"}, ("size",)), ({"names": "a"}, ("names",)),
 ])
 def test_what_a_baseline_refuses(generator, setting, words):

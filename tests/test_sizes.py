@@ -55,6 +55,16 @@ def test_a_grown_picture_is_the_same_alone_and_in_a_batch(generator, example):
     assert np.array_equal(alone, pair[1]) and not np.array_equal(pair[0], pair[1])
 
 
+def test_colours_go_from_class_to_class_at_every_size(generator, example):
+    labels, photo = example
+    settings = {"rounds": rounds(1, 2), "color_transfer": "reinhard"}
+    by_class = generator.infer(labels, photo, **settings, recipe={"final_color_transfer": "reinhard"},
+                               style_labels=labels)
+    assert by_class.size == (128, 96)
+    assert not np.array_equal(by_class, generator.infer(labels, photo, **settings,
+                                                        recipe={"final_color_transfer": "reinhard"}))
+
+
 def test_a_round_cannot_shrink_the_picture(generator, example):
     refused(lambda: generator.infer(*example, rounds(2, 1)), "scales are 2, 1", "cannot shrink")
     refused(lambda: generator.infer(*example, rounds(0.5)), "scale 0.5", "1 to 8")

@@ -25,6 +25,8 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, help="how many rounds of the recipe (default: all)")
     parser.add_argument("--recipe", type=Path, metavar="FILE.yaml",
                         help="keys of the inference section that replace the checkpoint's own")
+    parser.add_argument("--style-labels", type=Path, metavar="MAP.png",
+                        help="label map of the style photo: colours go from class to class")
     parser.add_argument("--checkpoint", default="default", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
@@ -51,6 +53,8 @@ def main():
 
         output_folder(args.output.parent)
         read_label_map(args.mask, 256), read_photo(args.style)  # told before the networks are loaded
+        if args.style_labels is not None:
+            read_label_map(args.style_labels, 256)
         recipe = load_recipe(args.recipe) if args.recipe else {}
         if args.canvas:
             recipe["canvas"] = list(args.canvas)
@@ -63,7 +67,7 @@ def main():
                 bar.update()
 
             picture = generator.infer(args.mask, args.style, args.rounds, recipe=recipe, seed=args.seed,
-                                      size=args.size, on_step=show)
+                                      size=args.size, on_step=show, style_labels=args.style_labels)
         with written_whole(args.output) as path:
             picture.save(path, quality=95)
     print(f"{args.output}: {picture.width}x{picture.height}")

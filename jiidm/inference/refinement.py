@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from jiidm.data.labels import resize_labels
 from jiidm.data.pictures import fit_photo, from_pixels, to_pixels
 from jiidm.diffusion.guidance import guided_denoiser
 from jiidm.diffusion.samplers import SAMPLERS
@@ -37,7 +38,7 @@ class Step:
         return self.draw_preview()
 
 
-def refine(autoencoder, condition, schedule, styles, plan, sizes, noise):
+def refine(autoencoder, condition, schedule, styles, plan, sizes, noise, label_pairs=None):
     """Runs the rounds of a plan for a batch.
 
     Args:
@@ -48,13 +49,16 @@ def refine(autoencoder, condition, schedule, styles, plan, sizes, noise):
         plan: a `Plan`.
         sizes: width and height of each round's picture, in pixels.
         noise: (round, shape C, H, W) -> standard normal noise (N, C, H, W float32).
+        label_pairs: for colour transfers by class, the label maps of each picture and of its style, N pairs of H x W
+            uint8 (None: the transfers take pictures as wholes).
 
     Yields:
         A `Step` after every step.
     """
     pictures, colors, conditions = styles, None, None
+    label_pairs = label_pairs or [(None, None)] * len(styles)
     for number, (planned, size) in enumerate(zip(plan.rounds, sizes, strict=True)):
-        pictures = _transfer_each(pictures, styles, planned.color_transfer)
+        pictures = _transfer_each(pictures, styles, label_pairs, planned.color_transfer)
         grown = np.stack([fit_photo(picture, *size) for picture in pictures])
         with jt.no_grad():  # never around a yield: the caller would run under it
             latents = autoencoder.encode(jt.array(from_pixels(grown)))
@@ -70,7 +74,7 @@ def refine(autoencoder, condition, schedule, styles, plan, sizes, noise):
         with jt.no_grad():
             pictures = to_pixels(autoencoder.decode(z).numpy())
         if number == len(plan.rounds) - 1:
-            pictures = _transfer_each(pictures, styles, plan.final_color_transfer, plan.final_color_share)
+            pictures = _transfer_each(pictures, styles, label_pairs, plan.final_color_transfer, plan.final_color_share)
         images = [Image.fromarray(picture) for picture in pictures]
         yield Step(number, steps, steps, images, functools.partial(colors.draw, z, 1.0))
 
@@ -138,8 +142,14 @@ def _columns(latents):
     return latents.numpy().transpose(0, 2, 3, 1).reshape(-1, latents.shape[1]).astype(np.float64)
 
 
-def _transfer_each(pictures, styles, method, share=1.0):
+def _transfer_each(pictures, styles, label_pairs, method, share=1.0):
     """The pictures (N, H, W, 3 uint8) after a colour transfer from their styles; "" is none."""
     if not method:
         return pictures
-    return np.stack([transfer_color(p, s, method, share) for p, s in zip(pictures, styles, strict=True)])
+    height, width = pictures.shape[1:3]
+    transferred = []
+    for picture, style, (labels, style_labels) in zip(pictures, styles, label_pairs, strict=True):
+        if labels is not None:
+            labels = resize_labels(labels, width, height)
+        transferred.append(transfer_color(picture, style, method, share, labels, style_labels))
+    return np.stack(transferred)
