@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import TINY
 from PIL import Image
 
 import jiidm
@@ -12,13 +13,9 @@ from jiidm import Generator, InputError
 from jiidm.checkpoint import arrays_of, load_checkpoint, save_checkpoint, save_tensors
 from jiidm.commands.main import main
 from jiidm.config import (
-    AutoencoderConfig,
-    Config,
     DiffusionConfig,
-    ImageConfig,
     InferenceConfig,
     RoundConfig,
-    UNetConfig,
     to_dict,
     with_recipe,
 )
@@ -31,13 +28,7 @@ from jiidm.models.unet import UNet
 from jiidm.system.runtime import jt
 
 ROUNDS = (RoundConfig(2.0, "ddim20", 4), RoundConfig(2.0, "ddim20", 3))
-CONFIG = Config(
-    image=ImageConfig(64, 48),
-    autoencoder=AutoencoderConfig(ch=16, num_res_blocks=1, n_embed=64, norm_groups=4),
-    unet=UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(2,),
-                    head_channels=16, spade_channels=8, norm_groups=4),
-    inference=InferenceConfig(ROUNDS),
-)
+CONFIG = dataclasses.replace(TINY, inference=InferenceConfig(ROUNDS))
 
 
 def made_up_weights(network, seed):

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from helpers import ROOT, refused
+from helpers import ROOT, refused, run_main, tiny_yaml
 from helpers import run_tool as finished_tool
 
 from jiidm import InputError
@@ -34,16 +34,11 @@ from jiidm.training.watch import Watch
 pytestmark = pytest.mark.slow
 
 STEPS = 40
-CONFIG = f"""
-image: {{width: 64, height: 48}}
-autoencoder: {{ch: 16, num_res_blocks: 1, n_embed: 64, norm_groups: 4}}
-unet: {{model_channels: 16, channel_mult: [1, 2], num_res_blocks: 1, attention_resolutions: [2], head_channels: 16,
-       spade_channels: 8, norm_groups: 4}}
-train_autoencoder: {{steps: 2, batch: 2, crop: 32, discriminator_channels: 8, discriminator_layers: 1}}
-train_unet: {{steps: {STEPS}, batch: 3, keep_at: [{STEPS}], save_every: 2, sheet_every: 0}}
-inference:
-  rounds: [{{guidance: 2.0, respacing: ddim20, start: 3}}]
-"""
+SECTIONS = {
+    "train_autoencoder": {"steps": 2, "batch": 2, "crop": 32, "discriminator_channels": 8, "discriminator_layers": 1},
+    "train_unet": {"steps": STEPS, "batch": 3, "keep_at": [STEPS], "save_every": 2, "sheet_every": 0},
+    "inference": {"rounds": [{"guidance": 2.0, "respacing": "ddim20", "start": 3}]},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +51,7 @@ def children_may_be_killed():
 def top(tmp_path_factory):
     """A folder with tiny.yaml, train/ (drawn), start/, a run whose UNet is to be trained, and run/, where it is."""
     top = tmp_path_factory.mktemp("safety")
-    (top / "tiny.yaml").write_text(CONFIG)
+    tiny_yaml(top / "tiny.yaml", **SECTIONS)
     for command in (
         ("prepare_data", "synthetic", top / "train", "--count", 6, "--width", 64, "--height", 48),
         ("train", "autoencoder", *common(top, "start")), ("train", "latents", *common(top, "start")),
@@ -346,9 +341,9 @@ def test_the_first_layer_with_a_bad_output_is_named():
 
 
 def test_a_step_to_resume_from_needs_its_stage(top):
-    done = finished_tool("train", "all", *common(top, "run"), "--resume", 20)
+    done = run_main("train", "all", *common(top, "run"), "--resume", 20)
     assert done.returncode == 2 and "of which stage" in done.stderr
-    done = finished_tool("train", "unet", *common(top, "run"), "--resume", 19)
+    done = run_main("train", "unet", *common(top, "run"), "--resume", 19)
     assert done.returncode == 2 and f"saved steps in {top / 'run'} are: {STEPS}, {STEPS - 2}" in done.stderr
 
 
