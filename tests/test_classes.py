@@ -201,7 +201,7 @@ def test_smoothed_edges_are_refused_or_get_a_class_beside_them():
     assert (snapped[:23] == first).all() and (snapped[25:] == second).all() and between not in snapped
 
 
-@pytest.mark.parametrize("quality", [50, 75, 95])
+@pytest.mark.parametrize("quality", [75, 95])
 def test_jpegs_are_refused_or_mended(tmp_path, quality):
     labels = bands(1, 5, 12)
     labels[:, 20:30] = CLASSES.index("path")
