@@ -129,7 +129,7 @@ def vocabulary_of(data: Any, num_classes: int, where: object) -> Vocabulary:
         raise InputError(f"{where}: its metadata name {len(names)} classes, the network has {num_classes}; save it "
                          f"again")
     is_contest = [(c.name, c.color) for c in table.classes] == [(c.name, c.color) for c in CONTEST.classes]
-    return Vocabulary(dataclasses.replace(table, name=CONTEST.name) if is_contest else table, seen)
+    return Vocabulary(dataclasses.replace(CONTEST, classes=table.classes) if is_contest else table, seen)
 
 
 def count_classes(maps: Iterable[np.ndarray], table: ClassTable, ignore: Iterable[int] = ()) -> Vocabulary:
@@ -240,6 +240,8 @@ class LabelReader:
         tables = [own, *(table for table in colored_tables() if table.name != own.name)]
         codes = codes_of(stored.colors)
         painted = codes.ravel() if stored.alpha is None else codes[stored.alpha > 0]
+        if not painted.size:
+            return own
         found = different(painted)
         fitting = [table for table in tables if means_colors(found, table)]
         if not fitting:
@@ -264,8 +266,8 @@ class LabelReader:
         stray = exact_places(codes, colored(tables[best])[0]) == STRAY
         stray &= stored.alpha is None or stored.alpha > 0
         if not stray.any():
-            raise InputError(f"{stored.name}: nothing in it but what the table {tables[best].name} ignores; paint it, or "
-                             f"say with --classes what its colours are")
+            raise InputError(f"{stored.name}: nothing in it but what the table {tables[best].name} ignores; paint it, "
+                             f"or say with --classes what its colours mean")
         raise InputError(stray_message(stored, codes, stray, [tables[best], *tables[:best], *tables[best + 1:]]))
 
     def _warn_of_unseen(self, labels, name):
