@@ -286,6 +286,12 @@ def test_a_training_of_any_classes_says_them_in_its_weights(tmp_path, own_table)
     assert generator.vocabulary.names == ("heaven", "lawn", "forest")
     assert generator.vocabulary.table.classes[2].color == (0, 0x60, 0)
     assert generator.vocabulary.seen == Seen(3, (0.4, 0.4, 0.2), (2, 2, 1))
+    kept = load_checkpoint(tmp_path / "run" / "unet-0000001.safetensors")
+    save_checkpoint(kept.path, "unet", kept.tensors, kept.config, 1)  # as an older version wrote it
+    stages.export()
+    assert Generator.from_checkpoint(tmp_path / "run" / "weights", "cpu").vocabulary == generator.vocabulary
+    other = Stages(config, tmp_path / "data", tmp_path / "run", reader=reader_of_training(3, "auto"), resume=True)
+    refused(other.unet, "run the latents stage again")  # label maps were read by a table
     expected = drawn(generator, landscape(0, 1))
     assert (drawn(generator, lut[landscape(10, 20)]) == expected).all()
     assert (drawn(generator, landscape(10, 20), classes=own_table) == expected).all()
