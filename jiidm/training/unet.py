@@ -14,6 +14,7 @@ from jiidm.models.blocks import round_operands
 from jiidm.models.unet import Conditions, UNet
 from jiidm.system.distributed import shard
 from jiidm.system.errors import InputError
+from jiidm.system.rng import batch_indices
 from jiidm.system.runtime import jt
 from jiidm.training.gradients import Learner
 from jiidm.training.recompute import recomputing
@@ -31,17 +32,19 @@ class UNetTrainer(Trainer):
         photos: the names of the store's photos, for messages.
         tensorboard: as for `Trainer`.
         start_from: path of a checkpoint whose weights the training starts from; random ones by default.
+        by_hand: numbers of the photos that are drawn `by_hand_weight` times as often as the others.
     """
 
     stage, title = "unet", "the UNet"
     columns = ("mse", "bound", *(f"mse_quarter_{i}" for i in (1, 2, 3, 4)))
     sections = ("image", "autoencoder", "unet", "diffusion", "train_unet")
 
-    def __init__(self, config, store, autoencoder, run, photos, tensorboard=False, start_from=None):
+    def __init__(self, config, store, autoencoder, run, photos, tensorboard=False, start_from=None, by_hand=()):
         super().__init__(config, store, run, tensorboard=tensorboard)
         self.autoencoder, self.photos, self.start_from = autoencoder, photos, start_from
         self.keep = self.training.keep_at
         self.schedule = Schedule(config.diffusion)
+        self.by_hand = [store.per_photo * number + entry for number in by_hand for entry in range(store.per_photo)]
 
     @property
     def result(self):
@@ -69,6 +72,10 @@ class UNetTrainer(Trainer):
             load_into(self.network, checkpoint.tensors, self.start_from)
             self.ema.assign(checkpoint.tensors)
             self.state.origin = source_of(self.start_from, checkpoint.step)
+
+    def indices(self, step):
+        return batch_indices(self.config.seed, step, self.training.batch, len(self.samples), self.by_hand,
+                             self.training.by_hand_weight)
 
     def names(self, step):
         return [self.samples.name(i, self.photos) for i in self.indices(step)]

@@ -8,13 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jiidm.data.folders import TrainingFolder, folder_written_whole, write_test_tasks, write_training_folder
+from jiidm.data.folders import (
+    BY_HAND,
+    TrainingFolder,
+    folder_written_whole,
+    write_test_tasks,
+    write_training_folder,
+)
 from jiidm.data.labels import CLASSES, fit_labels, read_label_map
 from jiidm.data.pictures import fit_photo, photo_size, read_photo
 from jiidm.data.sets.stanford import fill_no_class, read_stanford, split_names
 from jiidm.system.errors import InputError
 
-BY_HAND = "by_hand.txt"
 _MAKERS = ("hand", "network")
 
 
