@@ -1,5 +1,6 @@
 """What turns a label map and a style into pictures for the painter."""
 import dataclasses
+import functools
 import time
 from typing import Protocol
 
@@ -113,9 +114,16 @@ class GeneratorEngine:
 
     def segment(self, photo, width, height):
         from jiidm.data.pictures import centre_crop
-        from jiidm.evaluation.segment import segment
 
-        return segment(np.ascontiguousarray(centre_crop(photo, width, height)), size=(height, width))
+        photo = np.ascontiguousarray(centre_crop(photo, width, height))
+        return self._segmenter.segment(photo, (height, width)).labels
+
+    @functools.cached_property
+    def _segmenter(self):
+        """The default segmenter for photos, with no classes but those that the weights were trained on."""
+        from jiidm.evaluation.segment import open_segmenter
+
+        return open_segmenter().among({CLASSES.index(name) for name in self._seen})
 
     def warm_up(self, say):
         from jiidm.data.project import Settings
