@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jiidm.data.labels import CLASSES, NO_CLASS, check_size, fit_labels, read_label_map
-from jiidm.data.pictures import fit_photo, read_photo
+from jiidm.data.labels import CLASSES, NO_CLASS, read_label_map
+from jiidm.data.sets.pairs import read_pair
 from jiidm.system.errors import InputError
 
 # The contest's names for the classes 0..7 of the data set; its "foreground object" is the contest's "other".
@@ -34,11 +34,9 @@ def read_stanford(source: str | Path, split: str, width: int,
     source = Path(source)
     names = split_names(source / f"{split}.txt")
     for name in names:
-        photo = read_photo(source / "images" / f"{name}.jpg")
-        path = source / "labels" / f"{name}.png"
-        labels = read_label_map(path, len(STANFORD_CLASSES), allow_no_class=True)
-        check_size(labels, photo.shape[1::-1], path)
-        yield name, fit_photo(photo, width, height), fit_labels(_TO_CONTEST[labels], width, height)
+        yield name, *read_pair(source / "images" / f"{name}.jpg", source / "labels" / f"{name}.png",
+                               lambda path: _TO_CONTEST[read_label_map(path, len(STANFORD_CLASSES),
+                                                                       allow_no_class=True)], width, height)
 
 
 def split_names(path):
