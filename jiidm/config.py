@@ -38,6 +38,7 @@ class Range(NamedTuple):
 
 Fraction = Annotated[float, Range(0, 1)]
 Positive = Annotated[int, Range(1)]
+ClassCount = Annotated[int, Range(1, 255)]  # label 255 is no class
 Enlargement = Annotated[float, Range(1)]
 Weight = Annotated[float, Range(0.1, 100)]
 
@@ -73,7 +74,7 @@ class UNetConfig:
     """The denoiser: a guided-diffusion UNet with SPADE in the middle and the decoder."""
 
     in_channels: int = 3
-    num_classes: int = 29
+    num_classes: ClassCount = 29
     model_channels: int = 256
     channel_mult: tuple[int, ...] = (1, 1, 2, 3, 4)
     num_res_blocks: int = 2

@@ -12,6 +12,7 @@ from jiidm.checkpoint import KINDS, Checkpoint, load_checkpoint, load_into, open
 from jiidm.config import InferenceConfig, RoundConfig, check_config, with_recipe
 from jiidm.data.inputs import prepare_inputs
 from jiidm.data.latents import one_hot_batch
+from jiidm.data.vocabulary import Vocabulary, vocabulary_of
 from jiidm.diffusion.schedule import Schedule
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.plan import make_plan
@@ -25,8 +26,11 @@ from jiidm.system.runtime import announce_compilation, device_name, jt, use_devi
 
 if TYPE_CHECKING:
     from jiidm.baselines.inference import BaselineGenerator
+    from jiidm.data.classes import ClassTable
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
+# The classes of their training photos (weights/default/README.md), for weights whose metadata do not say it.
+SEEN_BY_DEFAULT = ("sky", "tree", "road", "grass", "water", "building", "mountain", "other")
 _CPU_CACHE_MB = 2048
 
 Mask = str | Path | Image.Image | np.ndarray
@@ -38,7 +42,8 @@ class Generator:
     """Semantic image synthesis with IIDM (Liu & Chang 2024). Make one with `load` or `Generator.from_checkpoint`.
 
     `width` and `height` are the size in pixels that its networks work at, `num_classes` how many labels it knows,
-    `config` the whole configuration that they were trained with, its recipe included.
+    `vocabulary` which (a `Vocabulary`: names, colours, and which of them the training saw), `config` the whole
+    configuration that they were trained with, its recipe included.
     """
 
     model = "iidm"
@@ -65,6 +70,7 @@ class Generator:
         check_config(self.config)
         self.width, self.height = self.config.image.width, self.config.image.height
         self.num_classes = self.config.unet.num_classes
+        self.vocabulary = _vocabulary(unets[-1])
         self.schedule = Schedule(self.config.diffusion)
         self.checkpoints, self._autoencoder_checkpoint = unets, autoencoder
         self._autoencoder = Autoencoder(autoencoder.config.autoencoder)
@@ -153,11 +159,16 @@ class Generator:
         size: str | tuple[int, int] = "model",
         names: Sequence[str] | None = None,
         on_step: Callable[[Step], Any] | None = None,
+        classes: str | Path | ClassTable = "auto",
+        snap: bool = False,
+        nearest_class: bool = False,
     ) -> Image.Image | list[Image.Image]:
         """Draws the landscape of a label map in the style of a photo.
 
         Args:
-            mask: label map: a path, a PIL image or an array (H, W integers, 0..num_classes-1), or a list of them.
+            mask: label map: a path, a PIL image or an array (H, W integers 0..num_classes-1, or H, W, 3 uint8 in the
+                colours of a table), or a list of them. 255 and transparent pixels have no class: the networks fill
+                them in.
             style: style photo: a path, a PIL image or an array (H, W, 3 uint8), or a list as long as the masks'. It is
                 cropped to the network's aspect.
             rounds: the first n rounds of the recipe (None: all), or a list of rounds (`RoundConfig` or dicts).
@@ -168,6 +179,10 @@ class Generator:
             size: of the result: "model", "mask" (each mask's own) or (width, height) in pixels.
             names: what each picture's noise is drawn for, with the seed (None: a mask's file name, "" for others).
             on_step: called with a `Step` after every step. What it raises ends the call.
+            classes: the table that the masks' numbers and colours are of: a shipped one's name, a YAML file, or
+                "auto": numbers are the networks' labels, colours are of the one table that has them all.
+            snap: give stray colours of a mask (smoothed edges, a JPEG) the nearest class among those around them.
+            nearest_class: draw classes that the training has not seen as those that stand in for them.
 
         Returns:
             An RGB picture, or a list of them where masks came as a list.
@@ -178,7 +193,8 @@ class Generator:
         config = with_recipe(self.config, recipe)
         plan = make_plan(config.inference, self.schedule, rounds, color_transfer)
         weights = ensemble_weights(ensemble, len(self.checkpoints))
-        inputs = prepare_inputs(mask, style, names, size, self.num_classes, self.width, self.height)
+        inputs = prepare_inputs(mask, style, names, size, self.vocabulary.reader(classes, snap, nearest_class),
+                                self.width, self.height)
         self._load_mean(weights)
 
         def noise(number, shape):
@@ -210,6 +226,14 @@ class Generator:
                                 joint)
         self._null = conditions.null  # serves all pictures to come
         return conditions
+
+
+def _vocabulary(unet: Checkpoint) -> Vocabulary:
+    """The vocabulary of a UNet; of the package's own weights also where their metadata do not say it."""
+    found = vocabulary_of(unet.classes, unet.config.unet.num_classes, unet.path)
+    if unet.classes is None and unet.path.parent.absolute() == DEFAULT_WEIGHTS.absolute():
+        return Vocabulary(found.table, known=SEEN_BY_DEFAULT)
+    return found
 
 
 def load(paths: Paths = "default", device: str = "auto", precision: str = "auto",

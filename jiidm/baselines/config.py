@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from jiidm.checkpoint import checkpoint_of
 from jiidm.config import (
+    ClassCount,
     Enlargement,
     Fraction,
     ImageConfig,
@@ -14,7 +15,6 @@ from jiidm.config import (
     check_values,
     load_config,
 )
-from jiidm.data.labels import CLASSES
 from jiidm.system.errors import InputError
 
 NORMS = {"spade": "gaugan", "clade": "clade", "clade_icpe": "clade"}  # of the generator, and the model that it makes
@@ -38,7 +38,7 @@ class GeneratorConfig:
     """
 
     norm: Literal["spade", "clade", "clade_icpe"] = "spade"
-    num_classes: Positive = len(CLASSES)
+    num_classes: ClassCount = 29
     ngf: Annotated[int, Range(2)] = 64
     upsampling: Annotated[int, Range(4, 7)] = 5
     spade_channels: Positive = 128
@@ -145,9 +145,6 @@ def check_run(config):
     check_training_section(config, "train_generator")
     training, discriminator = config.train_generator, config.discriminator
     check_values(discriminator, "discriminator.")
-    if config.generator.num_classes > len(CLASSES):
-        raise InputError(f"generator.num_classes {config.generator.num_classes}: expected at most {len(CLASSES)}, the "
-                         f"classes of the label maps")
     if training.perceptual_weight and not training.perceptual_file:
         raise InputError("train_generator.perceptual_file: expected the file of VGG-19's weights for a "
                          "perceptual_weight above 0")

@@ -5,8 +5,9 @@
 Writes report.md, report.json and report.html, one self-contained page.
 """
 import argparse
-import warnings
 from pathlib import Path
+
+from jiidm.commands.options import add_label_options
 
 
 def parse_arguments():
@@ -33,6 +34,7 @@ def parse_arguments():
     parser.add_argument("--allow-missing", action="store_true",
                         help="measure the rest where pictures are missing, extra, unreadable or of another size")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
+    add_label_options(parser)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return parser.parse_args()
 
@@ -46,7 +48,6 @@ def main():
     from jiidm.system.files import output_folder
     from jiidm.system.runtime import use_device
 
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     use_device(arguments.device)
     protocol = Protocol(arguments.resamples, min(arguments.resamples, FRECHET_RESAMPLES))
     output_folder(arguments.output)
@@ -54,7 +55,7 @@ def main():
         arguments.results, arguments.labels, arguments.references, arguments.real, arguments.compare,
         segmenter=arguments.segmenter, segmenter_classes=arguments.segmenter_classes, inception=arguments.inception,
         statistics=arguments.statistics or arguments.output / "statistics", allow_missing=arguments.allow_missing,
-        protocol=protocol,
+        protocol=protocol, classes=arguments.classes, snap=arguments.snap,
     )
     paths = write_report(evaluation, arguments.output)
     print(paths[0].read_text("utf-8"))

@@ -95,13 +95,11 @@ def write_maps(segmenter, path, output, name, kinds):
     """Writes the maps of a photo; returns a line on them."""
     import numpy as np
 
-    from jiidm.data.labels import CLASSES, colorize
     from jiidm.data.pictures import read_photo
-    from jiidm.evaluation.segment import segment
 
-    photo = read_photo(path)
-    labels, confidence = segment(photo, segmenter)
-    colors = colorize(labels)
+    photo, names, palette = read_photo(path), segmenter.table.names, segmenter.table.palette
+    labels, confidence = segmenter.segment(photo)
+    colors = palette[labels]
     pictures = {
         "colors": lambda: colors,
         "overlay": lambda: ((photo.astype(np.uint16) + colors) // 2).astype(np.uint8),
@@ -109,23 +107,22 @@ def write_maps(segmenter, path, output, name, kinds):
     }
     for kind in kinds:
         save(pictures[kind](), output / kind / f"{name}{_KINDS[kind]}")
-    save(labels, output / f"{name}.png", palette=True)
-    shares = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
-    found = ", ".join(f"{100 * shares[c]:.0f} % {CLASSES[c]}" for c in np.argsort(-shares, kind="stable")[:4]
+    save(labels, output / f"{name}.png", palette)
+    shares = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
+    found = ", ".join(f"{100 * shares[c]:.0f} % {names[c]}" for c in np.argsort(-shares, kind="stable")[:4]
                       if shares[c] >= 0.005)
     return (f"{output / f'{name}.png'}: {labels.shape[1]}x{labels.shape[0]}, {found}; "
             f"mean confidence {confidence.mean():.2f}")
 
 
-def save(picture, path, palette=False):
-    """Writes a picture whole or not at all; labels get the class colours as their palette."""
+def save(picture, path, palette=None):
+    """Writes a picture whole or not at all; labels get a palette, N x 3 uint8."""
     from PIL import Image
 
-    from jiidm.data.labels import PALETTE
     from jiidm.system.files import written_whole
 
     image = Image.fromarray(picture)
-    if palette:
-        image.putpalette(PALETTE.tobytes())
+    if palette is not None:
+        image.putpalette(palette.tobytes())
     with written_whole(path) as temporary:
         image.save(temporary, quality=92)

@@ -9,6 +9,8 @@
 A class without `becomes` and `ignore` becomes the class of its own name. `bits: 16` reads 16-bit maps. `nearest` lists
 what may stand in for a class that weights have not seen, the best first. docs/classes.md has the whole format.
 """
+from __future__ import annotations
+
 import colorsys
 import functools
 import itertools
@@ -17,6 +19,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -30,6 +33,7 @@ Color = tuple[int, int, int]
 
 MAX_CLASSES = 255
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
 _FOLDER = Path(__file__).parent / "tables"
 TABLES = tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 _KEYS = ("title", "target", "bits", "classes")
@@ -120,10 +124,16 @@ class ClassTable:
         found[[c.number for c in self.classes]] = targets
         return found
 
-    @property
-    def target_names(self) -> tuple[str, ...]:
-        """The names of the table that `becomes` speaks of: the target's, else its own."""
-        return load_table(self.target).names if self.target else self.names
+    def target_table(self) -> ClassTable:
+        """Returns the table that `becomes` speaks of: the target, else the classes that this one's become."""
+        if self.target:
+            return load_table(self.target)
+        kept = {}
+        for c in self.classes:  # of those that become one class, the one of its name lends its colour
+            if not c.ignore and (c.becomes not in kept or c.name == c.becomes):
+                kept[c.becomes] = c
+        return ClassTable(self.name, tuple(TableClass(number, name, c.color, name, False, c.nearest)
+                                           for number, (name, c) in enumerate(kept.items())))
 
     def read(self, source: Source, target_names: Sequence[str] | None = None, name: str | None = None,
              snap: bool = False) -> np.ndarray:
@@ -132,7 +142,7 @@ class ClassTable:
         Args:
             source: the path of a picture, a PIL image, or an array: H x W integers or H x W x 3 (or 4) uint8. A
                 palette picture is read by its colours where the table has all that it uses, else by its indices.
-            target_names: the names of the classes that the result counts in. None: `self.target_names`.
+            target_names: the names of the classes that the result counts in. None: those of `target_table`.
             name: what errors call the source. None: the path.
             snap: give stray colours (smoothed edges, a JPEG) the nearest class among those around them.
 
@@ -143,7 +153,7 @@ class ClassTable:
             InputError: a number or a colour that the table lacks, a class that `target_names` lacks, half-transparent
                 pixels, 16 bits without `bits: 16`, a broken file. It names the place of the first wrong pixel.
         """
-        return read_by(self, read_stored(source, name), target_names or self.target_names, snap)[0]
+        return read_by(self, read_stored(source, name), target_names or self.target_table().names, snap)[0]
 
 
 def table_of(names: Sequence[str], colors: Iterable[Color | None] | None = None, name: str = "classes") -> ClassTable:
@@ -198,7 +208,7 @@ def _shipped(name):
 def _read_table(path, name):
     """The table of a YAML file."""
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        data = yaml.load(path.read_text("utf-8"), _LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); "
                          f"a table of classes was expected") from error
@@ -236,11 +246,11 @@ def _read_class(entry, bits, targets, where):
     nearest = entry.get("nearest", [])
     if not isinstance(nearest, list) or not all(isinstance(other, str) for other in nearest):
         raise InputError(f"{where}: nearest {nearest!r}: expected a list of names")
-    return TableClass(number, name, _read_color(entry.get("color"), where), becomes, ignore, tuple(nearest))
+    return TableClass(number, name, read_color(entry.get("color"), where), becomes, ignore, tuple(nearest))
 
 
-def _read_color(color, where):
-    """RGB of "#rrggbb" or of a list of three numbers; None for None."""
+def read_color(color: Any, where: str) -> Color | None:
+    """Returns the RGB of "#rrggbb" or of a list of three numbers, None of None; raises InputError for anything else."""
     if color is None:
         return None
     if isinstance(color, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", color):

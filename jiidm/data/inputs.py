@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jiidm.data.labels import read_label_map, resize_labels
+from jiidm.data.labels import resize_labels
 from jiidm.data.pictures import fit_photo, read_photo
+from jiidm.data.vocabulary import LabelReader
 from jiidm.system.errors import InputError
 
 
@@ -14,8 +15,8 @@ from jiidm.system.errors import InputError
 class Inputs:
     """A batch at a network's size.
 
-    `masks` is N, H, W uint8; `styles` N, H, W, 3 uint8; `names` what each picture's noise is drawn for; `sizes` the
-    width and height of each result; `single` whether one mask was given, not a list.
+    `masks` is N, H, W uint8 (255: no class); `styles` N, H, W, 3 uint8; `names` what each picture's noise is drawn
+    for; `sizes` the width and height of each result; `single` whether one mask was given, not a list.
     """
 
     masks: np.ndarray
@@ -31,12 +32,12 @@ class Inputs:
         return resized[0] if self.single else resized
 
 
-def prepare_inputs(mask, style, names, size, num_classes: int, width: int, height: int) -> Inputs:
+def prepare_inputs(mask, style, names, size, reader: LabelReader, width: int, height: int) -> Inputs:
     """Reads, checks and fits the arguments of `Generator.infer`.
 
     Args:
         mask, style, names, size: as there.
-        num_classes: how many labels the network knows.
+        reader: of the label maps.
         width, height: the network's size in pixels.
 
     Raises:
@@ -52,7 +53,7 @@ def prepare_inputs(mask, style, names, size, num_classes: int, width: int, heigh
     names = [Path(m).stem if isinstance(m, str | Path) else "" for m in masks] if names is None else names
     if isinstance(names, str) or len(names) != len(masks):
         raise InputError(f"names {names!r}: expected a list of {len(masks)}, one for each mask")
-    labels = [read_label_map(m, num_classes) for m in masks]
+    labels = [reader.read(m) for m in masks]
     photos = np.stack([fit_photo(read_photo(s), width, height) for s in styles])
     resized = np.stack([resize_labels(label, width, height) for label in labels])
     if size == "mask":

@@ -4,7 +4,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from jiidm.data.classes import CONTEST
+from jiidm.data.classes import CONTEST, ClassTable
 from jiidm.data.pictures import centre_crop
 from jiidm.data.stored import NO_CLASS, list_values, read_stored
 from jiidm.system.errors import InputError
@@ -90,13 +90,18 @@ def resize_labels(labels: np.ndarray, width: int, height: int) -> np.ndarray:
     return labels[rows[:, None], columns]
 
 
-def colorize(labels: np.ndarray) -> np.ndarray:
-    """Colours H x W uint8 labels: returns H x W x 3 uint8 RGB, each pixel in its class's colour, NO_CLASS black.
+def colorize(labels: np.ndarray, table: ClassTable = CONTEST) -> np.ndarray:
+    """Colours labels.
 
-    Classes from 29 on use the colours of PALETTE again, from its start.
+    Args:
+        labels: H x W uint8.
+        table: the classes; labels are places in it.
+
+    Returns:
+        H x W x 3 uint8 RGB, each pixel in its class's colour; black where it has none.
     """
-    colors = PALETTE[np.arange(256) % len(PALETTE)]
-    colors[NO_CLASS] = 0
+    colors = np.zeros((256, 3), np.uint8)
+    colors[:len(table)] = table.palette
     return colors[labels]
 
 

@@ -59,6 +59,10 @@ class LatentStore:
         rows = np.linspace(0, len(self) // self.per_photo - 1, count).astype(int) * self.per_photo
         return self.latents[rows], self.labels[rows]
 
+    def label_maps(self):
+        """Yields the label map of each whole photo."""
+        yield from self.labels[:: self.per_photo]
+
     def batch(self, indices, own, random):
         """What `latents_of` takes, and label maps, of the entries `indices[own]` (numpy); called in threads.
 
@@ -95,6 +99,10 @@ class PhotoLatents:
         rows = np.linspace(0, len(self) - 1, count).astype(int)
         photos, labels = self._pairs(rows, [whole_view(image.width, image.height)] * count)
         return self.latents_of(photos).numpy(), labels
+
+    def label_maps(self):
+        """As `LatentStore.label_maps`, as large as the photos."""
+        return self.folder.label_maps(self.config.unet.num_classes)
 
     def batch(self, indices, own, random):
         """As `LatentStore.batch`: photos (N, H, W, 3 uint8) and label maps of the latents' size."""

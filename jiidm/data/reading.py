@@ -36,6 +36,16 @@ def read_by(table: ClassTable, stored: Stored, target_names: Sequence[str],
     return _become(table, stored, places, target_names), strays
 
 
+def check_numbers(stored: Stored, bits: int = 8) -> None:
+    """Raises InputError where the numbers of a picture cannot be labels: JPEG, more than `bits`, half transparent."""
+    if stored.lossy:
+        raise InputError(f"{stored.name}: a JPEG; its compression alters labels; save the label map as a grey PNG")
+    if stored.bits > bits:
+        raise InputError(f"{stored.name}: a 16-bit picture, {bits} bits were expected; convert it, or give "
+                         f"a table with bits: 16 (--classes)")
+    _refuse_half_transparent(stored)
+
+
 def colored(table: ClassTable) -> tuple[np.ndarray, np.ndarray]:
     """Returns the colours of a table, N x 3 uint8 RGB, and the places of their classes; some have none."""
     places = [place for place, c in enumerate(table.classes) if c.color is not None]
@@ -53,11 +63,7 @@ def means_colors(codes: np.ndarray, table: ClassTable) -> bool:
 
 def _number_places(table, stored):
     """The place in the table of each pixel's number, H x W int16; `len(table)` for 255 without a class."""
-    if stored.lossy:
-        raise InputError(f"{stored.name}: a JPEG; its compression alters labels; save the label map as a grey PNG")
-    if stored.bits > table.bits:
-        raise InputError(f"{stored.name}: a 16-bit picture, but the table {table.name} has 8 bits; convert it, or give "
-                         f"a table with bits: 16")
+    check_numbers(stored, table.bits)
     places = np.full(2**table.bits, STRAY, np.int16)
     if table.bits == 8:
         places[NO_CLASS] = len(table)
@@ -69,7 +75,6 @@ def _number_places(table, stored):
     if stored.alpha is not None:
         wrong &= stored.alpha > 0
         found[stored.alpha == 0] = len(table)
-        _refuse_half_transparent(stored)
     if wrong.any():
         raise InputError(f"{stored.name}: label {list_values(numbers, wrong)}; expected the numbers of the table "
                          f"{table.name}, {_ranges(c.number for c in table.classes)}; add them to it")
@@ -81,9 +86,9 @@ def _color_places(table, stored, codes, snap):
     palette, of_color = colored(table)
     exact = exact_places(codes, palette)
     stray = exact == STRAY
+    if not snap:
+        _refuse_half_transparent(stored)
     if stored.alpha is not None:
-        if not snap:
-            _refuse_half_transparent(stored)
         stray = (stray | (stored.alpha < 255)) & (stored.alpha > 0)
         exact[stored.alpha < 255] = STRAY
     found, count = exact, int(stray.sum())
@@ -145,6 +150,8 @@ def _nearest_classes(code, tables):
 
 
 def _refuse_half_transparent(stored):
+    if stored.alpha is None:
+        return
     half = (stored.alpha > 0) & (stored.alpha < 255)
     if half.any():
         y, x = first_place(half)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from jiidm.checkpoint import open_tensors
-from jiidm.data.classes import CONTEST
-from jiidm.data.labels import CLASSES
+from jiidm.data.classes import CONTEST, ClassTable
+from jiidm.data.vocabulary import Vocabulary
 from jiidm.evaluation import judge
 from jiidm.evaluation.class_maps import class_map_with_confidence, merge_outputs
 from jiidm.evaluation.features import segmenter_logits
 from jiidm.evaluation.weights import load_segmenter
 from jiidm.foreign.archive import open_weights
 from jiidm.foreign.efficientnet import efficientnet_installed
+from jiidm.system.errors import InputError
 
 NAMED = ("judge", "small")  # segmenters that come with the package
 
@@ -44,12 +45,14 @@ class PhotoSegmenter:
         about: the network in words.
         logits: H x W x 3 uint8 RGB -> outputs, h, w float32, of the whole photo.
         classes: the class of each output; several may mean one.
+        table: names and colours of the classes.
     """
 
     name: str
     about: str
     logits: Callable[[np.ndarray], np.ndarray]
     classes: tuple[int, ...]
+    table: ClassTable = CONTEST
 
     def segment(self, photo: np.ndarray, size: tuple[int, int] | None = None) -> Segmentation:
         """Finds the class of each pixel.
@@ -61,23 +64,21 @@ class PhotoSegmenter:
         logits, classes = merge_outputs(self.logits(photo)[None], self.classes)
         return Segmentation(*class_map_with_confidence(logits[0], size or photo.shape[:2], classes))
 
-    def among(self, allowed: Collection[int]) -> PhotoSegmenter:
-        """Returns the segmenter that predicts no classes but `allowed`.
+    def for_weights(self, vocabulary: Vocabulary) -> PhotoSegmenter:
+        """Returns the segmenter whose label maps have the classes of other weights, and no classes that these have not
+        seen: such a class is counted as what may stand in for it (`nearest` in its table), or left out.
 
-        Others are counted as what may stand in for them (`nearest` in the table of classes). Where nothing may, they
-        are left out.
+        Raises InputError where no class is left.
         """
-        stand_ins = {c: _stand_in(c, allowed) for c in self.classes}
-        kept = [place for place, c in enumerate(self.classes) if stand_ins[c] is not None]
+        seen, nearest = vocabulary.seen_names, {c.name: (c.name, *c.nearest) for c in self.table.classes}
+        stand_ins = [next((name for name in nearest[self.table.names[c]] if name in seen), None) for c in self.classes]
+        kept = [place for place, name in enumerate(stand_ins) if name]
+        if not kept:
+            raise InputError(f"segmenter {self.name}: it knows none of the weights' classes {', '.join(seen)}; give "
+                             f"label maps")
         logits = self.logits
-        return replace(self, logits=lambda photo: logits(photo)[kept],
-                       classes=tuple(stand_ins[self.classes[place]] for place in kept))
-
-
-def _stand_in(c, allowed):
-    """The class itself where it is allowed, else the best allowed one that may stand in for it, or None."""
-    candidates = (c, *(CLASSES.index(name) for name in CONTEST.classes[c].nearest))
-    return next((other for other in candidates if other in allowed), None)
+        return replace(self, table=vocabulary.table, logits=lambda photo: logits(photo)[kept],
+                       classes=tuple(vocabulary.names.index(stand_ins[place]) for place in kept))
 
 
 def open_segmenter(name: str | os.PathLike | None = None,
@@ -100,7 +101,8 @@ def open_segmenter(name: str | os.PathLike | None = None,
     outputs = evaluator.classes or tuple(range(network.config.num_classes))
     known = evaluator.known.classes if evaluator.known else outputs
     about = f"SegFormer for {network.config.width}x{network.config.height}, {len(set(known))} classes"
-    return PhotoSegmenter(os.fspath(name), about, lambda photo: segmenter_logits(evaluator, [photo])[0][0], outputs)
+    return PhotoSegmenter(os.fspath(name), about, lambda photo: segmenter_logits(evaluator, [photo])[0][0], outputs,
+                          evaluator.vocabulary.table)
 
 
 def _is_judge(path):

@@ -3,17 +3,18 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from jiidm.checkpoint import FORMAT, load_into, load_tensors, save_tensors, source_of
+from jiidm.checkpoint import FORMAT, load_into, load_tensors, open_tensors, save_tensors, source_of
 from jiidm.config import from_dict, to_dict
-from jiidm.data.classes import TABLES, ClassTable, load_table
+from jiidm.data.classes import CONTEST, TABLES, ClassTable, load_table
 from jiidm.data.labels import CLASSES
+from jiidm.data.vocabulary import Vocabulary, vocabulary_of
 from jiidm.evaluation.inception import Inception
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.foreign.archive import Weights, open_weights
@@ -100,6 +101,7 @@ class Evaluator:
         known: what is known of a segmenter. None: nothing.
         classes: our class of each output of a segmenter that was trained for another set of classes. None: the outputs
             are our classes.
+        vocabulary: what "our classes" are.
     """
 
     network: Any
@@ -107,12 +109,13 @@ class Evaluator:
     sha256: str
     known: Known | None = None
     classes: tuple[int, ...] | None = None
+    vocabulary: Vocabulary = field(default_factory=lambda: Vocabulary(CONTEST))
 
 
 # ------------------------------------------------------------------------------------------------------------ segmenter
 
 def save_segmenter(path: str | Path, arrays: Mapping[str, np.ndarray], config: SegformerConfig, step: int,
-                   note: str = "", dtype: str = "float16") -> None:
+                   note: str = "", dtype: str = "float16", vocabulary: Vocabulary | None = None) -> None:
     """Writes a segmenter as safetensors.
 
     Args:
@@ -122,12 +125,14 @@ def save_segmenter(path: str | Path, arrays: Mapping[str, np.ndarray], config: S
         step: the training step.
         note: how it was made, in words.
         dtype: "float16" or "float32".
+        vocabulary: what it knows of classes.
 
     Raises:
         InputError: NaN or a number beyond the range of `dtype`, or the file cannot be written.
     """
     save_tensors(path, arrays, {
         "format": FORMAT, "kind": KIND, "config": json.dumps(to_dict(config)), "step": str(step), "note": note,
+        **({"classes": json.dumps(vocabulary.as_dict())} if vocabulary else {}),
     }, dtype, finite=True)
 
 
@@ -156,7 +161,11 @@ def load_segmenter(path: str | Path | None = None,
     classes = _usual_table(path) if classes is None else classes
     if classes is None:
         network, sha256 = load_segmenter_network(path), source_of(path).sha256
-        return Evaluator(network, path.name, sha256, _read_known(path, sha256))
+        vocabulary = _read_vocabulary(path, network.config.num_classes)
+        known = _read_known(path, sha256, len(vocabulary))
+        if known is None and vocabulary.seen:
+            known = Known(tuple(np.flatnonzero(vocabulary.seen.in_maps).tolist()))
+        return Evaluator(network, path.name, sha256, known, vocabulary=vocabulary)
     table = classes if isinstance(classes, Mapping) else _read_classes(classes)
     name = "the table of classes" if isinstance(classes, Mapping) else classes
     network, ours = load_segmenter_network(path, table, name), tuple(table[index] for index in sorted(table))
@@ -268,7 +277,16 @@ def save_known(path: str | Path, known: Known) -> None:
         temporary.write_text(text + "\n", "utf-8")
 
 
-def _read_known(path: Path, sha256: str) -> Known | None:
+def _read_vocabulary(path: Path, num_classes: int) -> Vocabulary:
+    """What the metadata of a segmenter say of its classes."""
+    metadata = open_tensors(path)[1] if open_weights(path).native else {}
+    try:
+        return vocabulary_of(json.loads(metadata.get("classes", "null")), num_classes, path)
+    except ValueError as error:
+        raise InputError(f"{path}: its metadata's classes are no JSON ({error}); save it again") from error
+
+
+def _read_known(path: Path, sha256: str, num_classes: int) -> Known | None:
     """The `Known` in the file beside the weights `path` of this SHA-256; None without a usable one."""
     path = path.with_suffix(".json")
     if not path.exists():
@@ -279,7 +297,7 @@ def _read_known(path: Path, sha256: str) -> Known | None:
             raise ValueError("no object with a sha256")
         if data.pop("sha256") != sha256:
             raise ValueError("it is of other weights, their sha256 differs")
-        return _parse_known(data)
+        return _parse_known(data, num_classes)
     except (OSError, ValueError, RecursionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         print(f"jiidm: {path}: left aside ({reason}); what the segmenter was trained for is not known",
@@ -287,14 +305,14 @@ def _read_known(path: Path, sha256: str) -> Known | None:
     return None
 
 
-def _parse_known(data: dict) -> Known:
+def _parse_known(data: dict, num_classes: int) -> Known:
     """The `Known` of a dictionary; raises ValueError for anything that `save_known` does not write."""
     names = [field.name for field in fields(Known)]
     if data.keys() != set(names):
         raise ValueError(f"expected sha256, {', '.join(names)} and no more")
     classes, photos, *scores = (data[name] for name in names)
-    if not isinstance(classes, list) or not all(type(c) is int and 0 <= c < len(CLASSES) for c in classes):
-        raise ValueError(f"classes: expected a list of numbers 0..{len(CLASSES) - 1}")
+    if not isinstance(classes, list) or not all(type(c) is int and 0 <= c < num_classes for c in classes):
+        raise ValueError(f"classes: expected a list of numbers 0..{num_classes - 1}")
     if photos is not None and (type(photos) is not int or photos < 1):
         raise ValueError("photos: expected how many, or null")
     if any(score is not None and (type(score) not in (int, float) or not 0 <= score <= 1) for score in scores):

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from jiidm.data.labels import CLASSES, PALETTE
+from jiidm.system.errors import InputError
 
 # Classes that the default weights were trained on (weights/default/README.md).
 _SEEN_BY_DEFAULT = ("sky", "tree", "road", "grass", "water", "building", "mountain", "other")
@@ -120,10 +121,10 @@ class GeneratorEngine:
 
     @functools.cached_property
     def _segmenter(self):
-        """The default segmenter for photos, with no classes but those that the weights were trained on."""
+        """The default segmenter for photos, with no classes but those that the weights have seen."""
         from jiidm.evaluation.segment import open_segmenter
 
-        return open_segmenter().among({CLASSES.index(name) for name in self._seen})
+        return open_segmenter().for_weights(self._generator.vocabulary)
 
     def warm_up(self, say):
         from jiidm.data.project import Settings
@@ -136,7 +137,10 @@ class GeneratorEngine:
             say(f"warming up ({number + 1}/3): {quality} picture")
             self.paint(labels, style, Settings(quality=quality), lambda event: None)
         say("warming up (3/3): segmenter for photos")
-        self.segment(style, *size[::-1])
+        try:
+            self.segment(style, *size[::-1])
+        except InputError as error:  # weights of other classes than the segmenter's: all but photos works
+            say(f"no label maps of photos: {error}")
 
 
 def _chain(settings):

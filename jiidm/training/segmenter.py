@@ -10,6 +10,7 @@ from jiidm.config import Fraction, Positive, Range, TrainingConfig, check_traini
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import NO_CLASS, colorize, fit_labels
 from jiidm.data.pictures import fit_photo
+from jiidm.data.vocabulary import count_classes
 from jiidm.evaluation.metrics import confusion, mask_accuracy, mean_iou
 from jiidm.evaluation.segformer import Segformer, SegformerConfig, check_segformer, normalised, resize_bilinear
 from jiidm.evaluation.weights import Known, load_segmenter_network, save_known, save_segmenter
@@ -63,7 +64,7 @@ def load_segmenter_run(path):
     return load_config(path, SegmenterRun)
 
 
-def train_segmenter(config, data, run, validation=None, resume=None, device="auto", tensorboard=False):
+def train_segmenter(config, data, run, validation=None, resume=None, device="auto", tensorboard=False, reader=None):
     """Trains the segmenter of a `SegmenterRun`.
 
     The run's folder receives segmenter.csv, states to resume from, sample grids, `segmenter-latest.safetensors` and at
@@ -78,6 +79,7 @@ def train_segmenter(config, data, run, validation=None, resume=None, device="aut
         resume: as for `run_stage`.
         device: "auto", "cpu" or "cuda".
         tensorboard: whether to write TensorBoard's files.
+        reader: the `LabelReader` of the label maps. None: numbers of the contest's classes, or without names.
 
     Raises:
         InputError: for folders or values that are wrong, and as `run_stage` does.
@@ -85,8 +87,8 @@ def train_segmenter(config, data, run, validation=None, resume=None, device="aut
     check_segformer(config.segmenter)
     _check_training(config)
     use_device(device)
-    validation = TrainingFolder(validation) if validation else None
-    run_stage(SegmenterTrainer(config, TrainingFolder(data), run, validation, tensorboard), resume)
+    validation = TrainingFolder(validation, reader) if validation else None
+    run_stage(SegmenterTrainer(config, TrainingFolder(data, reader), run, validation, tensorboard), resume)
 
 
 def _check_training(config):
@@ -195,6 +197,15 @@ class SegmenterTrainer(Trainer):
                                    weight_decay=self.training.weight_decay)
         self.learners = [Learner("network", self.network, optimizer)]
 
+    def count_classes(self):
+        count = self.config.segmenter.num_classes
+        self.vocabulary = count_classes(self.samples.label_maps(count), self._table, self.training.ignore)
+
+    @property
+    def _table(self):
+        """The `ClassTable` of the labels."""
+        return self.samples.reader(self.config.segmenter.num_classes).vocabulary.table
+
     def batch(self, step):
         indices = self.indices(step)
         photos, labels = [], []
@@ -220,11 +231,12 @@ class SegmenterTrainer(Trainer):
         return Losses([loss], [loss, (logits.argmax(1)[0] == truth).float32().sum() / count])
 
     def save_weights(self, path, step):
-        save_segmenter(path, self.ema.arrays(), self.config.segmenter, step)
+        save_segmenter(path, self.ema.arrays(), self.config.segmenter, step, vocabulary=self.vocabulary)
 
     def finish(self):
         note = f"trained on {len(self.samples)} photos of {self.samples.path.name}"
-        save_segmenter(self.result, self.ema.arrays(), self.config.segmenter, self.training.steps, note)
+        save_segmenter(self.result, self.ema.arrays(), self.config.segmenter, self.training.steps, note,
+                       vocabulary=self.vocabulary)
         describe_segmenter(self.result, self.samples, self.validation, self.training.ignore)
 
     def pictures(self, step):
@@ -235,7 +247,8 @@ class SegmenterTrainer(Trainer):
                 (photo, labels, predicted), = predictions(self.network, folder, [name])
                 matrix = matrix + confusion(labels, predicted, self.config.segmenter.num_classes)
                 if name in shown:
-                    for row, picture in zip(rows.values(), (photo, colorize(labels), colorize(predicted)), strict=True):
+                    shown_row = photo, colorize(labels, self._table), colorize(predicted, self._table)
+                    for row, picture in zip(rows.values(), shown_row, strict=True):
                         row.append(picture)
         if self.validation:
             self.log_quality("validation", step, mask_accuracy=float(mask_accuracy(matrix)),

@@ -58,22 +58,23 @@ class Stages:
         average: `export` writes the mean of the kept UNets in place of each of them.
         tensorboard: whether to write TensorBoard's files, into run/tensorboard.
         start_from: checkpoint whose weights the UNet starts from; random ones by default.
+        reader: the `LabelReader` of the label maps. None: numbers of the contest's classes, or without names.
 
     Raises:
         InputError: for a configuration, folder or checkpoint that cannot be used; nothing is written then.
     """
 
     def __init__(self, config, data, run, validation=None, resume=None, device="auto", average=False,
-                 tensorboard=False, start_from=None):
+                 tensorboard=False, start_from=None, reader=None):
         check_run(config, device)
         self.resume = "auto" if resume is True else resume or None
         check_resume(run, self.resume)
         if start_from:  # told now, not after the autoencoder's hours
             check_same_network(open_checkpoint(start_from, "unet"), config)
         self.config, self.average, self.tensorboard, self.start_from = config, average, tensorboard, start_from
-        self.folder = TrainingFolder(data)
+        self.folder = TrainingFolder(data, reader)
         self.by_hand = _numbers_by_hand(self.folder, config.train_unet.by_hand_weight)
-        self.validation = TrainingFolder(validation) if validation else None
+        self.validation = TrainingFolder(validation, reader) if validation else None
         self.run = output_folder(run)
 
     def autoencoder(self):
@@ -109,7 +110,8 @@ class Stages:
         store = PhotoLatents(network, self.folder, self.config) if on_the_fly else self._store_of(network)
         photos = [self.folder.photo_path(name).name for name in self.folder.names]
         run_stage(UNetTrainer(self.config, store, network, self.run, photos, self.tensorboard, self.start_from,
-                              self.by_hand), self._resume_of("unet"))
+                              self.folder.reader(self.config.unet.num_classes).vocabulary.table, self.by_hand),
+                  self._resume_of("unet"))
 
     def export(self):
         """Writes what inference needs, in half precision, into `weights/`: the autoencoder, with its further trained
@@ -134,7 +136,7 @@ class Stages:
     def _export(self, name, checkpoint, tensors=None, note=None):
         path = output_folder(self.run / "weights") / f"{name}.safetensors"
         save_checkpoint(path, checkpoint.kind, tensors or checkpoint.tensors, checkpoint.config, checkpoint.step,
-                        note=note or checkpoint.note, provenance=checkpoint.provenance)
+                        note=note or checkpoint.note, provenance=checkpoint.provenance, classes=checkpoint.classes)
 
     def _resume_of(self, stage):
         """What `resume` means for a stage: the path of another stage's state means "auto"."""
