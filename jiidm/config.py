@@ -40,6 +40,7 @@ Fraction = Annotated[float, Range(0, 1)]
 Positive = Annotated[int, Range(1)]
 ClassCount = Annotated[int, Range(1, 255)]  # label 255 is no class
 Enlargement = Annotated[float, Range(1)]
+Weight = Annotated[float, Range(0.1, 100)]
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,7 @@ class UNetTrainingConfig(TrainingConfig):
         encode_on_the_fly: no store; photos are mirrored, scaled and encoded anew for each batch.
         precision: "bf16" (CUDA) rounds the operands of convolutions to bfloat16, forward and backward; weights and
             sums stay fp32.
+        by_hand_weight: how often the photos that the data folder's by_hand.txt names are drawn, relative to the others.
     """
 
     steps: Positive = 266_000
@@ -292,6 +294,7 @@ class UNetTrainingConfig(TrainingConfig):
     scale: Enlargement = 1.0
     encode_on_the_fly: bool = False
     precision: Precision = "fp32"
+    by_hand_weight: Weight = 1.0
 
 
 @dataclass(frozen=True)

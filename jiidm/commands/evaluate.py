@@ -22,8 +22,9 @@ def parse_arguments():
     parser.add_argument("--compare", type=Path, metavar="DIR", help="another folder of results, for paired differences")
     parser.add_argument("--segmenter", type=Path, metavar="FILE", help="SegFormer (default: the package's own)")
     parser.add_argument("--segmenter-classes", type=Path, metavar="FILE",
-                        help="YAML or JSON table {index in the segmenter: our class}, for a SegFormer that was trained "
-                             "for other classes than the contest's")
+                        help="table of the classes of a SegFormer that was trained for others than the contest's: a "
+                             "name such as ade20k-train, or a YAML or JSON file, also of {index in the segmenter: our "
+                             "class} (default: by the number of its classes, 150, 171 or 19)")
     parser.add_argument("--inception", type=Path, metavar="FILE",
                         help="pt_inception-2015-12-05-6726825d.pth for the FID (default: FD-segmenter in its place)")
     parser.add_argument("--output", type=Path, default=Path("evaluation"), metavar="DIR",

@@ -11,6 +11,7 @@ GROUPS = {
     "Make pictures": {
         "draw": "one picture from a label map and a style photo",
         "paint": "draw in the browser, see the landscape",
+        "segment": "label maps from photos",
         "infer": "all pictures of a test folder",
         "package": "pack the pictures of a test folder into the contest's zip",
     },

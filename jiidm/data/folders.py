@@ -20,6 +20,9 @@ from jiidm.data.vocabulary import LabelReader, numbered
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder
 
+BY_HAND = "by_hand.txt"  # in a training folder: the names of the label maps that people made, a line each
+
+
 # ----------------------------------------------------------------------------------------------------------- reading
 
 class Finding(NamedTuple):
@@ -85,6 +88,25 @@ class TrainingFolder:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def by_hand(self) -> list[str] | None:
+        """Returns the names whose label maps people made, sorted, from `by_hand.txt`; None where there is no such file.
+
+        Raises InputError where it is empty, unreadable, or names a photo that is not there.
+        """
+        path = self.path / BY_HAND
+        if not path.exists():
+            return None
+        try:
+            names = set(path.read_text("utf-8").split())
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not text"
+            raise InputError(f"{path}: cannot be read ({reason}); expected names of photos in {self.path}") from error
+        unknown = sorted(names - self._photos.keys())
+        if unknown or not names:
+            what = f"names {unknown[0]}, which is not in imgs/" if unknown else "empty"
+            raise InputError(f"{path}: {what}; expected names of photos in {self.path}")
+        return sorted(names)
 
     def photo_path(self, name: str) -> Path:
         """Returns the path of the photo `name`."""

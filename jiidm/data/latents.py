@@ -84,6 +84,7 @@ class PhotoLatents:
         self.scale = config.train_unet.scale
         image, factor = config.image, config.autoencoder.factor
         self.shape = config.autoencoder.embed_dim, image.height // factor, image.width // factor
+        self.per_photo = 1
 
     def __len__(self):
         return len(self.folder)

@@ -12,7 +12,7 @@ import yaml
 
 from jiidm.checkpoint import FORMAT, load_into, load_tensors, open_tensors, save_tensors, source_of
 from jiidm.config import from_dict, to_dict
-from jiidm.data.classes import CONTEST
+from jiidm.data.classes import CONTEST, TABLES, ClassTable, load_table
 from jiidm.data.labels import CLASSES
 from jiidm.data.vocabulary import Vocabulary, vocabulary_of
 from jiidm.evaluation.inception import Inception
@@ -68,6 +68,8 @@ _HUGGING_FACE = (
     ("decode_head.classifier", "decode_head.classifier"),
 )
 _UNUSED = re.compile(r"(.*\.)?(num_batches_tracked|conv_seg\.(weight|bias))|fc\.(weight|bias)|AuxLogits\..*")
+_CLASSIFIER = re.compile(r"decode_head\.(classifier|linear_pred)\.weight$")
+_NETWORK_TABLES = ("ade20k-train", "coco-stuff-train", "cityscapes-train")  # told apart by how many classes they have
 _PREFIXES = ("", "state_dict.", "model.", "module.", "state_dict.module.")
 
 
@@ -141,8 +143,10 @@ def load_segmenter(path: str | Path | None = None,
     Args:
         path: a file of `save_segmenter`, or public weights of SegFormer (PyTorch or safetensors) with the names of the
             authors' release or of Hugging Face. None: the package's own.
-        classes: {index in the segmenter: our class}, or a YAML or JSON file of it, for public weights that were trained
-            for another set of classes. Outputs that it does not name are never predicted.
+        classes: for public weights that were trained for another set of classes: {index in the segmenter: our class},
+            a YAML or JSON file of it, or a table of classes by name or file (`jiidm.data.classes`). Outputs that it
+            does not name, or ignores, are never predicted. None: for 150 outputs the table ade20k-train, for 171
+            coco-stuff-train, for 19 cityscapes-train, which one line on stderr says.
 
     Returns:
         The `Evaluator`. Its `known` is from the JSON file beside the weights, or from `classes`. It is None without
@@ -154,6 +158,7 @@ def load_segmenter(path: str | Path | None = None,
     if path is None and not DEFAULT_SEGMENTER.is_file():
         raise InputError(f"{DEFAULT_SEGMENTER}: the package has no segmenter here; give a file with --segmenter")
     path = Path(path or DEFAULT_SEGMENTER)
+    classes = _usual_table(path) if classes is None else classes
     if classes is None:
         network, sha256 = load_segmenter_network(path), source_of(path).sha256
         vocabulary = _read_vocabulary(path, network.config.num_classes)
@@ -161,23 +166,46 @@ def load_segmenter(path: str | Path | None = None,
         if known is None and vocabulary.seen:
             known = Known(tuple(np.flatnonzero(vocabulary.seen.in_maps).tolist()))
         return Evaluator(network, path.name, sha256, known, vocabulary=vocabulary)
-    table = classes if isinstance(classes, Mapping) else _read_classes(Path(classes))
+    table = classes if isinstance(classes, Mapping) else _read_classes(classes)
     name = "the table of classes" if isinstance(classes, Mapping) else classes
     network, ours = load_segmenter_network(path, table, name), tuple(table[index] for index in sorted(table))
     return Evaluator(network, path.name, source_of(path).sha256, Known(tuple(sorted(set(ours)))), ours)
 
 
-def _read_classes(path: Path) -> dict[int, int]:
-    """The table of classes in a YAML or JSON file; names of our classes stand for their index."""
+def _usual_table(path: Path) -> str | None:
+    """The name of the table of classes that public weights with this number of outputs follow; None without one."""
+    weights = open_weights(path)
+    outputs = next((tensor.shape[0] for name, tensor in weights.tensors.items()
+                    if _CLASSIFIER.search(name) and tensor.shape), 0)
+    name = {len(load_table(name)): name for name in _NETWORK_TABLES}.get(outputs)
+    if weights.native or name is None:
+        return None
+    print(f"jiidm: {path}: predicts {outputs} classes, taken as those of the table {name}", file=sys.stderr)
+    return name
+
+
+def _read_classes(source: str | Path) -> dict[int, int]:
+    """{index in the segmenter: our class} of a table of classes, or of a YAML or JSON file with names or numbers."""
+    if str(source) in TABLES:
+        return _mapping_of(load_table(source))
+    path = Path(source)
     try:
         table = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as YAML or JSON ({' '.join(str(error).split())})") from error
     if not isinstance(table, dict):
         raise InputError(f"{path}: expected a table {{index in the segmenter: our class}}, such as {{0: road}}")
+    if "classes" in table:
+        return _mapping_of(load_table(path))
     # JSON has texts for keys
     return {int(key) if isinstance(key, str) and key.isdecimal() else key:
             CLASSES.index(value) if value in CLASSES else value for key, value in table.items()}
+
+
+def _mapping_of(table: ClassTable) -> dict[int, int]:
+    """{number in the table: our class} without the classes that the table ignores."""
+    becomes = table.lookup(CLASSES)
+    return {c.number: int(becomes[c.number]) for c in table.classes if not c.ignore}
 
 
 def load_segmenter_network(path: str | Path, classes: Mapping[int, int] | None = None,

@@ -1,11 +1,13 @@
 """What turns a label map and a style into pictures for the painter."""
 import dataclasses
+import functools
 import time
 from typing import Protocol
 
 import numpy as np
 
 from jiidm.data.colors import hex_of
+from jiidm.system.errors import InputError
 
 _PREVIEW_STEPS = 6
 _PREVIEW_TRANSFER = "reinhard"  # 1 ms where optimal transport takes longer than all steps
@@ -112,9 +114,16 @@ class GeneratorEngine:
 
     def segment(self, photo, width, height):
         from jiidm.data.pictures import centre_crop
-        from jiidm.evaluation.segment import segment
 
-        return segment(np.ascontiguousarray(centre_crop(photo, width, height)), size=(height, width))
+        photo = np.ascontiguousarray(centre_crop(photo, width, height))
+        return self._segmenter.segment(photo, (height, width)).labels
+
+    @functools.cached_property
+    def _segmenter(self):
+        """The default segmenter for photos, with no classes but those that the weights have seen."""
+        from jiidm.evaluation.segment import open_segmenter
+
+        return open_segmenter().for_weights(self._generator.vocabulary)
 
     def warm_up(self, say):
         from jiidm.data.project import Settings
@@ -127,7 +136,10 @@ class GeneratorEngine:
             say(f"warming up ({number + 1}/3): {quality} picture")
             self.paint(labels, style, Settings(quality=quality), lambda event: None)
         say("warming up (3/3): segmenter for photos")
-        self.segment(style, *size[::-1])
+        try:
+            self.segment(style, *size[::-1])
+        except InputError as error:  # weights of other classes than the segmenter's: all but photos works
+            say(f"no label maps of photos: {error}")
 
 
 def _chain(settings):

@@ -12,7 +12,6 @@ from jiidm.config import TrainingConfig, load_config, to_dict
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES, NO_CLASS, fit_labels, resize_labels
 from jiidm.data.pictures import fit_photo, from_pixels
-from jiidm.data.sets.landscapes import BY_HAND
 from jiidm.evaluation.judge import (
     BATCH,
     NOTHING,
@@ -132,16 +131,8 @@ def measure_judge(judge, folder):
 
 
 def _by_hand(folder):
-    """Returns the names of a `TrainingFolder` whose label maps people made; raises InputError for an unknown one."""
-    path = folder.path / BY_HAND
-    if not path.exists():
-        return folder.names
-    names = path.read_text("utf-8").split()
-    unknown = sorted(set(names) - set(folder.names))
-    if unknown or not names:
-        raise InputError(f"{path}: {f'names {unknown[0]}, which is not in imgs/' if unknown else 'empty'}; expected "
-                         f"names of photos in {folder.path}")
-    return sorted(names)
+    """Returns the names of a `TrainingFolder` whose label maps people made, or all where it does not say."""
+    return folder.by_hand() or folder.names
 
 
 def _known_classes(labels, least):

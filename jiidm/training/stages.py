@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint, save_checkpoint
 from jiidm.config import check_config, check_training
-from jiidm.data.folders import TrainingFolder
+from jiidm.data.folders import BY_HAND, TrainingFolder
 from jiidm.data.latents import LatentStore, PhotoLatents, description, write_latents
 from jiidm.data.vocabulary import count_classes
 from jiidm.diffusion.schedule import Schedule
@@ -74,6 +74,7 @@ class Stages:
             check_same_network(open_checkpoint(start_from, "unet"), config)
         self.config, self.average, self.tensorboard, self.start_from = config, average, tensorboard, start_from
         self.folder = TrainingFolder(data, reader)
+        self.by_hand = _numbers_by_hand(self.folder, config.train_unet.by_hand_weight)
         self.validation = TrainingFolder(validation, reader) if validation else None
         self.run = output_folder(run)
 
@@ -110,7 +111,7 @@ class Stages:
         store = PhotoLatents(network, self.folder, self.config) if on_the_fly else self._store_of(network)
         photos = [self.folder.photo_path(name).name for name in self.folder.names]
         run_stage(UNetTrainer(self.config, store, network, self.run, photos, self.tensorboard, self.start_from,
-                              self.folder.reader(self.config.unet.num_classes).vocabulary.table),
+                              self.folder.reader(self.config.unet.num_classes).vocabulary.table, self.by_hand),
                   self._resume_of("unet"))
 
     def export(self):
@@ -165,3 +166,15 @@ class Stages:
         network = Autoencoder(self.config.autoencoder)
         load_into(network, checkpoint.tensors, checkpoint.path)
         return network
+
+
+def _numbers_by_hand(folder, weight):
+    """Numbers of the photos of a `TrainingFolder` that `by_hand_weight` is for; none where it changes nothing."""
+    if weight == 1:
+        return []
+    names = folder.by_hand()
+    if names is None:
+        raise InputError(f"{folder.path / BY_HAND}: missing; train_unet.by_hand_weight {weight:g} needs the names of "
+                         f"the hand-made label maps, a line each")
+    numbers = {name: number for number, name in enumerate(folder.names)}
+    return [numbers[name] for name in names] if len(names) < len(folder) else []

@@ -15,6 +15,7 @@ from jiidm.models.blocks import round_operands
 from jiidm.models.unet import Conditions, UNet
 from jiidm.system.distributed import shard
 from jiidm.system.errors import InputError
+from jiidm.system.rng import batch_indices
 from jiidm.system.runtime import jt
 from jiidm.training.gradients import Learner
 from jiidm.training.recompute import recomputing
@@ -33,18 +34,21 @@ class UNetTrainer(Trainer):
         tensorboard: as for `Trainer`.
         start_from: path of a checkpoint whose weights the training starts from; random ones by default.
         table: the `ClassTable` of the labels. None: the contest's, or numbers.
+        by_hand: numbers of the photos that are drawn `by_hand_weight` times as often as the others.
     """
 
     stage, title = "unet", "the UNet"
     columns = ("mse", "bound", *(f"mse_quarter_{i}" for i in (1, 2, 3, 4)))
     sections = ("image", "autoencoder", "unet", "diffusion", "train_unet")
 
-    def __init__(self, config, store, autoencoder, run, photos, tensorboard=False, start_from=None, table=None):
+    def __init__(self, config, store, autoencoder, run, photos, tensorboard=False, start_from=None, table=None,
+                 by_hand=()):
         super().__init__(config, store, run, tensorboard=tensorboard)
         self.autoencoder, self.photos, self.start_from = autoencoder, photos, start_from
         self.table = table or numbered(config.unet.num_classes).table
         self.keep = self.training.keep_at
         self.schedule = Schedule(config.diffusion)
+        self.by_hand = [store.per_photo * number + entry for number in by_hand for entry in range(store.per_photo)]
 
     @property
     def result(self):
@@ -75,6 +79,10 @@ class UNetTrainer(Trainer):
 
     def count_classes(self):
         self.vocabulary = count_classes(self.samples.label_maps(), self.table)
+
+    def indices(self, step):
+        return batch_indices(self.config.seed, step, self.training.batch, len(self.samples), self.by_hand,
+                             self.training.by_hand_weight)
 
     def names(self, step):
         return [self.samples.name(i, self.photos) for i in self.indices(step)]
