@@ -70,7 +70,7 @@ class Generator:
         check_config(self.config)
         self.width, self.height = self.config.image.width, self.config.image.height
         self.num_classes = self.config.unet.num_classes
-        self.vocabulary = _vocabulary(unets[-1])
+        self.vocabulary = unet_vocabulary(unets[-1])
         self.schedule = Schedule(self.config.diffusion)
         self.checkpoints, self._autoencoder_checkpoint = unets, autoencoder
         self._autoencoder = Autoencoder(autoencoder.config.autoencoder)
@@ -228,8 +228,8 @@ class Generator:
         return conditions
 
 
-def _vocabulary(unet: Checkpoint) -> Vocabulary:
-    """The vocabulary of a UNet; of the package's own weights also where their metadata do not say it."""
+def unet_vocabulary(unet: Checkpoint) -> Vocabulary:
+    """Returns what a UNet knows of classes; of the package's own weights also where their metadata do not say it."""
     found = vocabulary_of(unet.classes, unet.config.unet.num_classes, unet.path)
     if unet.classes is None and unet.path.parent.absolute() == DEFAULT_WEIGHTS.absolute():
         return Vocabulary(found.table, known=SEEN_BY_DEFAULT)

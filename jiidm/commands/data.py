@@ -12,8 +12,9 @@
 import argparse
 import json
 
+from jiidm.commands.options import add_label_options
 from jiidm.data.check import check_folder, report_text
-from jiidm.data.classes import CONTEST, TABLES, load_table
+from jiidm.data.classes import CONTEST, MAX_CLASSES, TABLES, load_table
 from jiidm.data.drawn.scenes import SMALLEST, draw_landscape
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
 from jiidm.data.sets.landscapes import write_landscapes
@@ -22,6 +23,7 @@ from jiidm.data.sets.pairs import Conversion, check_conversion, split_pairs, wri
 from jiidm.data.sets.stanford import fill_no_class, read_stanford
 from jiidm.system.errors import InputError
 from jiidm.system.files import written_whole
+from jiidm.training.classes import reader_of_training
 
 
 def parse_arguments():
@@ -57,7 +59,7 @@ def parse_arguments():
                                 description="Reports all that is wrong with a training folder. Exit code 0: a training "
                                             "can start; 1: faults; 2: no such folder.")
     check.add_argument("folder", help="folder with imgs/ and labels/")
-    check.add_argument("--classes", type=int, default=29, help="number of classes (default %(default)s)")
+    add_label_options(check, number=True)
     check.add_argument("--width", type=int, default=512, help="of the training's pictures (default %(default)s)")
     check.add_argument("--height", type=int, default=384, help="of the training's pictures (default %(default)s)")
     check.add_argument("--json", metavar="FILE", help="also write the report to FILE")
@@ -99,8 +101,6 @@ def add_sets(commands):
 def check_arguments(arguments):
     """Raises InputError for a value out of its range and for --test without --references or the reverse."""
     if arguments.command == "check":
-        if not 1 <= arguments.classes <= 255:
-            raise InputError(f"--classes {arguments.classes}: 1 to 255 were expected")
         return
     for option, smallest in (("width", SMALLEST), ("height", SMALLEST), ("seed", 0), ("count", 1)):
         value = getattr(arguments, option, smallest)
@@ -149,7 +149,11 @@ def convert_set(arguments):
 
 def check(arguments):
     """Prints the report on a training folder; returns the exit code, 1 where a training would stop."""
-    report = check_folder(arguments.folder, arguments.classes, arguments.width, arguments.height)
+    count = int(arguments.classes) if arguments.classes.isdecimal() else len(CONTEST)
+    if not 1 <= count <= MAX_CLASSES:
+        raise InputError(f"--classes {count}: 1 to {MAX_CLASSES} were expected, or a table's name or file")
+    reader = reader_of_training(count, "auto" if arguments.classes.isdecimal() else arguments.classes, arguments.snap)
+    report = check_folder(arguments.folder, len(reader.vocabulary), arguments.width, arguments.height, reader=reader)
     print(report_text(report), end="")
     if arguments.json:
         with written_whole(arguments.json) as path:

@@ -16,7 +16,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,7 @@ class ClassTable:
         for c in self.classes:  # of those that become one class, the one of its name lends its colour
             if not c.ignore and (c.becomes not in kept or c.name == c.becomes):
                 kept[c.becomes] = c
-        return ClassTable(self.name, tuple(TableClass(number, name, c.color, name, False, c.nearest)
-                                           for number, (name, c) in enumerate(kept.items())))
+        return table_of(list(kept), [c.color for c in kept.values()], [c.nearest for c in kept.values()], self.name)
 
     def read(self, source: Source, target_names: Sequence[str] | None = None, name: str | None = None,
              snap: bool = False) -> np.ndarray:
@@ -156,24 +155,29 @@ class ClassTable:
         return read_by(self, read_stored(source, name), target_names or self.target_table().names, snap)[0]
 
 
-def table_of(names: Sequence[str], colors: Iterable[Color | None] | None = None, name: str = "classes") -> ClassTable:
-    """Returns the table of names that are numbered from 0, each of which becomes itself.
+def table_of(names: Sequence[str], colors: Sequence[Color | None] = (), nearest: Sequence[Sequence[str]] = (),
+             name: str = "classes") -> ClassTable:
+    """Returns the table of classes that are numbered from 0, each of which becomes itself.
 
     Args:
         names: 1 to 255 names.
-        colors: RGB of each class, or None. None: the contest's for its names, others far from each other.
+        colors: RGB of each class. Where one is missing, the contest's for its name, else one far from the others.
+        nearest: for each class what may stand in for it. Where that is missing or empty, as the contest's table says.
         name: what messages call the table.
 
     Raises:
         InputError: a name twice, a colour twice, or no or too many names.
     """
-    if colors is None:
-        known = {c.name: c.color for c in CONTEST.classes}
-        free = _spread_colors(set(known.values()))
-        colors = [known.get(n) or next(free) for n in names]
-    nearest = {c.name: c.nearest for c in CONTEST.classes}
-    table = ClassTable(name, tuple(TableClass(number, n, color, n, False, nearest.get(n, ()))
-                                   for number, (n, color) in enumerate(zip(names, colors, strict=True))))
+    known = {c.name: c for c in CONTEST.classes}
+    given = dict(zip(names, colors, strict=False))
+    taken = {color for color in given.values() if color}
+    free = _spread_colors(taken | {c.color for c in CONTEST.classes})
+    classes = []
+    for number, (each, others) in enumerate(zip(names, [*nearest, *[()] * (len(names) - len(nearest))], strict=True)):
+        alike = known.get(each)
+        color = given.get(each) or (alike.color if alike and alike.color not in taken else next(free))
+        classes.append(TableClass(number, each, color, each, nearest=tuple(others or (alike.nearest if alike else ()))))
+    table = ClassTable(name, tuple(classes))
     _check_table(table)
     if len(table) > MAX_CLASSES:
         raise InputError(f"{name}: {len(table)} classes; at most {MAX_CLASSES} are possible")
@@ -198,6 +202,12 @@ def load_table(name: str | os.PathLike) -> ClassTable:
     if not text.endswith((".yaml", ".yml")) and not os.path.exists(text):
         raise InputError(f"{text}: no such table of classes; expected a YAML file or one of {', '.join(TABLES)}")
     return _read_table(Path(text), text)
+
+
+@functools.cache
+def colored_tables() -> tuple[ClassTable, ...]:
+    """Returns the shipped tables whose classes have colours."""
+    return tuple(table for table in map(load_table, TABLES) if any(c.color for c in table.classes))
 
 
 @functools.cache

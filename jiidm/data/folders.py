@@ -1,6 +1,7 @@
 """The contest's folders, read and written: photos with label maps for training, masks with references for the test."""
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -127,6 +128,14 @@ class TrainingFolder:
             raise InputError(f"{self.path}: its label maps are read as {len(self._reader.vocabulary)} classes, the "
                              f"network has {num_classes}")
         return self._reader
+
+    @property
+    def reading(self) -> str:
+        """How the label maps are read, as a hash; empty where they are read as numbers or recognised."""
+        reader = self._reader
+        if reader is None or reader.table is None and not reader.snap:
+            return ""
+        return hashlib.sha256(repr((reader.vocabulary.names, reader.table, reader.snap)).encode()).hexdigest()
 
     def label_maps(self, num_classes: int = 29) -> Iterator[np.ndarray]:
         """Yields all label maps in the order of `names`, read ahead in threads; errors as of `labels`."""

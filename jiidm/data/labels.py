@@ -59,7 +59,7 @@ def check_values(labels: np.ndarray, num_classes: int, name: object, allow_no_cl
     if wrong.any():
         also = f" or {NO_CLASS} (no class)" if allow_no_class else ""
         raise InputError(f"{name}: label {list_values(labels, wrong)}; expected 0..{num_classes - 1}{also}; "
-                         f"map the values to the {num_classes} classes")
+                         f"map the values to the {num_classes} classes, or name their table with --classes")
 
 
 def check_size(labels: np.ndarray, photo_size: tuple[int, int], name: object, photo: object = "") -> None:

@@ -53,7 +53,7 @@ def colored(table: ClassTable) -> tuple[np.ndarray, np.ndarray]:
 
 
 def means_colors(codes: np.ndarray, table: ClassTable) -> bool:
-    """Whether the colours of a palette are a table's: it has all of them, and not only for what it ignores."""
+    """Whether colours are a table's: it has all of them, and not only for what it ignores."""
     palette, places = colored(table)
     if not len(palette):
         return False

@@ -7,6 +7,7 @@ The metadata of weights hold it under the key `classes`:
 """
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jiidm.data.classes import CONTEST, TABLES, ClassTable, TableClass, load_table, read_color, table_of
+from jiidm.data.classes import CONTEST, ClassTable, colored_tables, load_table, read_color, table_of
 from jiidm.data.colors import STRAY, codes_of, different, exact_places, hex_of, near_share
 from jiidm.data.labels import check_values
 from jiidm.data.reading import LEAST_MATCH, check_numbers, colored, means_colors, read_by, stray_message
@@ -115,18 +116,20 @@ def vocabulary_of(data: Any, num_classes: int, where: object) -> Vocabulary:
     if data is None:
         return numbered(num_classes)
     try:
-        classes = tuple(TableClass(number, str(entry["name"]), read_color(entry["color"], str(where)), entry["name"],
-                                   nearest=tuple(map(str, entry["nearest"])))
-                        for number, entry in enumerate(data["classes"]))
+        names = [str(entry["name"]) for entry in data["classes"]]
+        table = table_of(names, [read_color(entry["color"], str(where)) for entry in data["classes"]],
+                         [[str(other) for other in entry["nearest"]] for entry in data["classes"]], f"{where}, classes")
         seen = data["seen"] and Seen(int(data["seen"]["maps"]), tuple(map(float, data["seen"]["pixels"])),
                                      tuple(map(int, data["seen"]["in_maps"])))
     except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{where}: its metadata's classes cannot be read ({error!r}); save it again") from error
-    counts = {len(classes), *((len(seen.pixels), len(seen.in_maps)) if seen else ())}
-    if counts != {num_classes} or len({c.name for c in classes}) != num_classes:
-        raise InputError(f"{where}: its metadata name {len(classes)} classes, the network has {num_classes}; save it "
+    if {len(names), *((len(seen.pixels), len(seen.in_maps)) if seen else ())} != {num_classes}:
+        raise InputError(f"{where}: its metadata name {len(names)} classes, the network has {num_classes}; save it "
                          f"again")
-    return Vocabulary(ClassTable("the weights' classes", classes), seen)
+    is_contest = [(c.name, c.color) for c in table.classes] == [(c.name, c.color) for c in CONTEST.classes]
+    return Vocabulary(dataclasses.replace(CONTEST, classes=table.classes) if is_contest else table, seen)
 
 
 def count_classes(maps: Iterable[np.ndarray], table: ClassTable, ignore: Iterable[int] = ()) -> Vocabulary:
@@ -213,30 +216,37 @@ class LabelReader:
 
     def read_stored(self, stored: Stored) -> Reading:
         """Reads pixels; raises InputError. It neither warns nor replaces classes."""
-        table = self.table or self._recognise(stored)
+        table, numbers = self.table, stored.numbers
         if table is None:
-            check_numbers(stored)
-            numbers = stored.numbers if stored.alpha is None else np.where(stored.alpha, stored.numbers, NO_CLASS)
-            check_values(numbers, len(self.vocabulary), stored.name, allow_no_class=True)
-            return Reading(numbers.astype(np.uint8), "indices", 0)
+            table = self._recognise(stored)
+            if table is None:
+                return Reading(self._plain_labels(stored), "indices", 0)
+            stored = dataclasses.replace(stored, numbers=None)  # its colours are what counts
         labels, snapped = read_by(table, stored, self.vocabulary.names, self.snap)
-        return Reading(labels, table.name, snapped)
+        return Reading(labels, "indices" if numbers is not None and (labels == numbers).all() else table.name, snapped)
+
+    def _plain_labels(self, stored):
+        """Numbers that are the weights' labels; raises InputError where they are not."""
+        check_numbers(stored)
+        numbers = stored.numbers if stored.alpha is None else np.where(stored.alpha, stored.numbers, NO_CLASS)
+        check_values(numbers, len(self.vocabulary), stored.name, allow_no_class=True)
+        return numbers.astype(np.uint8)
 
     def _recognise(self, stored):
         """The table whose colours a label map has; None where its numbers are labels."""
         if stored.colors is None:
             return None
-        tables = [self.vocabulary.table, *(load_table(name) for name in TABLES if name != self.vocabulary.table.name)]
-        tables = [table for table in tables if len(colored(table)[0])]
+        own = self.vocabulary.table
+        tables = [own, *(table for table in colored_tables() if table.name != own.name)]
         codes = codes_of(stored.colors)
         painted = codes.ravel() if stored.alpha is None else codes[stored.alpha > 0]
+        if not painted.size:
+            return own
         found = different(painted)
-        if stored.numbers is not None:
-            fitting = [table for table in tables if means_colors(found, table)]
-        else:
-            fitting = [table for table in tables if (exact_places(found, colored(table)[0]) != STRAY).all()]
+        fitting = [table for table in tables if means_colors(found, table)]
         if not fitting:
-            return None if stored.numbers is not None else self._nearest_table(stored, codes, painted, tables)
+            plain = stored.numbers is not None and (not self.snap or stored.numbers.max() < len(self.vocabulary))
+            return None if plain else self._nearest_table(stored, codes, painted, tables)
         if fitting[0] is not tables[0] and len({self._meaning(table, found) for table in fitting}) > 1:
             raise InputError(f"{stored.name}: its colours mean different classes in the tables "
                              f"{', '.join(table.name for table in fitting)}; choose one with --classes (classes=...)")
@@ -255,22 +265,25 @@ class LabelReader:
             return tables[best]
         stray = exact_places(codes, colored(tables[best])[0]) == STRAY
         stray &= stored.alpha is None or stored.alpha > 0
+        if not stray.any():
+            raise InputError(f"{stored.name}: nothing in it but what the table {tables[best].name} ignores; paint it, "
+                             f"or say with --classes what its colours mean")
         raise InputError(stray_message(stored, codes, stray, [tables[best], *tables[:best], *tables[best + 1:]]))
 
     def _warn_of_unseen(self, labels, name):
-        """One warning for each class that the weights have not seen, or for all of them together."""
+        """Warns of the classes that the weights have not seen, of each once."""
         counts = np.bincount(labels.ravel(), minlength=256)[:len(self.vocabulary)]
         told = {*self.vocabulary.seen_names, *self.vocabulary.warned}
         unseen = [c for c, count in zip(self.vocabulary.names, counts, strict=True) if count and c not in told]
         if not unseen:
             return
         self.vocabulary.warned.update(unseen)
-        told = [f"{c} as {self._substitutes[c]}" for c in unseen if c in self._substitutes]
+        drawn = [f"{c} as {self._substitutes[c]}" for c in unseen if c in self._substitutes]
         text = f"{name}: the weights have never seen {', '.join(unseen)}"
-        if self._nearest and told:
-            text += f"; drawn: {', '.join(told)}"
-        elif told:
-            text += f"; it leaves no trace in the picture; --nearest-class (nearest_class=True) draws {', '.join(told)}"
+        if self._nearest and drawn:
+            text += f"; drawn: {', '.join(drawn)}"
+        elif drawn:
+            text += f", which have no effect; --nearest-class (nearest_class=True) draws {', '.join(drawn)}"
         else:
-            text += "; it leaves no trace in the picture"
+            text += ", which have no effect"
         warnings.warn(text, stacklevel=3)

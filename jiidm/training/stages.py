@@ -7,6 +7,7 @@ from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint, save_c
 from jiidm.config import check_config, check_training
 from jiidm.data.folders import BY_HAND, TrainingFolder
 from jiidm.data.latents import LatentStore, PhotoLatents, description, write_latents
+from jiidm.data.vocabulary import count_classes
 from jiidm.diffusion.schedule import Schedule
 from jiidm.inference.ensemble import average, ensemble_weights
 from jiidm.inference.plan import make_plan
@@ -136,7 +137,15 @@ class Stages:
     def _export(self, name, checkpoint, tensors=None, note=None):
         path = output_folder(self.run / "weights") / f"{name}.safetensors"
         save_checkpoint(path, checkpoint.kind, tensors or checkpoint.tensors, checkpoint.config, checkpoint.step,
-                        note=note or checkpoint.note, provenance=checkpoint.provenance, classes=checkpoint.classes)
+                        note=note or checkpoint.note, provenance=checkpoint.provenance,
+                        classes=checkpoint.classes or self._count_classes(checkpoint))
+
+    def _count_classes(self, checkpoint):
+        """What a UNet is to say of classes where an older version trained it, as a dict; None for an autoencoder."""
+        if checkpoint.kind != "unet":
+            return None
+        reader = self.folder.reader(checkpoint.config.unet.num_classes)
+        return count_classes(self.folder.label_maps(len(reader.vocabulary)), reader.vocabulary.table).as_dict()
 
     def _resume_of(self, stage):
         """What `resume` means for a stage: the path of another stage's state means "auto"."""
