@@ -8,7 +8,7 @@ from jiidm.checkpoint import arrays_of
 from jiidm.data.classes import table_of
 from jiidm.data.labels import CLASSES, read_label_map
 from jiidm.data.pictures import read_photo
-from jiidm.data.vocabulary import Vocabulary, numbered
+from jiidm.data.vocabulary import Vocabulary
 from jiidm.evaluation import segment as segment_module
 from jiidm.evaluation.class_maps import class_map, class_map_with_confidence, merge_outputs
 from jiidm.evaluation.judge import NOTHING, Judge, JudgeConfig
@@ -107,13 +107,14 @@ def test_maps_have_the_photos_size_and_the_classes_colours(weights, photos, tmp_
     done = run_main("segment", photos, "-o", out, "--segmenter", weights, "--colors", "--overlay", "--confidence")
     assert done.returncode == 0, done.stderr
     assert f"segmenter: {weights}: SegFormer for 48x32, 5 classes" in done.stdout
+    segmenter = open_segmenter(weights)
     for name, file, size in (("a", "a.jpg", (50, 70)), ("b", "b.png", (33, 21))):
         photo, labels = read_photo(photos / file), read_label_map(out / f"{name}.png")
-        expected, confidence = segment(photo, open_segmenter(weights))
+        expected, confidence = segment(photo, segmenter)
         assert labels.shape == size and np.array_equal(labels, expected) and labels.max() < 5
         assert Image.open(out / f"{name}.png").mode == "P"
         colors = np.asarray(Image.open(out / f"{name}.png").convert("RGB"))
-        assert np.array_equal(colors, numbered(5).table.palette[labels])
+        assert np.array_equal(colors, segmenter.table.palette[labels])
         assert np.array_equal(np.asarray(Image.open(out / "colors" / f"{name}.png")), colors)
         grey = Image.open(out / "confidence" / f"{name}.png")
         assert grey.mode == "L" and np.abs(np.asarray(grey) - 255 * confidence).max() <= 0.5
