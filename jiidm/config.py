@@ -135,6 +135,7 @@ class InferenceConfig:
             "transport".
         final_color_transfer: the method for the picture after the last round ("": none, the paper's).
         final_color_share: how much of the final transfer is applied, 0 to 1.
+        color_by_class: whether all transfers go from class to class, the sky from the style's sky.
         sampler: "ddim" (the paper's) visits each index of a round's chain; "dpmpp" is DPM-Solver++(2M).
         steps: how many timesteps "dpmpp" visits in each round; "ddim" does not read it.
         guidance_rescale: how far the std of guided predictions is moved to that of conditional ones, 0 to 1 (phi of
@@ -151,6 +152,7 @@ class InferenceConfig:
     color_transfer: ColorTransfer = "reinhard"
     final_color_transfer: Literal[ColorTransfer, ""] = ""
     final_color_share: Fraction = 1.0
+    color_by_class: bool = False
     sampler: Literal["ddim", "dpmpp"] = "ddim"
     steps: Positive = 20
     guidance_rescale: Fraction = 0.0

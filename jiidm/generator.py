@@ -1,6 +1,7 @@
 """The one class that chains everything: label map and style photo in, landscape picture out."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from jiidm.data.inputs import prepare_inputs
 from jiidm.data.latents import one_hot_batch
 from jiidm.data.vocabulary import Vocabulary, vocabulary_of
 from jiidm.diffusion.schedule import Schedule
+from jiidm.evaluation.segment import open_segmenter
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.plan import make_plan
 from jiidm.inference.refinement import Step, draw_noise, refine
@@ -159,6 +161,7 @@ class Generator:
         size: str | tuple[int, int] = "model",
         names: Sequence[str] | None = None,
         on_step: Callable[[Step], Any] | None = None,
+        style_labels: Mask | Sequence[Mask] | None = None,
         classes: str | Path | ClassTable = "auto",
         snap: bool = False,
         nearest_class: bool = False,
@@ -179,7 +182,10 @@ class Generator:
             size: of the result: "model", "mask" (each mask's own) or (width, height) in pixels.
             names: what each picture's noise is drawn for, with the seed (None: a mask's file name, "" for others).
             on_step: called with a `Step` after every step. What it raises ends the call.
-            classes: the table that the masks' numbers and colours are of: a shipped one's name, a YAML file, or
+            style_labels: label map of the style photo, or a list as long as the masks': all colour transfers go from
+                class to class. None: so they do where the recipe has `color_by_class`, by label maps that the package's
+                segmenter predicts.
+            classes: the table that the label maps' numbers and colours are of: a shipped one's name, a YAML file, or
                 "auto": numbers are the networks' labels, colours are of the one table that has them all.
             snap: give stray colours of a mask (smoothed edges, a JPEG) the nearest class among those around them.
             nearest_class: draw classes that the training has not seen as those that stand in for them.
@@ -194,7 +200,11 @@ class Generator:
         plan = make_plan(config.inference, self.schedule, rounds, color_transfer)
         weights = ensemble_weights(ensemble, len(self.checkpoints))
         inputs = prepare_inputs(mask, style, names, size, self.vocabulary.reader(classes, snap, nearest_class),
-                                self.width, self.height)
+                                self.width, self.height, style_labels)
+        maps = inputs.style_labels
+        if maps is None and plan.color_by_class:
+            maps = np.stack([self._segmenter.segment(photo).labels for photo in inputs.styles])
+        pairs = None if maps is None else list(zip(inputs.masks, maps, strict=True))
         self._load_mean(weights)
 
         def noise(number, shape):
@@ -202,10 +212,16 @@ class Generator:
 
         with announce_compilation(f"the networks for {self.width}x{self.height} pictures"):
             conditions = self._condition(inputs.masks)
-            for step in refine(self._autoencoder, conditions, self.schedule, inputs.styles, plan, noise):
+            for step in refine(self._autoencoder, conditions, self.schedule, inputs.styles, plan, noise,
+                               pairs):
                 if on_step is not None:
                     on_step(step)
         return inputs.finish(step.pictures)
+
+    @functools.cached_property
+    def _segmenter(self):
+        """Finds classes in style photos; always the small one: pictures must not depend on what is installed."""
+        return open_segmenter("small").for_weights(self.vocabulary)
 
     def _load_mean(self, weights):
         """Loads the weighted mean of the checkpoints into the UNet, unless it is there already."""

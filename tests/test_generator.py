@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -226,6 +227,39 @@ def test_previews_show_the_pictures_colours():
     assert correlation(previews[0]) < correlation(previews[2]) < correlation(previews[-1])
 
 
+def test_colors_go_from_class_to_class_by_given_and_by_predicted_maps(generator, examples, tmp_path, monkeypatch):
+    masks, styles = examples
+    recipe = {"final_color_transfer": "transport"}
+    last = generator.infer(masks[0], styles[1], rounds=1)
+    whole = generator.infer(masks[0], styles[1], rounds=1, recipe=recipe)
+    given = generator.infer(masks[0], styles[1], rounds=1, recipe=recipe, style_labels=masks[1])
+    expected = transfer_color(np.asarray(last), styles[1], "transport", 1.0, masks[0], masks[1])
+    assert (pixels(given) == expected).all() and (pixels(given) != pixels(whole)).any()
+    Image.fromarray(masks[1]).save(tmp_path / "style.png")
+    batch = generator.infer([masks[2], masks[0]], [styles[2], styles[1]], rounds=1, recipe=recipe, names=["", ""],
+                            style_labels=[masks[2], tmp_path / "style.png"])
+    assert (pixels(batch[1]) == pixels(given)).all()
+    asked = []
+    segmenter = SimpleNamespace(segment=lambda photo: SimpleNamespace(labels=asked.append(photo) or masks[1]))
+    monkeypatch.setitem(generator.__dict__, "_segmenter", segmenter)
+    predicted = generator.infer(masks[0], styles[1], rounds=1, recipe={**recipe, "color_by_class": True})
+    assert (pixels(predicted) == pixels(given)).all() and (asked[0] == styles[1]).all()
+    generator.infer(masks[0], styles[1], rounds=1, recipe={"color_by_class": True})  # one round, without a transfer
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("maps, words", [
+    (np.zeros((48, 48), np.uint8), "48x48, but its photo is 64x48"),
+    (np.full((48, 64), 29, np.uint8), "label 29"),
+    ([np.zeros((48, 64), np.uint8)] * 2, "expected one label map"),
+    ("no-such.png", "no-such.png"),
+])
+def test_style_label_maps_that_cannot_be_used_are_refused(generator, examples, maps, words):
+    with pytest.raises(InputError, match=words):
+        generator.infer(examples[0][:1], examples[1][:1], rounds=1,
+                        style_labels=maps if isinstance(maps, list) else [maps])
+
+
 @pytest.mark.parametrize("settings, words", [
     ({"rounds": 0}, "rounds 0"),
     ({"rounds": 3}, "expected 1 to 2"),
@@ -338,6 +372,27 @@ def test_the_contests_job_takes_a_recipe(checkpoints, examples, tmp_path):
     assert (tmp_path / "out" / "m.jpg").read_bytes() == (tmp_path / "expected.jpg").read_bytes()
 
 
+def test_the_contests_job_takes_the_styles_label_maps(checkpoints, generator, examples, tmp_path):
+    for folder in ("test/labels", "imgs", "labels"):
+        (tmp_path / folder).mkdir(parents=True)
+    masks, styles = examples
+    for name, number in (("m", 0), ("n", 2)):
+        Image.fromarray(masks[number]).save(tmp_path / "test" / "labels" / f"{name}.png")
+        Image.fromarray(styles[number - 1]).save(tmp_path / "imgs" / f"{name}-style.png")
+    Image.fromarray(masks[-1]).save(tmp_path / "labels" / "m-style.png")
+    (tmp_path / "test" / "label_to_img.json").write_text('{"m.png": "m-style.png", "n.png": "n-style.png"}')
+    recipe = {"final_color_transfer": "reinhard"}
+    job = ContestJob(tmp_path / "test", tmp_path, tmp_path / "out", 64, 48, style_labels=tmp_path / "labels")
+    problems = make_pictures(job, checkpoints, rounds=1, recipe=recipe)
+    assert len(problems) == 1 and problems[0].startswith("n.png: ") and "n-style.png: no such file" in problems[0]
+    generator.infer(masks[0], styles[-1], rounds=1, recipe=recipe, names=["m"], style_labels=masks[-1]).save(
+        tmp_path / "expected.jpg", quality=95)
+    assert (tmp_path / "out" / "m.jpg").read_bytes() == (tmp_path / "expected.jpg").read_bytes()
+    job = dataclasses.replace(job, style_labels=tmp_path / "none")
+    with pytest.raises(InputError, match="none: no such folder"):
+        make_pictures(job, checkpoints)
+
+
 @pytest.mark.parametrize("zero_terminal_snr", [False, True])
 def test_networks_that_predict_v(checkpoints, examples, tmp_path, zero_terminal_snr):
     """Their configuration says so: other pictures from the same numbers; from the chain's last index as well."""
@@ -415,6 +470,7 @@ def test_draw_makes_one_picture(checkpoints, examples, tmp_path, monkeypatch, ca
     for options, settings, size in (
         ((), {}, (128, 96)), (("--size", "model", "--seed", 4), {"seed": 4}, (64, 48)),
         (("--size", "40x30", "--rounds", 1), {"rounds": 1}, (40, 30)),
+        (("--size", "model", "--style-labels", tmp_path / "m.png"), {"style_labels": mask}, (64, 48)),
         (("--size", "model", "--recipe", tmp_path / "recipe.yaml"), {"recipe": tmp_path / "recipe.yaml"}, (64, 48)),
     ):
         output = tmp_path / "new" / "lake.png"
@@ -429,6 +485,7 @@ def test_draw_makes_one_picture(checkpoints, examples, tmp_path, monkeypatch, ca
     (("m.png", "none.jpg", "-o", "lake.jpg"), "none.jpg: no such file"),
     (("m.png", "s.png", "-o", "lake.jpg", "--size", "big"), "expected mask, model, or a size"),
     (("m.png", "s.png", "-o", "lake.jpg", "--checkpoint", "none"), "none: no such folder"),
+    (("m.png", "s.png", "-o", "lake.jpg", "--style-labels", "none.png"), "none.png: no such file"),
     (("m.png", "s.png", "-o", "lake.jpg", "--recipe", "none.yaml"), "none.yaml: cannot be read"),
     (("wrong.png", "s.png", "-o", "lake.jpg"), "wrong.png: label 29"),
 ])

@@ -26,6 +26,8 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, help="how many rounds of the recipe (default: all)")
     parser.add_argument("--recipe", type=Path, metavar="FILE.yaml",
                         help="keys of the inference section that replace the checkpoint's own")
+    parser.add_argument("--style-labels", type=Path, metavar="MAP.png",
+                        help="label map of the style photo: colours go from class to class")
     parser.add_argument("--checkpoint", default="default", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
@@ -52,6 +54,8 @@ def main():
 
         output_folder(args.output.parent)
         read_stored(args.mask), read_photo(args.style)  # told before the networks are loaded
+        if args.style_labels is not None:
+            read_stored(args.style_labels)
         if args.classes != "auto":
             load_table(args.classes)
         generator = load(args.checkpoint, args.device)
@@ -63,8 +67,8 @@ def main():
                 bar.update()
 
             picture = generator.infer(args.mask, args.style, args.rounds, recipe=args.recipe, seed=args.seed,
-                                      size=args.size, on_step=show, classes=args.classes, snap=args.snap,
-                                      nearest_class=args.nearest_class)
+                                      size=args.size, on_step=show, style_labels=args.style_labels,
+                                      classes=args.classes, snap=args.snap, nearest_class=args.nearest_class)
         with written_whole(args.output) as path:
             picture.save(path, quality=95)
     print(f"{args.output}: {picture.width}x{picture.height}")

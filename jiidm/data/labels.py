@@ -12,6 +12,13 @@ from jiidm.system.errors import InputError
 CLASSES = CONTEST.names
 PALETTE = CONTEST.palette  # 29 x 3 uint8, RGB
 
+# Names that people give to one and the same thing in a photo: a lake's shore looks like a sea's, a hill is a low
+# mountain.
+NEAR_CLASSES = (
+    ("water", "sea", "river", "lake"), ("mountain", "hill", "rock"), ("grass", "field"), ("tree", "plant"),
+    ("road", "path"), ("earth", "land", "sand"), ("building", "house"),
+)
+
 
 def read_label_map(source: str | os.PathLike | Image.Image | np.ndarray, num_classes: int = 29, name: str | None = None,
                    allow_no_class: bool = False) -> np.ndarray:

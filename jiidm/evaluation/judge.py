@@ -12,7 +12,7 @@ import numpy as np
 
 from jiidm.checkpoint import FORMAT, load_into, load_tensors, save_tensors, source_of
 from jiidm.config import from_dict, to_dict
-from jiidm.data.labels import CLASSES
+from jiidm.data.labels import CLASSES, NEAR_CLASSES
 from jiidm.data.pictures import from_pixels
 from jiidm.evaluation.class_maps import class_map
 from jiidm.evaluation.segformer import resize_bilinear
@@ -28,13 +28,6 @@ BATCH = 8
 # the right colour in the right place.
 NOTHING = len(CLASSES)
 _NAMES = (*CLASSES, "nothing")
-# Names that people give to one and the same thing in a photo: a lake's shore looks like a sea's, a hill is a low
-# mountain. A judge that confuses them has seen the texture, so the accuracy on these groups is told beside the exact
-# one.
-NEAR_CLASSES = (
-    ("water", "sea", "river", "lake"), ("mountain", "hill", "rock"), ("grass", "field"), ("tree", "plant"),
-    ("road", "path"), ("earth", "land", "sand"), ("building", "house"),
-)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,15 @@ class RoundPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The rounds in order, and the colour transfer of the last picture: its method ("": none) and share, 0 to 1."""
+    """The rounds in order, and the colour transfer of the last picture: its method ("": none) and share, 0 to 1.
+
+    `color_by_class`: all transfers go from class to class, which needs label maps of the styles.
+    """
 
     rounds: tuple[RoundPlan, ...]
     final_color_transfer: str = ""
     final_color_share: float = 1.0
+    color_by_class: bool = False
 
 
 def make_plan(
@@ -53,7 +57,9 @@ def make_plan(
         _plan_round(settings, recipe, schedule, method if number else "")
         for number, settings in enumerate(_choose_rounds(rounds, recipe.rounds))
     ]
-    return Plan(tuple(planned), recipe.final_color_transfer, recipe.final_color_share)
+    transfers = recipe.final_color_transfer or any(each.color_transfer for each in planned)
+    by_class = recipe.color_by_class and bool(transfers)
+    return Plan(tuple(planned), recipe.final_color_transfer, recipe.final_color_share, by_class)
 
 
 def _choose_rounds(rounds, recipe):

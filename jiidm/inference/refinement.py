@@ -37,7 +37,7 @@ class Step:
         return self.draw_preview()
 
 
-def refine(autoencoder, conditions, schedule, styles, plan, noise):
+def refine(autoencoder, conditions, schedule, styles, plan, noise, label_pairs=None):
     """Runs the rounds of a plan for a batch.
 
     Args:
@@ -47,13 +47,16 @@ def refine(autoencoder, conditions, schedule, styles, plan, noise):
         styles: the style photos (N, H, W, 3 uint8).
         plan: a `Plan`.
         noise: (round, shape C, H, W) -> standard normal noise (N, C, H, W float32).
+        label_pairs: for colour transfers by class, the label maps of each picture and of its style, N pairs of H x W
+            uint8 (None: the transfers take pictures as wholes).
 
     Yields:
         A `Step` after every step.
     """
     pictures, colors = styles, None
+    label_pairs = label_pairs or [(None, None)] * len(styles)
     for number, planned in enumerate(plan.rounds):
-        pictures = _transfer_each(pictures, styles, planned.color_transfer)
+        pictures = _transfer_each(pictures, styles, label_pairs, planned.color_transfer)
         with jt.no_grad():  # never around a yield: the caller would run under it
             latents = autoencoder.encode(jt.array(from_pixels(pictures)))
         colors = colors or LatentColors(latents, styles)  # of the first round: the style photos' own latents
@@ -66,7 +69,7 @@ def refine(autoencoder, conditions, schedule, styles, plan, noise):
         with jt.no_grad():
             pictures = to_pixels(autoencoder.decode(z).numpy())
         if number == len(plan.rounds) - 1:
-            pictures = _transfer_each(pictures, styles, plan.final_color_transfer, plan.final_color_share)
+            pictures = _transfer_each(pictures, styles, label_pairs, plan.final_color_transfer, plan.final_color_share)
         images = [Image.fromarray(picture) for picture in pictures]
         yield Step(number, steps, steps, images, functools.partial(colors.draw, z, 1.0))
 
@@ -134,8 +137,9 @@ def _columns(latents):
     return latents.numpy().transpose(0, 2, 3, 1).reshape(-1, latents.shape[1]).astype(np.float64)
 
 
-def _transfer_each(pictures, styles, method, share=1.0):
+def _transfer_each(pictures, styles, label_pairs, method, share=1.0):
     """The pictures (N, H, W, 3 uint8) after a colour transfer from their styles; "" is none."""
     if not method:
         return pictures
-    return np.stack([transfer_color(p, s, method, share) for p, s in zip(pictures, styles, strict=True)])
+    return np.stack([transfer_color(picture, style, method, share, *labels)
+                     for picture, style, labels in zip(pictures, styles, label_pairs, strict=True)])
