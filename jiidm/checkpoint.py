@@ -59,6 +59,7 @@ class Checkpoint:
         tensors: names to arrays, or to `StoredTensor`s from `open_checkpoint`.
         note: how it was made, in words.
         provenance: the files it was made from.
+        classes: what it knows of classes, as `Vocabulary.as_dict` gives it. None: it says nothing of them.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Checkpoint:
     tensors: dict[str, Any]
     note: str = ""
     provenance: tuple[Source, ...] = ()
+    classes: dict[str, Any] | None = None
 
     def describe(self) -> str:
         """Returns one line: file, network, step, and what it was made from."""
@@ -232,7 +234,8 @@ def _read_values(value: Any, dtype: np.dtype) -> np.ndarray:
 
 
 def save_checkpoint(path: str | Path, kind: str, tensors: Mapping[str, Any], config: Any, step: int,
-                    dtype: str = "float16", note: str = "", provenance: Iterable[Source] = ()) -> None:
+                    dtype: str = "float16", note: str = "", provenance: Iterable[Source] = (),
+                    classes: Mapping[str, Any] | None = None) -> None:
     """Writes the weights of a network with its configuration.
 
     Args:
@@ -244,6 +247,7 @@ def save_checkpoint(path: str | Path, kind: str, tensors: Mapping[str, Any], con
         dtype: "float16" or "float32".
         note: how it was made, in words.
         provenance: the files it was made from.
+        classes: what it knows of classes, as `Vocabulary.as_dict` gives it.
 
     Raises:
         InputError: NaN or a number beyond the range of `dtype`, or the file cannot be written.
@@ -251,6 +255,7 @@ def save_checkpoint(path: str | Path, kind: str, tensors: Mapping[str, Any], con
     save_tensors(path, tensors, {
         "format": FORMAT, "kind": kind, "config": json.dumps(to_dict(config)), "step": str(step), "note": note,
         "provenance": json.dumps([to_dict(source) for source in provenance]),
+        **({"classes": json.dumps(classes)} if classes else {}),
     }, dtype, finite=True)
 
 
@@ -363,11 +368,12 @@ def checkpoint_of(path: str | Path, metadata: Mapping[str, str], tensors: dict[s
         config, step = json.loads(metadata["config"]), int(metadata["step"])
         sources = json.loads(metadata.get("provenance", "[]"))
         provenance = tuple(from_dict(Source, source, "provenance") for source in sources)
+        classes = json.loads(metadata.get("classes", "null"))
     except (KeyError, ValueError, TypeError, RecursionError) as error:  # TypeError: a source without its file
-        raise InputError(f"{path}: its metadata lacks a readable config, step or provenance ({error}); save it again"
-                         ) from error
+        raise InputError(f"{path}: its metadata lacks a readable config, step, provenance or classes ({error}); "
+                         f"save it again") from error
     config = from_dict(configuration, drop_retired(config), f"{path}, config")
-    return Checkpoint(Path(path), found, config, step, tensors, metadata.get("note", ""), provenance)
+    return Checkpoint(Path(path), found, config, step, tensors, metadata.get("note", ""), provenance, classes)
 
 
 # ----------------------------------------------------------------------------------------------------------- networks

@@ -1,6 +1,7 @@
 """The one class that chains everything: label map and style photo in, landscape picture out."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from jiidm.checkpoint import KINDS, Checkpoint, load_checkpoint, load_into, open
 from jiidm.config import InferenceConfig, RoundConfig, check_config, with_recipe
 from jiidm.data.inputs import prepare_inputs
 from jiidm.data.latents import one_hot_batch
+from jiidm.data.vocabulary import Vocabulary, vocabulary_of
 from jiidm.diffusion.schedule import Schedule
-from jiidm.evaluation.segment import segment
+from jiidm.evaluation.segment import open_segmenter
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.plan import make_plan
 from jiidm.inference.refinement import Step, draw_noise, refine
@@ -27,8 +29,11 @@ from jiidm.system.runtime import announce_compilation, device_name, jt, use_devi
 
 if TYPE_CHECKING:
     from jiidm.baselines.inference import BaselineGenerator
+    from jiidm.data.classes import ClassTable
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
+# The classes of their training photos (weights/default/README.md), for weights whose metadata do not say it.
+SEEN_BY_DEFAULT = ("sky", "tree", "road", "grass", "water", "building", "mountain", "other")
 _CPU_CACHE_MB = 2048
 
 Mask = str | Path | Image.Image | np.ndarray
@@ -40,7 +45,8 @@ class Generator:
     """Semantic image synthesis with IIDM (Liu & Chang 2024). Make one with `load` or `Generator.from_checkpoint`.
 
     `width` and `height` are the size in pixels that its networks work at, `num_classes` how many labels it knows,
-    `config` the whole configuration that they were trained with, its recipe included.
+    `vocabulary` which (a `Vocabulary`: names, colours, and which of them the training saw), `config` the whole
+    configuration that they were trained with, its recipe included.
     """
 
     model = "iidm"
@@ -67,6 +73,7 @@ class Generator:
         check_config(self.config)
         self.width, self.height = self.config.image.width, self.config.image.height
         self.num_classes = self.config.unet.num_classes
+        self.vocabulary = unet_vocabulary(unets[-1])
         self.schedule = Schedule(self.config.diffusion)
         self.checkpoints, self.autoencoder_checkpoint = unets, autoencoder
         self._autoencoder = Autoencoder(autoencoder.config.autoencoder)
@@ -156,11 +163,16 @@ class Generator:
         names: Sequence[str] | None = None,
         on_step: Callable[[Step], Any] | None = None,
         style_labels: Mask | Sequence[Mask] | None = None,
+        classes: str | Path | ClassTable = "auto",
+        snap: bool = False,
+        nearest_class: bool = False,
     ) -> Image.Image | list[Image.Image]:
         """Draws the landscape of a label map in the style of a photo.
 
         Args:
-            mask: label map: a path, a PIL image or an array (H, W integers, 0..num_classes-1), or a list of them.
+            mask: label map: a path, a PIL image or an array (H, W integers 0..num_classes-1, or H, W, 3 uint8 in the
+                colours of a table), or a list of them. 255 and transparent pixels have no class: the networks fill
+                them in.
             style: style photo: a path, a PIL image or an array (H, W, 3 uint8), or a list as long as the masks'. It is
                 cropped to the network's aspect.
             rounds: the first n rounds of the recipe (None: all), or a list of rounds (`RoundConfig` or dicts).
@@ -174,6 +186,10 @@ class Generator:
             style_labels: label map of the style photo, or a list as long as the masks': all colour transfers go from
                 class to class. None: so they do where the recipe has `color_by_class`, by label maps that the package's
                 segmenter predicts.
+            classes: the table that the label maps' numbers and colours are of: a shipped one's name, a YAML file, or
+                "auto": numbers are the networks' labels, colours are of the one table that has them all.
+            snap: give stray colours of a mask (smoothed edges, a JPEG) the nearest class among those around them.
+            nearest_class: draw classes that the training has not seen as those that stand in for them.
 
         Returns:
             An RGB picture, or a list of them where masks came as a list.
@@ -185,13 +201,14 @@ class Generator:
         plan = make_plan(config.inference, self.schedule, rounds, color_transfer)
         weights = ensemble_weights(ensemble, len(self.checkpoints))
         width, height = self._canvas(config.inference.canvas)
-        inputs = prepare_inputs(mask, style, names, size, self.num_classes, width, height, style_labels)
+        inputs = prepare_inputs(mask, style, names, size, self.vocabulary.reader(classes, snap, nearest_class), width,
+                                height, style_labels)
         factor = self.config.autoencoder.factor
         sizes = [tuple(factor * round(planned.scale * side / factor) for side in (width, height))
                  for planned in plan.rounds]
         maps = inputs.style_labels
         if maps is None and plan.color_by_class:
-            maps = np.stack([segment(photo) for photo in inputs.styles])
+            maps = np.stack([self._segmenter.segment(photo).labels for photo in inputs.styles])
         pairs = None if maps is None else list(zip(inputs.masks, maps, strict=True))
         self._load_mean(weights)
 
@@ -211,6 +228,10 @@ class Generator:
         """The networks themselves; `ensemble` says which mean of the checkpoints the UNet holds, as in `infer`."""
         self._load_mean(ensemble_weights(ensemble, len(self.checkpoints)))
         return self._autoencoder, self._unet
+    @functools.cached_property
+    def _segmenter(self):
+        """Finds classes in style photos; always the small one: pictures must not depend on what is installed."""
+        return open_segmenter("small").for_weights(self.vocabulary)
 
     def _load_mean(self, weights):
         """Loads the weighted mean of the checkpoints into the UNet, unless it is there already."""
@@ -253,6 +274,14 @@ class Generator:
         conditions = Conditions(self._unet, hot, height, width, budget, null, joint)
         self._null = size, conditions.null  # serves all pictures of this size to come
         return conditions
+
+
+def unet_vocabulary(unet: Checkpoint) -> Vocabulary:
+    """Returns what a UNet knows of classes; of the package's own weights also where their metadata do not say it."""
+    found = vocabulary_of(unet.classes, unet.config.unet.num_classes, unet.path)
+    if unet.classes is None and unet.path.parent.absolute() == DEFAULT_WEIGHTS.absolute():
+        return Vocabulary(found.table, known=SEEN_BY_DEFAULT)
+    return found
 
 
 def load(paths: Paths = "default", device: str = "auto", precision: str = "auto",

@@ -22,8 +22,10 @@ from jiidm.baselines.networks import baseline_of, layout_of, load_baseline
 from jiidm.baselines.training import BaselineTrainer, describe_training, train_baseline
 from jiidm.checkpoint import load_tensors, save_tensors
 from jiidm.config import ImageConfig, builtin_config, load_config
+from jiidm.data.classes import CONTEST
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_training_folder
+from jiidm.data.vocabulary import count_classes
 from jiidm.generator import Generator, load
 from jiidm.models.vgg import STAGES
 from jiidm.system.runtime import jt
@@ -97,6 +99,13 @@ def test_table_and_files(finished):
     checkpoint = load_baseline(finished["gaugan"] / "weights" / "gaugan.safetensors")
     assert checkpoint.config == RUNS["gaugan"] and checkpoint.step == 6 and "4 photos" in checkpoint.note
     assert {"conv_img.weight", "layer1.0.weight_orig", "fc_var.bias"} <= checkpoint.tensors.keys()
+
+
+def test_the_weights_say_how_often_they_saw_each_class(data, finished):
+    labels = TrainingFolder(data).label_maps()
+    expected = count_classes(labels, CONTEST)
+    for model, run in finished.items():
+        assert BaselineGenerator.from_checkpoint(run / "weights" / f"{model}.safetensors").vocabulary == expected
 
 
 def test_the_networks_learn(data, tmp_path):
@@ -216,7 +225,7 @@ def test_description(data):
     ("train_generator", {"scale": 0.5}, ("train_generator.scale 0.5")),
     ("train_generator", {"loss_limit": 1.0}, ("loss_limit",)),
     ("train_generator", {"perceptual_weight": 10.0}, ("perceptual_file",)),
-    ("generator", {"num_classes": 30}, ("num_classes 30", 29)),
+    ("generator", {"num_classes": 256}, ("num_classes 256", 255)),
     ("discriminator", {"layers": 7}, ("discriminator", "64x48")),
     ("discriminator", {"layers": 1}, ("layers",)),
 ])

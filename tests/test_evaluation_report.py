@@ -14,10 +14,12 @@ from helpers import refused, run_main, run_tool
 from PIL import Image
 
 from jiidm.checkpoint import arrays_of
+from jiidm.data.classes import table_of
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
-from jiidm.data.labels import CLASSES, read_label_map
+from jiidm.data.labels import CLASSES, colorize, read_label_map
 from jiidm.data.pictures import read_photo
+from jiidm.data.vocabulary import count_classes
 from jiidm.evaluation.features import compute_statistics, inception_features, predict
 from jiidm.evaluation.judge import NOTHING, JudgeConfig, JudgeHead, load_judge, save_judge
 from jiidm.evaluation.measure import Protocol, evaluate
@@ -401,3 +403,25 @@ def test_the_packages_own_segmenter(photo, top, bottom):
     predicted, = predict(load_segmenter(None), [picture], [(144, 192)])
     for part, name in ((predicted[:36], top), (predicted[108:], bottom)):
         assert (part == CLASSES.index(name)).mean() > 0.8
+
+
+def test_a_segmenter_of_other_classes_is_measured_by_these(place, copy):
+    table = table_of(["ground", "air"], [(200, 100, 0), (0, 0, 250)])
+    config = dataclasses.replace(NETWORK, num_classes=2)
+    jt.set_global_seed(1, False)
+    seen = count_classes([np.array([[0]], np.uint8)], table)
+    save_segmenter(copy / "two.safetensors", arrays_of(Segformer(config)), config, 0, vocabulary=seen)
+    for path in (copy / "test" / "labels").iterdir():
+        labels = np.zeros(read_label_map(path).shape, np.uint8)
+        labels[: len(labels) // 2] = 1
+        Image.fromarray(colorize(labels, table)).save(path)
+    with pytest.warns(UserWarning, match="without the classes air"):
+        found = measured(copy, segmenter=copy / "two.safetensors")
+    assert found.classes.names == ("ground", "air") and found.segmenter.known.classes == (0,)
+    assert len(found.sets["results"].class_iou) == 2
+    report = json.loads(write_report(found, copy / "report")[1].read_text())
+    assert set(report["sets"]["results"]["class_iou"]) == {"ground", "air"}
+    page = (copy / "report" / "report.html").read_text()
+    assert "rgb(200, 100, 0)" in page and "1 air" in page and "1 of 2 classes (ground)" in page
+    assert "sky" not in (copy / "report" / "report.md").read_text()
+    refused(lambda: measured(place, segmenter=copy / "two.safetensors"), "expected 0..1 or 255", "--classes")

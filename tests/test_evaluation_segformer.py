@@ -1,14 +1,17 @@
 """The evaluator's SegFormer: layers against numpy, its size, and files of weights in its own and in public names."""
 import json
+import zlib
 
 import numpy as np
 import pytest
 from foreign_files import hugging_face, safetensors, torch_legacy, torch_zip
-from helpers import made_up, numbers, refused, relative_error
+from helpers import made_up, numbers, reference, reference_shapes, refused, relative_error
 
 from jiidm.checkpoint import arrays_of, save_checkpoint
 from jiidm.config import Config
+from jiidm.data.classes import load_table
 from jiidm.data.labels import CLASSES
+from jiidm.evaluation.features import predict
 from jiidm.evaluation.segformer import (
     Attention,
     DepthwiseConvolution,
@@ -136,7 +139,7 @@ def test_shapes_of_logits_and_features(tiny):
 
 @pytest.mark.parametrize("change, words", [
     ({"heads": (1, 3)}, ("heads 3", "16")), ({"depths": (1,)}, ("one number a stage",)),
-    ({"num_classes": 30}, ("num_classes 30", "29")), ({"width": 4}, ("4x32", "at least 8")),
+    ({"num_classes": 256}, ("num_classes 256", "255")), ({"width": 4}, ("4x32", "at least 8")),
     ({"sr_ratios": (0, 1)}, ("at least 1",)),
 ])
 def test_impossible_configurations(change, words):
@@ -192,6 +195,47 @@ def test_public_weights(tiny, tmp_path, written):
         assert np.array_equal(value, arrays_of(tiny)[name]), name
 
 
+def published(name, shape):
+    """A made-up tensor of the public ADE20K weights."""
+    values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+    if name.endswith("num_batches_tracked"):
+        return np.zeros((), np.float32)
+    if name.endswith("running_var"):
+        return 0.5 + np.abs(values)
+    if len(shape) > 1:
+        return values / np.float32(np.sqrt(np.prod(shape[1:])))
+    return name.endswith("weight") + np.float32(0.1) * values
+
+
+def test_public_weights_for_ade20k_give_the_publishers_logits_and_our_classes(tmp_path, capsys):
+    shapes = reference_shapes("segformer_ade20k")
+    content = safetensors({name: published(name, shape) for name, shape in shapes.items()})
+    (tmp_path / "model.safetensors").write_bytes(content)
+    loaded = load_segmenter(tmp_path / "model.safetensors")
+    assert "150 classes, taken as those of the table ade20k-train" in capsys.readouterr().err
+    table = [c for c in load_table("ade20k-train").classes if not c.ignore]
+    assert [CLASSES[c] for c in loaded.classes] == [c.becomes for c in table]
+    assert CLASSES[loaded.classes[2]] == "sky" and {"sea", "waterfall", "path"} <= {CLASSES[c] for c in loaded.classes}
+    x = np.random.RandomState(7).standard_normal((1, 3, 64, 96)).astype(np.float32)
+    expected = reference("segformer_ade20k")["logits"][:, [c.number for c in table]]
+    assert relative_error(loaded.network(jt.array(x)).numpy()[:, :, ::4, ::4], expected) < 1e-3
+
+
+def test_a_table_of_classes_says_what_a_segformers_outputs_are(tiny, tmp_path):
+    path, table = tmp_path / "weights.pth", tmp_path / "mine.yaml"
+    path.write_bytes(torch_zip(hugging_face(arrays_of(tiny))))
+    table.write_text("target: contest\nclasses:\n- {number: 0, name: ocean, becomes: sea}\n"
+                     "- {number: 1, name: cat, ignore: true}\n- {number: 4, name: lake}\n"
+                     "- {number: 2, name: bay, becomes: sea}\n")
+    loaded = load_segmenter(path, table)
+    assert [CLASSES[c] for c in loaded.classes] == ["sea", "sea", "lake"]
+    photo = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    (labels,) = predict(loaded, [photo], [(20, 30)])
+    assert labels.shape == (20, 30) and {CLASSES[c] for c in np.unique(labels)} <= {"sea", "lake"}
+    table.write_text("classes:\n- {number: 0, name: cloud}\n")
+    refused(lambda: load_segmenter(path, table), "mine.yaml", "cloud")
+
+
 @pytest.mark.parametrize("public, ours", [
     ("segformer.encoder.patch_embeddings.0.proj.weight", "encoder.patch_embeddings.0.proj.weight"),
     ("backbone.patch_embed1.proj.weight", "encoder.patch_embeddings.0.proj.weight"),
@@ -227,8 +271,8 @@ def test_files_that_are_no_segmenter(tiny, tmp_path):
     refused(lambda: load(torch_zip(some)), "missing: encoder.layer_norm.1.bias")
     more = {**hugging_face(arrays), "segformer.encoder.odd": np.zeros(3)}
     refused(lambda: load(torch_zip(more)), "unexpected", "odd")
-    many = {**hugging_face(arrays), "decode_head.classifier.weight": np.zeros((150, 12, 1, 1))}
-    refused(lambda: load(torch_zip(many), None), "150 classes", "29")
+    many = {**hugging_face(arrays), "decode_head.classifier.weight": np.zeros((149, 12, 1, 1))}
+    refused(lambda: load(torch_zip(many), None), "149 classes", "29")
     refused(lambda: load(torch_zip(hugging_face(arrays)), None), "predicts 5 classes", "29", "--segmenter-classes")
     encoder = {name: value for name, value in hugging_face(arrays).items() if not name.startswith("decode")}
     refused(lambda: load(torch_zip(encoder)), "x.pth", "decode_head")
@@ -248,13 +292,13 @@ def test_files_that_are_no_segmenter(tiny, tmp_path):
 # ------------------------------------------------------------------------------------------------- what is known of it
 
 def test_what_is_known_lies_beside_the_weights(tiny, tmp_path, capsys):
-    path, known = tmp_path / "own.safetensors", Known((1, 5, 28), 72, 0.75, 0.5)
+    path, known = tmp_path / "own.safetensors", Known((1, 3, 4), 72, 0.75, 0.5)
     save_segmenter(path, arrays_of(tiny), TINY, 7)
     assert load_segmenter(path).known is None
     save_known(path, known)
     assert load_segmenter(path).known == known
-    save_known(path, Known((1, 5)))
-    assert load_segmenter(path).known == Known((1, 5), None, None, None)
+    save_known(path, Known((1, 3)))
+    assert load_segmenter(path).known == Known((1, 3), None, None, None)
     assert capsys.readouterr().err == ""
     save_segmenter(path, arrays_of(tiny), TINY, 8)
     assert load_segmenter(path).known is None
@@ -265,7 +309,7 @@ def test_what_is_known_lies_beside_the_weights(tiny, tmp_path, capsys):
 @pytest.mark.parametrize("change, words", [
     (lambda data: "{", "Expecting"), (lambda data: "[" * 100_000, "own.json"), (lambda data: "[]", "sha256"),
     (lambda data: b"\xff\xfe\x00", "decode"), (lambda data: {}, "sha256"), (lambda data: {**data, "odd": 1}, "no more"),
-    (lambda data: {**data, "classes": [29]}, "0..28"), (lambda data: {**data, "classes": "sky"}, "0..28"),
+    (lambda data: {**data, "classes": [5]}, "0..4"), (lambda data: {**data, "classes": "sky"}, "0..4"),
     (lambda data: {**data, "photos": True}, "photos"), (lambda data: {**data, "mean_iou": 1.5}, "mean_iou"),
     (lambda data: {**data, "mask_accuracy": float("nan")}, "mask_accuracy"),
     (lambda data: {**data, "photos": None}, "all three"),

@@ -10,7 +10,7 @@ from helpers import refused
 from jiidm.config import load_config
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_training_folder
-from jiidm.data.labels import NO_CLASS, read_label_map
+from jiidm.data.labels import CLASSES, NO_CLASS, read_label_map
 from jiidm.evaluation.segformer import SegformerConfig
 from jiidm.evaluation.weights import Known, load_segmenter
 from jiidm.training.augmentation import augmented
@@ -55,6 +55,12 @@ def test_loss_falls_and_accuracy_rises(finished):
     held_out, = rows(finished / "segmenter-validation.csv")
     assert held_out["step"] == "150" and float(held_out["mask_accuracy"]) > 0.2
     assert load_segmenter(finished / "segmenter.safetensors").network.config == NETWORK
+
+
+def test_the_weights_say_how_often_they_saw_each_class(data, finished):
+    found = load_segmenter(finished / "segmenter.safetensors").vocabulary
+    assert found.seen.maps == 4 and sum(found.seen.pixels) == pytest.approx(1, abs=1e-4)
+    assert {CLASSES[c] for c in classes_of(data)} == set(found.seen_names)
 
 
 def classes_of(data):

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,7 +231,8 @@ def test_colors_go_from_class_to_class_by_given_and_by_predicted_maps(generator,
                             style_labels=[masks[2], tmp_path / "style.png"])
     assert (pixels(batch[1]) == pixels(given)).all()
     asked = []
-    monkeypatch.setattr("jiidm.generator.segment", lambda photo: asked.append(photo) or masks[1])
+    segmenter = SimpleNamespace(segment=lambda photo: SimpleNamespace(labels=asked.append(photo) or masks[1]))
+    monkeypatch.setitem(generator.__dict__, "_segmenter", segmenter)
     predicted = generator.infer(masks[0], styles[1], rounds=1, recipe={**recipe, "color_by_class": True})
     assert (pixels(predicted) == pixels(given)).all() and (asked[0] == styles[1]).all()
     generator.infer(masks[0], styles[1], rounds=1, recipe={"color_by_class": True})  # one round, without a transfer

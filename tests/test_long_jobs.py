@@ -18,6 +18,7 @@ from jiidm.contest import job as contest
 from jiidm.contest.job import ContestJob, make_pictures
 from jiidm.data import folders as data_folders
 from jiidm.data.drawn.scenes import draw_landscape
+from jiidm.data.vocabulary import numbered
 from jiidm.generator import Generator
 from jiidm.inference.refinement import Step
 from jiidm.models.autoencoder import Autoencoder
@@ -212,7 +213,7 @@ def test_pictures_are_those_of_the_generator_called_directly(folders, tmp_path):
 class StandIn:
     """In place of a generator: no networks, pictures of one colour; `act(call, on_step)` happens in each call."""
 
-    num_classes, width, height = CONFIG.unet.num_classes, 64, 48
+    vocabulary, width, height = numbered(CONFIG.unet.num_classes), 64, 48
 
     def __init__(self, act):
         self.act, self.calls = act, 0

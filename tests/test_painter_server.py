@@ -19,19 +19,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import ROOT, refused
+from helpers import ROOT
 from painter_client import STYLE, Painter, painter, picture, png, project, text
 from painter_fake import CRASHES, FAILS, HANGS, HEIGHT, REFUSES, WIDTH
 from PIL import Image
 
-from jiidm.data.color_maps import COLOR_TABLES, read_color_map
-from jiidm.data.labels import CLASSES, PALETTE, colorize
+from jiidm.data.classes import load_table
+from jiidm.data.labels import CLASSES, NO_CLASS, PALETTE, colorize
 from jiidm.data.project import Settings, parse_project
 
 pytest.importorskip("starlette", reason="the painter's extra is not installed")
 pytest.importorskip("uvicorn", reason="the painter's extra is not installed")
 from jiidm.painter.server import Gallery, Server  # noqa: E402 - needs the extra
 
+NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 SKY, GRASS = CLASSES.index("sky"), CLASSES.index("grass")
 JSON = {"Content-Type": "application/json"}
 
@@ -123,7 +124,7 @@ def test_a_photo_is_segmented_at_the_size_of_the_page(server):
     assert status == 200 and labels.shape == (2 * HEIGHT, 2 * WIDTH) and set(np.unique(labels)) <= {SKY, GRASS}
 
 
-@pytest.mark.parametrize("kind", ["indices", "palette", *COLOR_TABLES])
+@pytest.mark.parametrize("kind", ["indices", "palette", "contest", "ade20k", "cityscapes", "gaugan"])
 def test_label_maps_of_every_kind_become_indices(server, kind):
     labels = landscape()
     if kind == "indices":
@@ -134,13 +135,26 @@ def test_label_maps_of_every_kind_become_indices(server, kind):
     else:
         colors = np.zeros((*labels.shape, 3), np.uint8)
         for name in ("sky", "grass"):
-            colors[labels == CLASSES.index(name)] = COLOR_TABLES[kind][name]
+            colors[labels == CLASSES.index(name)] = next(
+                c.color for c in load_table(kind).classes if c.becomes == name and c.color)
+        colors[HEIGHT // 2 - 1] = (colors[0].astype(int) + colors[-1]) // 2  # a smoothed edge
         image = Image.fromarray(colors)
     status, _, body = server.ask("POST", "/api/labels", png(image), {"Content-Type": "image/png"})
     answer = json.loads(body)
     found = np.array(Image.open(io.BytesIO(base64.b64decode(answer["map"]))))
-    assert status == 200 and answer["read_as"] == (kind if kind in COLOR_TABLES else "indices")
-    assert (found == landscape().repeat(2, 0).repeat(2, 1)).all()
+    assert status == 200 and answer["read_as"] == ("indices" if kind == "palette" else kind)
+    expected = landscape().repeat(2, 0).repeat(2, 1)
+    assert (found[:HEIGHT - 2] == expected[:HEIGHT - 2]).all() and (found[HEIGHT:] == expected[HEIGHT:]).all()
+    assert set(np.unique(found)) == {SKY, GRASS}
+
+
+def test_unpainted_pixels_have_no_class(server):
+    labels = landscape()
+    labels[:, :9] = NO_CLASS
+    status, _, body = server.ask("POST", "/api/labels", png(labels), {"Content-Type": "image/png"})
+    found = np.array(Image.open(io.BytesIO(base64.b64decode(json.loads(body)["map"]))))
+    assert status == 200 and (found == labels.repeat(2, 0).repeat(2, 1)).all()
+    assert (picture(server.paint(labels, "unpainted")[1][-2])[:, :9] == 0).all()
 
 
 def test_examples_have_the_size_of_the_page(server):
@@ -188,7 +202,7 @@ HOSTILE = {
     "no base64": (400, "/api/picture", json.dumps(project("?!")), JSON),
     "map is text": (400, "/api/picture", json.dumps(project(text(b"label map"))), JSON),
     "map is a JPEG": (400, "/api/picture", json.dumps(project(text(STYLE))), JSON),
-    "map in colour": (400, "/api/picture", json.dumps(project(text(picture_file("PNG")))), JSON),
+    "map in colour": (400, "/api/picture", json.dumps(project(text(png(NOISE)))), JSON),
     "map of class 29": (400, "/api/picture", json.dumps(project(plain(29))), JSON),
     "broken map": (400, "/api/picture", json.dumps(project(text(png(landscape())[:-30]))), JSON),
     "large map": (413, "/api/picture", json.dumps(project(text(png(landscape()) + b"\0" * 2**20))), JSON),
@@ -424,21 +438,6 @@ def test_a_folder_without_checkpoints_is_an_input_error(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
-
-def test_color_maps_take_the_table_that_fits_and_mend_smoothed_edges():
-    labels = landscape()
-    colors = colorize(labels)
-    colors[HEIGHT // 2 - 1] = (colors[0, 0].astype(int) + colors[-1, 0]) // 2
-    found, table = read_color_map(colors)
-    assert table == "jiidm" and set(np.unique(found)) == {SKY, GRASS}
-    assert (found[:HEIGHT // 2 - 1] == SKY).all() and (found[HEIGHT // 2:] == GRASS).all()
-    refused(lambda: read_color_map(np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)), "Cityscapes")
-
-
-def test_color_tables_tell_classes_apart():
-    for table in COLOR_TABLES.values():
-        assert len(set(table.values())) == len(table) and set(table) <= set(CLASSES)
-
 
 def _documented(language):
     """The code blocks of docs/painter.md with the painter's address in them."""

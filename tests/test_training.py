@@ -1,5 +1,6 @@
 """Training of both stages: losses in closed form, exact resuming, and the store of latents."""
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -28,6 +29,7 @@ from jiidm.training.ema import EMA
 from jiidm.training.loop import learning_rate
 from jiidm.training.losses import anchor_loss, coarse_loss, color_means, quantizer_loss
 from jiidm.training.stages import Stages
+from jiidm.training.state import read_state, state_path, write_state
 from jiidm.training.unet import UNetTrainer
 
 CONFIG = dataclasses.replace(
@@ -298,6 +300,51 @@ def test_batches_visit_every_item_once_an_epoch():
     for epoch in range(4):
         assert sorted(drawn[epoch * 10 : epoch * 10 + 10]) == list(range(10))
     assert (drawn[:10] != drawn[10:20]).any()
+
+
+@pytest.mark.parametrize("weight, times", [(1.0, (2, 2)), (3.0, (6, 6)), (2.5, (5, 5)), (0.5, (1, 1)), (1.5, (3, 3))])
+def test_weighted_items_are_drawn_that_much_more_often(weight, times):
+    weighted = [1, 2, 5, 7]
+    length = 6 + round(4 * weight)
+    drawn = np.concatenate([batch_indices(5, step, 2, 10, weighted, weight) for step in range(length)])  # two epochs
+    counts = np.bincount(drawn, minlength=10)
+    assert counts[[0, 3, 4, 6, 8, 9]].tolist() == [2] * 6 and counts[weighted].sum() == 2 * round(4 * weight)
+    assert times[0] - 1 <= counts[weighted].min() and counts[weighted].max() <= times[1] + 1
+    plain = np.concatenate([batch_indices(5, step, 2, 10) for step in range(length)])
+    assert (drawn == plain).all() == (weight == 1)
+
+
+def test_photos_labelled_by_hand_are_drawn_more_often_and_a_run_resumes(run, data, tmp_path):
+    folder = tmp_path / "train"
+    shutil.copytree(data, folder)
+    config = dataclasses.replace(CONFIG, train_unet=dataclasses.replace(CONFIG.train_unet, by_hand_weight=4.0))
+    with pytest.raises(InputError, match=r"by_hand.txt: missing; train_unet.by_hand_weight 4"):
+        Stages(config, folder, tmp_path / "run")
+    (folder / "by_hand.txt").write_text("2\n5\n")
+    stages = Stages(config, folder, tmp_path / "run")
+    assert stages.by_hand == [2, 5]
+    trainer = UNetTrainer(config, LatentStore(run / "latents"), None, tmp_path / "run", [], by_hand=stages.by_hand)
+    drawn = np.concatenate([trainer.indices(step) for step in range(26)])  # 26 * 3 = 3 epochs of 10 + 4 * 4 entries
+    assert np.bincount(drawn, minlength=14).tolist() == [12 if entry in (4, 5, 10, 11) else 3 for entry in range(14)]
+    again = UNetTrainer(config, LatentStore(run / "latents"), None, tmp_path / "run", [], by_hand=stages.by_hand)
+    assert (again.indices(17) == drawn[51:54]).all()  # a function of the step alone
+
+
+def test_a_state_from_before_a_setting_has_its_default(run, data, tmp_path):
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    path = state_path(tmp_path, "unet", 3)
+    tensors, metadata = read_state(path)
+    config = json.loads(metadata["config"])
+    assert config["train_unet"].pop("by_hand_weight") == 1.0
+    metadata = {**metadata, "config": json.dumps(config)}
+    metadata.pop("sha256")
+    write_state(path, {name: jt.array(tensor.read()) for name, tensor in tensors.items()}, metadata)
+    Stages(CONFIG, data, tmp_path, resume="3").unet()
+    one, other = (load_checkpoint(f / "unet-0000006.safetensors").tensors for f in (run, tmp_path))
+    assert all((one[name] == other[name]).all() for name in one)
+    other = dataclasses.replace(CONFIG, train_unet=dataclasses.replace(CONFIG.train_unet, mask_drop=0.1))
+    with pytest.raises(InputError, match="another configuration"):
+        Stages(other, data, tmp_path, resume="3").unet()
 
 
 def test_learning_rate_warms_up_stays_and_falls():

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from jiidm.checkpoint import checkpoint_of
 from jiidm.config import (
+    ClassCount,
     Enlargement,
     Fraction,
     ImageConfig,
@@ -13,7 +14,6 @@ from jiidm.config import (
     check_training,
     check_values,
 )
-from jiidm.data.labels import CLASSES
 from jiidm.system.errors import InputError
 
 NORMS = {"spade": "gaugan", "clade": "clade", "clade_icpe": "clade"}  # of the generator, and the model that it makes
@@ -37,7 +37,7 @@ class GeneratorConfig:
     """
 
     norm: Literal["spade", "clade", "clade_icpe"] = "spade"
-    num_classes: Positive = len(CLASSES)
+    num_classes: ClassCount = 29
     ngf: Annotated[int, Range(2)] = 64
     upsampling: Annotated[int, Range(4, 7)] = 5
     spade_channels: Positive = 128
@@ -145,9 +145,6 @@ def check_run(config):
     check_training(config, "train_generator")
     discriminator = config.discriminator
     check_values(discriminator, "discriminator.")
-    if config.generator.num_classes > len(CLASSES):
-        raise InputError(f"generator.num_classes {config.generator.num_classes}: expected at most {len(CLASSES)}, the "
-                         f"classes of the label maps")
     smaller = min(config.image.width, config.image.height)
     if smaller // 2 ** (discriminator.scales - 1) < 2**discriminator.layers:
         raise InputError(f"discriminator: {discriminator.scales} scales of {discriminator.layers} layers are too many "

@@ -10,6 +10,7 @@ from jiidm.baselines.layers import spectral_layers
 from jiidm.baselines.networks import baseline_of, layout_arrays, layout_of, load_baseline
 from jiidm.data.inputs import prepare_inputs
 from jiidm.data.pictures import to_pixels
+from jiidm.data.vocabulary import vocabulary_of
 from jiidm.inference.refinement import Step
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import announce_compilation, jt, use_device
@@ -27,8 +28,8 @@ class BaselineGenerator:
     """Semantic image synthesis with GauGAN (Park et al. 2019) or CLADE (Tan et al. 2021).
 
     Make one with `jiidm.load` or `BaselineGenerator.from_checkpoint`. `width` and `height` are the size in pixels that
-    it works at, `num_classes` how many labels it knows, `config` the `BaselineRun` that it was trained with, `model`
-    "gaugan" or "clade".
+    it works at, `num_classes` how many labels it knows, `vocabulary` which, `config` the `BaselineRun` that it was
+    trained with, `model` "gaugan" or "clade".
     """
 
     def __init__(self, checkpoint):
@@ -36,6 +37,7 @@ class BaselineGenerator:
         self.checkpoint, self.config, self.model = checkpoint, checkpoint.config, checkpoint.kind
         self.width, self.height = self.config.image.width, self.config.image.height
         self.num_classes = self.config.generator.num_classes
+        self.vocabulary = vocabulary_of(checkpoint.classes, self.num_classes, checkpoint.path)
         self._network = baseline_of(checkpoint)
         for layer in spectral_layers(self._network):
             layer.fix()
@@ -67,11 +69,11 @@ class BaselineGenerator:
         return 4
 
     def infer(self, mask, style, rounds=None, color_transfer=True, ensemble=True, *, recipe=None, seed=0, size="model",
-              names=None, on_step=None, style_labels=None):
+              names=None, on_step=None, style_labels=None, classes="auto", snap=False, nearest_class=False):
         """Draws the landscape of a label map in the style of a photo, as `Generator.infer` does.
 
         Args:
-            mask, style, size, names: as there.
+            mask, style, size, names, classes, snap, nearest_class: as there.
             rounds, color_transfer, ensemble, recipe, style_labels: are IIDM's; they may be left out or be off, and have
                 no effect.
             seed: with a picture's name it draws the style from the distribution that the encoder gives for the photo
@@ -83,7 +85,8 @@ class BaselineGenerator:
         """
         self._refuse(rounds=rounds, color_transfer=color_transfer, ensemble=ensemble, recipe=recipe,
                      style_labels=style_labels)
-        inputs = prepare_inputs(mask, style, names, size, self.num_classes, self.width, self.height)
+        inputs = prepare_inputs(mask, style, names, size, self.vocabulary.reader(classes, snap, nearest_class),
+                                self.width, self.height)
         with announce_compilation(f"{self.checkpoint.kind} for {self.width}x{self.height} pictures"):
             pixels = self._pictures(inputs.masks, inputs.styles, inputs.names, seed)
         images = [Image.fromarray(p) for p in pixels]

@@ -56,10 +56,11 @@ def published_arrays(arrays):
     return {name.split(".", 1)[1]: value for name, value in arrays.items()}
 
 
-def save_baseline(path, arrays, config, step, note="", dtype="float16"):
-    """Writes the arrays of a `Baseline` (by its names) of a `BaselineRun` as safetensors; raises InputError for NaN and
-    where it cannot be written."""
-    save_checkpoint(path, config.generator.model, published_arrays(arrays), config, step, dtype, note)
+def save_baseline(path, arrays, config, step, note="", dtype="float16", classes=None):
+    """Writes the arrays of a `Baseline` (by its names) of a `BaselineRun` as safetensors, with the `classes` of its
+    `Vocabulary` as a dict; raises InputError for NaN and where it cannot be written."""
+    save_checkpoint(path, config.generator.model, published_arrays(arrays), config, step, dtype, note,
+                    classes=classes)
 
 
 def load_baseline(path):

@@ -16,6 +16,7 @@ from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import colorize
 from jiidm.data.pictures import from_pixels, to_pixels
 from jiidm.data.views import draw_views, load_pairs, whole_view
+from jiidm.data.vocabulary import count_classes
 from jiidm.models.vgg import SMALLEST
 from jiidm.system.distributed import shard, world_size
 from jiidm.system.errors import InputError
@@ -28,7 +29,7 @@ from jiidm.training.trainer import Losses, Trainer, run_stage
 _CONVERGED = 20  # steps of the power iteration after which the singular value no longer changes
 
 
-def train_baseline(config, data, run, validation=None, resume=None, device="auto", tensorboard=False):
+def train_baseline(config, data, run, validation=None, resume=None, device="auto", tensorboard=False, reader=None):
     """Trains a baseline.
 
     The run's folder receives generator.csv, states to resume from, sample grids, generator-latest.safetensors and at
@@ -42,20 +43,21 @@ def train_baseline(config, data, run, validation=None, resume=None, device="auto
         resume: as for `run_stage`.
         device: "auto", "cpu" or "cuda".
         tensorboard: whether to write TensorBoard's files.
+        reader: the `LabelReader` of the label maps. None: numbers of the contest's classes, or without names.
 
     Raises:
         InputError: for folders or values that are wrong, and as `run_stage` does.
     """
     _check(config, device)
-    validation = TrainingFolder(validation) if validation else None
-    run_stage(BaselineTrainer(config, TrainingFolder(data), run, validation, tensorboard), resume)
+    validation = TrainingFolder(validation, reader) if validation else None
+    run_stage(BaselineTrainer(config, TrainingFolder(data, reader), run, validation, tensorboard), resume)
 
 
-def describe_training(config, data, device="auto"):
-    """Lines that say how large the networks of a `BaselineRun` are, and what their training on the folder `data` takes
-    on this machine."""
+def describe_training(config, data, device="auto", reader=None):
+    """Lines that say how large the networks of a `BaselineRun` are, and what their training on the folder `data`, whose
+    label maps are read by `reader`, takes on this machine."""
     _check(config, device)
-    folder, training, image = TrainingFolder(data), config.train_generator, config.image
+    folder, training, image = TrainingFolder(data, reader), config.train_generator, config.image
     trainer = BaselineTrainer(config, folder, Path("/"))  # writes nothing
     seconds, memory = measured(trainer, training.steps - 1)
     layout = layout_of(*layout_arrays(np.zeros((1, image.height, image.width), np.uint8), config.generator),
@@ -113,6 +115,14 @@ class BaselineTrainer(Trainer):
         self.learners = [
             Learner(name, network, jt.optim.Adam(trainable(network), training.learning_rate, betas=(0.0, 0.9)), rate)
             for name, network, rate in (("network", self.network, 1.0), ("discriminator", self.discriminator, ratio))]
+
+    @property
+    def _table(self):
+        """The `ClassTable` of the labels."""
+        return self.samples.reader(self.config.generator.num_classes).vocabulary.table
+
+    def count_classes(self):
+        self.vocabulary = count_classes(self.samples.label_maps(self.config.generator.num_classes), self._table)
 
     def initialize(self):
         for network in (self.network, self.discriminator):
@@ -175,7 +185,7 @@ class BaselineTrainer(Trainer):
 
     def _save(self, path, step, note="", dtype="float32"):
         arrays = {name: p.numpy() for name, p in self._averaged(step).named_parameters()}
-        save_baseline(path, arrays, self.config, step, note, dtype)
+        save_baseline(path, arrays, self.config, step, note, dtype, self.vocabulary and self.vocabulary.as_dict())
 
     def _averaged(self, step):
         """A `Baseline` with the averaged weights.
@@ -206,5 +216,5 @@ class BaselineTrainer(Trainer):
             with jt.no_grad():
                 return to_pixels(network(layout, jt.array(styles))[0].numpy())
 
-        return {"label map": [colorize(each) for each in labels], "photo": to_pixels(photos),
+        return {"label map": [colorize(each, self._table) for each in labels], "photo": to_pixels(photos),
                 "its style": fakes(styles), "the next one's style": fakes(np.roll(styles, -1, 0))}

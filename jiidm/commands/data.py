@@ -3,6 +3,8 @@
   jiidm data stanford SOURCE train --split train
   jiidm data stanford SOURCE test --split val --test --references train
   jiidm data landscapes LANDSCAPES data --stanford STANFORD
+  jiidm data ade20k ADEChallengeData2016 data --keep sky,tree,mountain,sea,water,grass --min-known 0.8
+  jiidm data folder PHOTOS data --maps MAPS --classes mine.yaml --val-share 0.1
   jiidm data synthetic train --count 1000
   jiidm data synthetic test --count 50 --seed 1 --test --references train
   jiidm data check train
@@ -10,13 +12,18 @@
 import argparse
 import json
 
+from jiidm.commands.options import add_label_options
 from jiidm.data.check import check_folder, report_text
+from jiidm.data.classes import CONTEST, MAX_CLASSES, TABLES, load_table
 from jiidm.data.drawn.scenes import SMALLEST, draw_landscape
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
 from jiidm.data.sets.landscapes import write_landscapes
+from jiidm.data.sets.layouts import SET_TABLES, find_pairs, find_plain_pairs
+from jiidm.data.sets.pairs import Conversion, check_conversion, split_pairs, write_sets
 from jiidm.data.sets.stanford import fill_no_class, read_stanford
 from jiidm.system.errors import InputError
 from jiidm.system.files import written_whole
+from jiidm.training.classes import reader_of_training
 
 
 def parse_arguments():
@@ -33,14 +40,17 @@ def parse_arguments():
     landscapes.add_argument("source", help="folder with imgs/, labels/, train.txt, val.txt and origins.tsv")
     landscapes.add_argument("--stanford", metavar="FOLDER",
                             help="add the training photos of the Stanford Background Dataset in FOLDER")
+    sets = add_sets(commands)
     synthetic = commands.add_parser("synthetic", help="draw landscapes with exact labels")
     synthetic.add_argument("--count", type=int, default=100, help="how many (default %(default)s)")
-    for command, width, height in ((stanford, 192, 144), (landscapes, 256, 192), (synthetic, 512, 384)):
+    for command, width, height in ((stanford, 192, 144), (landscapes, 256, 192), (synthetic, 512, 384),
+                                   *((command, 256, 192) for command in sets)):
         command.add_argument("destination", help="the folder to write; it must not exist or be empty")
         command.add_argument("--width", type=int, default=width, help="in pixels (default %(default)s)")
         command.add_argument("--height", type=int, default=height, help="in pixels (default %(default)s)")
         command.add_argument("--seed", type=int, default=0,
-                             help="of the drawings and of the choice of references (default %(default)s)")
+                             help="of the drawings, of the choice of references and of validation photos (default "
+                                  "%(default)s)")
     for command in (stanford, synthetic):
         command.add_argument("--test", action="store_true", help="write a test folder: masks and label_to_img.json")
         command.add_argument("--references", metavar="FOLDER",
@@ -49,24 +59,54 @@ def parse_arguments():
                                 description="Reports all that is wrong with a training folder. Exit code 0: a training "
                                             "can start; 1: faults; 2: no such folder.")
     check.add_argument("folder", help="folder with imgs/ and labels/")
-    check.add_argument("--classes", type=int, default=29, help="number of classes (default %(default)s)")
+    add_label_options(check, number=True)
     check.add_argument("--width", type=int, default=512, help="of the training's pictures (default %(default)s)")
     check.add_argument("--height", type=int, default=384, help="of the training's pictures (default %(default)s)")
     check.add_argument("--json", metavar="FILE", help="also write the report to FILE")
     return parser.parse_args()
 
 
+def add_sets(commands):
+    """Adds the commands for public data sets and plain folders; returns their parsers."""
+    parsers = []
+    for name, (table, *others) in {**SET_TABLES, "folder": ("contest",)}.items():
+        plain = name == "folder"
+        what = "photos and label maps of two folders" if plain else load_table(table).title
+        parser = commands.add_parser(
+            name, help=f"convert {what}",
+            description="Writes DESTINATION/train and, if there are validation photos, DESTINATION/val.")
+        parser.add_argument("source", help="folder of photos" if plain else "folder of the unpacked archives")
+        if plain:
+            parser.add_argument("--maps", required=True, metavar="FOLDER", help="folder of the label maps, NAME.png")
+            parser.add_argument("--map-suffix", default="", metavar="TEXT",
+                                help="what the maps' names have after the photos', such as _mask")
+        which = f"a name ({', '.join(TABLES)})" if plain else f"{' or '.join((table, *others))}, or your own of the set"
+        parser.add_argument("--classes", default=table, metavar="NAME|FILE",
+                            help=f"table of the maps' classes: {which} (default %(default)s)")
+        parser.add_argument("--keep", type=lambda text: tuple(text.split(",")), metavar="CLASS,CLASS",
+                            help="keep these classes; pixels of others have no class, 255 (default: all)")
+        parser.add_argument("--min-known", type=float, default=0.5, metavar="SHARE",
+                            help="leave out a photo where fewer of the pixels have a class (default %(default)s)")
+        parser.add_argument("--fit", choices=("crop", "stretch"), default="crop",
+                            help="crop to the size's aspect, or stretch the whole picture (default %(default)s)")
+        parser.add_argument("--snap", action="store_true",
+                            help="give colours that are not in the table, as on smoothed edges, the class beside them")
+        parser.add_argument("--val-share", type=float, default=0.1 if plain else None, metavar="SHARE",
+                            help="share of the photos for validation, chosen by --seed (default "
+                                 f"{'%(default)s' if plain else 'the validation photos of the set'})")
+        parsers.append(parser)
+    return parsers
+
+
 def check_arguments(arguments):
     """Raises InputError for a value out of its range and for --test without --references or the reverse."""
     if arguments.command == "check":
-        if not 1 <= arguments.classes <= 255:
-            raise InputError(f"--classes {arguments.classes}: 1 to 255 were expected")
         return
     for option, smallest in (("width", SMALLEST), ("height", SMALLEST), ("seed", 0), ("count", 1)):
         value = getattr(arguments, option, smallest)
         if value < smallest:
             raise InputError(f"--{option} {value}: {smallest} or more was expected")
-    if arguments.command == "landscapes":
+    if arguments.command not in ("stanford", "synthetic"):
         return
     if arguments.test and not arguments.references:
         raise InputError("--test: the style references are missing; add --references TRAINING_FOLDER")
@@ -83,9 +123,37 @@ def read_examples(arguments):
         yield f"{index:06d}", *draw_landscape((arguments.seed, index), arguments.width, arguments.height)
 
 
+def convert_set(arguments):
+    """Writes the training and validation folders of a data set and says what is in them."""
+    table = load_table(arguments.classes)
+    conversion = Conversion(table, arguments.width, arguments.height, arguments.keep, arguments.min_known,
+                            arguments.fit, arguments.snap)
+    check_conversion(conversion)
+    if arguments.command == "folder":
+        splits = {"train": find_plain_pairs(arguments.source, arguments.maps, arguments.map_suffix)}
+    else:
+        splits = find_pairs(arguments.command, arguments.source, table.name)
+    if arguments.val_share is not None:
+        splits = split_pairs([pair for pairs in splits.values() for pair in pairs], arguments.val_share, arguments.seed)
+    counts = write_sets(arguments.destination, splits, conversion)
+    written = ", ".join(f"{split} {count.written} photos" for split, count in counts.items())
+    print(f"{arguments.destination}: {written}")
+    names = conversion.class_names
+    owner = "the contest's" if names == CONTEST.names else "the table's own"
+    print(f"maps read by the table {table.name} ({table.title}); classes written: {owner} {len(names)}")
+    left_out = sum(count.left_out for count in counts.values())
+    if left_out:
+        print(f"{left_out} photos are left out: fewer than {100 * arguments.min_known:g} % of their pixels have a "
+              f"class (--min-known)")
+
+
 def check(arguments):
     """Prints the report on a training folder; returns the exit code, 1 where a training would stop."""
-    report = check_folder(arguments.folder, arguments.classes, arguments.width, arguments.height)
+    count = int(arguments.classes) if arguments.classes.isdecimal() else len(CONTEST)
+    if not 1 <= count <= MAX_CLASSES:
+        raise InputError(f"--classes {count}: 1 to {MAX_CLASSES} were expected, or a table's name or file")
+    reader = reader_of_training(count, "auto" if arguments.classes.isdecimal() else arguments.classes, arguments.snap)
+    report = check_folder(arguments.folder, len(reader.vocabulary), arguments.width, arguments.height, reader=reader)
     print(report_text(report), end="")
     if arguments.json:
         with written_whole(arguments.json) as path:
@@ -106,6 +174,9 @@ def main():
               f"val {counts.val} ({counts.val_by_hand}), test {counts.test} masks")
         if counts.enlarged:
             print(f"{counts.enlarged} photos are smaller than {arguments.width}x{arguments.height} and were enlarged")
+        return 0
+    if arguments.command in (*SET_TABLES, "folder"):
+        convert_set(arguments)
         return 0
     examples = read_examples(arguments)
     if arguments.test:

@@ -5,6 +5,7 @@
 import argparse
 from pathlib import Path
 
+from jiidm.commands.options import add_label_options
 from jiidm.system.errors import InputError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -13,8 +14,10 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 def parse_arguments():
     """The command line as `argparse` gives it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mask", type=Path, metavar="MASK.png", help="label map, a grey PNG whose values are classes")
+    parser.add_argument("mask", type=Path, metavar="MASK.png",
+                        help="label map: a PNG of class numbers, or of one colour a class (--classes)")
     parser.add_argument("style", type=Path, metavar="STYLE.jpg", help="photo whose colours and light the picture takes")
+    add_label_options(parser, nearest=True)
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.jpg",
                         help="the picture to write, a JPEG or a PNG")
     parser.add_argument("--size", type=_size, default="mask", metavar="SIZE",
@@ -47,14 +50,17 @@ def main():
 
         from jiidm import load
         from jiidm.config import load_recipe
-        from jiidm.data.labels import read_label_map
+        from jiidm.data.classes import load_table
         from jiidm.data.pictures import read_photo
+        from jiidm.data.stored import read_stored
         from jiidm.system.files import output_folder, written_whole
 
         output_folder(args.output.parent)
-        read_label_map(args.mask, 256), read_photo(args.style)  # told before the networks are loaded
+        read_stored(args.mask), read_photo(args.style)  # told before the networks are loaded
         if args.style_labels is not None:
-            read_label_map(args.style_labels, 256)
+            read_stored(args.style_labels)
+        if args.classes != "auto":
+            load_table(args.classes)
         recipe = load_recipe(args.recipe) if args.recipe else {}
         if args.canvas:
             recipe["canvas"] = list(args.canvas)
@@ -67,7 +73,8 @@ def main():
                 bar.update()
 
             picture = generator.infer(args.mask, args.style, args.rounds, recipe=recipe, seed=args.seed,
-                                      size=args.size, on_step=show, style_labels=args.style_labels)
+                                      size=args.size, on_step=show, style_labels=args.style_labels,
+                                      classes=args.classes, snap=args.snap, nearest_class=args.nearest_class)
         with written_whole(args.output) as path:
             picture.save(path, quality=95)
     print(f"{args.output}: {picture.width}x{picture.height}")

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 
 from jiidm.system.errors import InputError, SetupError, Stopped
 
@@ -12,8 +13,9 @@ def run_tool(main):
     """Runs the `main` of a command-line tool and turns its outcome into an exit code.
 
     `main` returns an exit code (None is 0). An `InputError` or a `SetupError` is printed and gives 2, Ctrl-C gives 130;
-    a `Stopped` is printed and gives 128 and its signal: 130 for Ctrl-C, 143 for SIGTERM.
+    a `Stopped` is printed and gives 128 and its signal: 130 for Ctrl-C, 143 for SIGTERM. A warning is one line.
     """
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         sys.exit(main() or 0)
     except (InputError, SetupError) as error:

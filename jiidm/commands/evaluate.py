@@ -5,8 +5,9 @@
 Writes report.md, report.json and report.html, one self-contained page.
 """
 import argparse
-import warnings
 from pathlib import Path
+
+from jiidm.commands.options import add_label_options
 
 
 def parse_arguments():
@@ -21,8 +22,9 @@ def parse_arguments():
     parser.add_argument("--compare", type=Path, metavar="DIR", help="another folder of results, for paired differences")
     parser.add_argument("--segmenter", type=Path, metavar="FILE", help="SegFormer (default: the package's own)")
     parser.add_argument("--segmenter-classes", type=Path, metavar="FILE",
-                        help="YAML or JSON table {index in the segmenter: our class}, for a SegFormer that was trained "
-                             "for other classes than the contest's")
+                        help="table of the classes of a SegFormer that was trained for others than the contest's: a "
+                             "name such as ade20k-train, or a YAML or JSON file, also of {index in the segmenter: our "
+                             "class} (default: by the number of its classes, 150, 171 or 19)")
     judge = parser.add_mutually_exclusive_group()
     judge.add_argument("--judge", type=Path, default=True, metavar="FILE",
                        help="the judge's head (default: the package's own, where the extra judge is installed)")
@@ -36,6 +38,7 @@ def parse_arguments():
     parser.add_argument("--allow-missing", action="store_true",
                         help="measure the rest where pictures are missing, extra, unreadable or of another size")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
+    add_label_options(parser)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return parser.parse_args()
 
@@ -49,7 +52,6 @@ def main():
     from jiidm.system.files import output_folder
     from jiidm.system.runtime import use_device
 
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     use_device(arguments.device)
     protocol = Protocol(arguments.resamples, min(arguments.resamples, FRECHET_RESAMPLES))
     output_folder(arguments.output)
@@ -57,7 +59,7 @@ def main():
         arguments.results, arguments.labels, arguments.references, arguments.real, arguments.compare,
         segmenter=arguments.segmenter, segmenter_classes=arguments.segmenter_classes, judge=arguments.judge,
         inception=arguments.inception, statistics=arguments.statistics or arguments.output / "statistics",
-        allow_missing=arguments.allow_missing, protocol=protocol,
+        allow_missing=arguments.allow_missing, protocol=protocol, classes=arguments.classes, snap=arguments.snap,
     )
     paths = write_report(evaluation, arguments.output)
     print(paths[0].read_text("utf-8"))

@@ -2,6 +2,7 @@
 import argparse
 from pathlib import Path
 
+from jiidm.commands.options import add_label_options
 from jiidm.system.errors import InputError
 
 BASELINES = ("gaugan", "clade")
@@ -18,7 +19,7 @@ def main():
 
         job = ContestJob(
             args.input_path, args.img_path, args.output_path, args.width, args.height, args.quality, args.batch,
-            args.resume, args.save_steps, args.overview, args.style_labels,
+            args.resume, args.save_steps, args.overview, args.style_labels, args.classes, args.snap, args.nearest_class,
         )
         problems = make_pictures(
             job, find_checkpoint(args), args.device, args.precision, args.condition_cache_mb, args.model,
@@ -51,6 +52,7 @@ def add_folders(parser):
                              "runs/MODEL/weights, where the README's training puts them)")
     parser.add_argument("--model", choices=("iidm", *BASELINES),
                         help="what the checkpoint must be (default: iidm without --checkpoint, else whatever it is)")
+    add_label_options(parser, nearest=True)
 
 
 def add_recipe(parser):

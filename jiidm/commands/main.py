@@ -12,6 +12,7 @@ GROUPS = {
         "draw": "one picture from a label map and a style photo",
         "paint": "draw in the browser, see the landscape",
         "page": "write the painter as a static page, without a server",
+        "segment": "label maps from photos",
         "infer": "all pictures of a test folder",
         "package": "pack the pictures of a test folder into the contest's zip",
     },

@@ -7,6 +7,7 @@ Several processes: mpirun -np N jiidm train ... gives the same result, up to rou
 import argparse
 from pathlib import Path
 
+from jiidm.commands.options import add_label_options
 from jiidm.system.errors import InputError
 
 STAGES = ("autoencoder", "latents", "unet", "export")
@@ -37,6 +38,7 @@ def main():
     parser.add_argument("--tensorboard", action="store_true",
                         help="write the losses and sample grids for TensorBoard too, into RUN/tensorboard")
     parser.add_argument("--average", action="store_true", help="export the mean of the kept UNets as one checkpoint")
+    add_label_options(parser)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     args = parser.parse_args()
     _check_arguments(args)
@@ -70,13 +72,16 @@ def _check_arguments(args):
 def _train_iidm(args, path):
     """Runs the stage of IIDM, or all of them, or with --dry-run plans them; returns the lines to print."""
     from jiidm.config import load_config
+    from jiidm.training.classes import reader_of_training, with_classes
     from jiidm.training.stages import Stages, plan_of
 
     config = load_config(path)
+    reader = reader_of_training(config.unet.num_classes, args.classes, args.snap)
+    config = with_classes(config, "unet", reader)
     if args.dry_run:
         return plan_of(config, args.data, args.device)
     stages = Stages(config, args.data, args.run, args.validation, args.resume, args.device, args.average,
-                    args.tensorboard, args.start_from)
+                    args.tensorboard, args.start_from, reader)
     for stage in STAGES if args.stage == "all" else (args.stage,):
         getattr(stages, stage)()
     return [_weights_line(args)] if args.stage in ("all", "export") else []
@@ -84,11 +89,18 @@ def _train_iidm(args, path):
 
 def _train_evaluator(args, path):
     from jiidm.config import load_config
+    from jiidm.training.classes import reader_of_training, with_classes
     from jiidm.training.judge import JudgeRun, train_judge
     from jiidm.training.segmenter import SegmenterRun, train_segmenter
 
-    run, train = (SegmenterRun, train_segmenter) if args.stage == "segmenter" else (JudgeRun, train_judge)
-    train(load_config(path, run), args.data, args.run, args.validation, args.resume, args.device, args.tensorboard)
+    if args.stage == "judge":
+        train_judge(load_config(path, JudgeRun), args.data, args.run, args.validation, args.resume, args.device,
+                    args.tensorboard)
+        return
+    config = load_config(path, SegmenterRun)
+    reader = reader_of_training(config.segmenter.num_classes, args.classes, args.snap)
+    train_segmenter(with_classes(config, "segmenter", reader), args.data, args.run, args.validation, args.resume,
+                    args.device, args.tensorboard, reader)
 
 
 def _train_baseline(args, path):
@@ -96,14 +108,18 @@ def _train_baseline(args, path):
     from jiidm.baselines.config import BaselineRun
     from jiidm.baselines.training import describe_training, train_baseline
     from jiidm.config import load_config
+    from jiidm.training.classes import reader_of_training, with_classes
 
     config = load_config(path, BaselineRun)
+    reader = reader_of_training(config.generator.num_classes, args.classes, args.snap)
+    config = with_classes(config, "generator", reader)
     if config.generator.model != args.stage:
         raise InputError(f"{path}: generator.norm {config.generator.norm} makes it {config.generator.model}; expected "
                          f"{args.stage}")
     if args.dry_run:
-        return describe_training(config, args.data, args.device)
-    train_baseline(config, args.data, args.run, args.validation, args.resume, args.device, args.tensorboard)
+        return describe_training(config, args.data, args.device, reader)
+    train_baseline(config, args.data, args.run, args.validation, args.resume, args.device, args.tensorboard,
+                   reader)
     return [_weights_line(args)]
 
 

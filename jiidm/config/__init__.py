@@ -19,6 +19,7 @@ from jiidm.config.training import (
     check_training,
 )
 from jiidm.config.values import (
+    ClassCount,
     Enlargement,
     Fraction,
     Positive,
@@ -74,7 +75,7 @@ class UNetConfig:
     """The denoiser: a guided-diffusion UNet with SPADE in the middle and the decoder."""
 
     in_channels: int = 3
-    num_classes: int = 29
+    num_classes: ClassCount = 29
     model_channels: int = 256
     channel_mult: tuple[int, ...] = (1, 1, 2, 3, 4)
     num_res_blocks: int = 2

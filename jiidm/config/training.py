@@ -197,6 +197,7 @@ class UNetTrainingConfig(TrainingConfig):
         encode_on_the_fly: no store; photos are mirrored, scaled and encoded anew for each batch.
         precision: "bf16" (CUDA) rounds the operands of convolutions to bfloat16, forward and backward; weights and
             sums stay fp32.
+        by_hand_weight: how often the photos that the data folder's by_hand.txt names are drawn, relative to the others.
     """
 
     steps: Positive = 266_000
@@ -212,6 +213,7 @@ class UNetTrainingConfig(TrainingConfig):
     scale: Enlargement = 1.0
     encode_on_the_fly: bool = False
     precision: Precision = "fp32"
+    by_hand_weight: Annotated[float, Range(0.1, 100)] = 1.0
 
     def check(self, name: str, config: Any) -> None:
         super().check(name, config)

@@ -27,6 +27,7 @@ class Range(NamedTuple):
 
 Fraction = Annotated[float, Range(0, 1)]
 Positive = Annotated[int, Range(1)]
+ClassCount = Annotated[int, Range(1, 255)]  # label 255 is no class
 Enlargement = Annotated[float, Range(1)]
 
 

@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from jiidm.data.classes import load_table
 from jiidm.data.folders import TestFolder, TestItem
 from jiidm.data.inputs import read_style_labels
-from jiidm.data.labels import CLASSES, colorize, read_label_map, resize_labels
+from jiidm.data.labels import CLASSES, colorize, resize_labels
 from jiidm.data.pictures import fit_photo, read_photo, sheet_of
+from jiidm.data.vocabulary import numbered
 from jiidm.system.errors import InputError, Stopped
 from jiidm.system.files import output_folder, written_whole
 from jiidm.system.host import is_under_mpi
@@ -37,6 +39,7 @@ class ContestJob:
     save_steps: keep the picture of each round, in steps/.
     overview: a sheet of styles, coloured masks and pictures to write (None: no sheet).
     style_labels: folder of the style photos' label maps, STEM.png each (None: colours go by class as the recipe says).
+    classes, snap, nearest_class: how label maps are read, as for `Generator.infer`.
     """
 
     input_path: Path
@@ -50,11 +53,18 @@ class ContestJob:
     save_steps: bool = False
     overview: Path | None = None
     style_labels: Path | None = None
+    classes: str = "auto"
+    snap: bool = False
+    nearest_class: bool = False
 
     @property
     def steps(self):
         """Folder of the rounds' pictures."""
         return self.output_path / "steps"
+
+    def reader(self, vocabulary):
+        """The `LabelReader` of the label maps for weights of this `Vocabulary`."""
+        return vocabulary.reader(self.classes, self.snap, self.nearest_class)
 
     def picture(self, item):
         """Path of the picture of a `TestItem`."""
@@ -103,17 +113,17 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
     processes = _processes() if is_under_mpi() else None
     first = processes is None or processes.is_main_process()
     items = folder.items if processes is None else folder.items[processes.rank() :: processes.world_size()]
-    problems, broken, num_classes = list(folder.problems) if first else [], set(), len(CLASSES)
+    problems, broken, reader = list(folder.problems) if first else [], set(), None
     try:
         with interruptible():
             waiting = [item for item in items if not (job.resume and _is_whole(job.picture(item)))]
         if waiting:
             generator = _load_generator(checkpoint, device, precision, condition_cache_mb, model)
-            num_classes = generator.num_classes
+            reader = job.reader(generator.vocabulary)
             bar = tqdm(total=len(items), initial=len(items) - len(waiting), unit="image", dynamic_ncols=True,
                        disable=not first)
             with bar, _HostWork() as work:
-                for item, error in _make_batches(job, waiting, generator, settings, bar, work):
+                for item, error in _make_batches(job, waiting, generator, reader, settings, bar, work):
                     problems.append(f"{item.name}: {error}")
                     broken.add(item.name)
         with interruptible():
@@ -121,7 +131,7 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
                 processes.barrier()  # also because mpirun ends all when one ends with problems
             if job.overview and first:
                 shown = [item for item in folder.items if item.name not in broken and _is_whole(job.picture(item))]
-                write_overview(job, shown, num_classes)
+                write_overview(job, shown, reader or job.reader(numbered(len(CLASSES))))
     except KeyboardInterrupt as stop:
         raise _stopped(job, folder, getattr(stop, "signal", signal.SIGINT)) from None
     return problems
@@ -157,21 +167,23 @@ def _check_job(job):
             f"quality {job.quality}, {job.width}x{job.height}, batch {'auto' if job.batch is None else job.batch}: "
             "expected a quality of 1 to 100, a size and a batch of at least 1"
         )
+    if job.classes != "auto":
+        load_table(job.classes)  # told before the networks are loaded
     if job.style_labels and not job.style_labels.is_dir():
         raise InputError(f"{job.style_labels}: no such folder; expected the label maps of the style photos")
     if job.overview and (job.overview.suffix.lower() not in (".jpg", ".jpeg", ".png") or job.overview.is_dir()):
         raise InputError(f"{job.overview}: expected the name of a picture for the overview, such as overview.jpg")
 
 
-def _make_batches(job, items, generator, settings, bar, work):
+def _make_batches(job, items, generator, reader, settings, bar, work):
     """Makes the pictures of the `TestItem`s; yields those that cannot be used, each with its error."""
     size = generator.batch_size() if job.batch is None else job.batch
     parts = [items[start : start + size] for start in range(0, len(items), size)]
-    ahead = work.submit(_read, job, parts[0], generator)
+    ahead = work.submit(_read, job, parts[0], generator, reader)
     for index in range(len(parts)):
         batch = ahead.result()
         if index + 1 < len(parts):
-            ahead = work.submit(_read, job, parts[index + 1], generator)
+            ahead = work.submit(_read, job, parts[index + 1], generator, reader)
         yield from batch.faults
         bar.update(len(batch.faults))
         if batch.items:
@@ -195,16 +207,16 @@ def _make_batch(job, batch, generator, settings, bar, work):
     work.write(pictures, [job.picture(item) for item in batch.items], job)
 
 
-def _read(job, items, generator):
+def _read(job, items, generator, reader):
     """Reads and fits what a generator needs for a list of `TestItem`s; returns a `_Batch`."""
     batch = _Batch([], [], [], [], [])
     for item in items:
         try:
-            mask = read_label_map(item.mask, generator.num_classes)
+            mask = reader.read(item.mask)
             style = read_photo(item.reference)
             if job.style_labels:
                 batch.maps.append(read_style_labels(job.style_labels / f"{item.reference.stem}.png", style,
-                                                    generator.width, generator.height))
+                                                    reader, generator.width, generator.height))
         except InputError as error:
             batch.faults.append((item, error))
             continue
@@ -246,7 +258,7 @@ class _HostWork:
         self._writing = self.submit(_write, pictures, paths, job)
 
 
-def write_overview(job, items, num_classes):
+def write_overview(job, items, reader):
     """Writes the sheet `job.overview`: style, coloured mask and picture of each `TestItem`, as thumbnails."""
     width = _THUMBNAIL if len(items) <= _MANY else _THUMBNAIL // 2
     height = round(width * job.height / job.width)
@@ -258,13 +270,18 @@ def write_overview(job, items, num_classes):
         blank = [np.full((height, width, 3), 255, np.uint8)] * (columns - len(part))
         rows += [
             [fit_photo(read_photo(item.reference), width, height) for item in part] + blank,
-            [colorize(resize_labels(read_label_map(item.mask, num_classes), width, height)) for item in part] + blank,
+            [_colored(reader, item, width, height) for item in part] + blank,
             [fit_photo(read_photo(job.picture(item)), width, height) for item in part] + blank,
         ]
         titles += ["style", "mask", "result"]
     if rows:
         with written_whole(job.overview) as path:
             Image.fromarray(sheet_of(rows, titles)).save(path, quality=92)
+
+
+def _colored(reader, item, width, height):
+    """The label map of a `TestItem` in colours, height x width x 3 uint8."""
+    return colorize(resize_labels(reader.read(item.mask), width, height), reader.vocabulary.table)
 
 
 def _write(pictures, paths, job):

@@ -2,6 +2,7 @@
 import dataclasses
 import os
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from jiidm.data.classes import CONTEST
 from jiidm.data.folders import Finding, find_name_faults, list_pairs
-from jiidm.data.labels import CLASSES, NO_CLASS, check_size, check_values, read_label_map
+from jiidm.data.labels import NO_CLASS, check_size, check_values, read_label_map
 from jiidm.data.pictures import PHOTO_SUFFIXES, open_image, read_photo
+from jiidm.data.stored import read_stored
+from jiidm.data.vocabulary import LabelReader, numbered
 from jiidm.system.errors import InputError
 
 # A fault stops a training. A remark does not, but somebody should look at it.
@@ -46,6 +50,7 @@ class Report:
         maps: how many label maps have each value.
         faults: `Finding`s that stop a training; paths are relative to the folder.
         remarks: `Finding`s that do not, but that somebody should look at.
+        names: of the classes.
     """
 
     folder: str
@@ -57,6 +62,7 @@ class Report:
     maps: dict
     faults: tuple
     remarks: tuple
+    names: tuple = CONTEST.names
 
     def as_dict(self) -> dict:
         """Returns the report as dicts and lists, for JSON."""
@@ -66,7 +72,7 @@ class Report:
 
 
 def check_folder(path: str | Path, num_classes: int = 29, width: int = 512, height: int = 384,
-                 threads: int | None = None) -> Report:
+                 threads: int | None = None, reader: LabelReader | None = None) -> Report:
     """Decodes every photo and label map of a training folder and collects all that is wrong.
 
     At most a few hundred pictures are in memory.
@@ -76,6 +82,7 @@ def check_folder(path: str | Path, num_classes: int = 29, width: int = 512, heig
         num_classes: labels are 0..num_classes-1.
         width, height: of the training's pictures, in pixels; smaller files are remarked upon.
         threads: how many decode. None: one a core.
+        reader: of the label maps, for `num_classes`. None: of numbers, or of colours that a shipped table has.
 
     Returns:
         A `Report`.
@@ -83,7 +90,7 @@ def check_folder(path: str | Path, num_classes: int = 29, width: int = 512, heig
     Raises:
         InputError: the folder or one of its two parts is missing or has no pictures.
     """
-    path = Path(path)
+    path, reader = Path(path), reader or numbered(num_classes).reader()
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; a folder with imgs/ and labels/ was expected")
     photos, labels = list_pairs(path)
@@ -95,7 +102,7 @@ def check_folder(path: str | Path, num_classes: int = 29, width: int = 512, heig
             tqdm(total=len(pairs), desc="check", unit="pair", dynamic_ncols=True, mininterval=1) as bar:
         for start in range(0, len(pairs), _CHUNK):
             chunk = pairs[start : start + _CHUNK]
-            for result in pool.map(lambda pair: _check_pair(pair, num_classes, width, height), chunk):
+            for result in pool.map(lambda pair: _check_pair(pair, reader, width, height), chunk):
                 findings += result.findings
                 sizes.update(result.sizes)
                 pixels.update(result.pixels)
@@ -106,6 +113,7 @@ def check_folder(path: str | Path, num_classes: int = 29, width: int = 512, heig
         os.fspath(path), num_classes, len(photos), len(labels), dict(sizes.most_common()),
         *({value: counts[value] for value in sorted(counts)} for counts in (pixels, maps)),
         *(tuple(found for kind in kinds for found in findings if found.kind == kind) for kinds in (FAULTS, REMARKS)),
+        reader.vocabulary.names,
     )
 
 
@@ -140,24 +148,24 @@ class _PairResult(NamedTuple):
     pixels: dict
 
 
-def _check_pair(pair, num_classes, width, height):
+def _check_pair(pair, reader, width, height):
     """Decodes a photo and its label map, either of which may be None; returns a `_PairResult`."""
     photo, label = pair
-    findings, sizes, pixels = [], {}, {}
+    findings, sizes, pixels, num_classes = [], {}, {}, len(reader.vocabulary)
     if photo:
         try:
             sizes[photo] = read_photo(photo).shape[1::-1]
         except Exception as error:  # noqa: BLE001 - whatever a broken file raises, the report goes on
             findings.append(Finding("unreadable", photo, _reason(error, photo)))
     if label:
-        values, found = _read_labels(label)
+        values, found = _read_labels(label, reader)
         findings += found
         if values is not None:
             sizes[label] = values.shape[::-1]
             counts = np.bincount(values.ravel(), minlength=256)
             pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
             findings += _try("value", label, lambda: check_values(values, num_classes, label, allow_no_class=True))
-            findings += _find_nearly_empty(label, pixels, values.size, num_classes)
+            findings += _find_nearly_empty(label, pixels, values.size, reader.vocabulary.names)
             if photo in sizes:
                 findings += _try("size", label, lambda: check_size(values, sizes[photo], label))
     for file, size in sizes.items():
@@ -166,23 +174,26 @@ def _check_pair(pair, num_classes, width, height):
     return _PairResult(findings, [_size(sizes[photo])] if photo in sizes else [], pixels)
 
 
-def _read_labels(path):
-    """The stored values of a label map, H x W uint8 or None, and a list of findings."""
+def _read_labels(path, reader):
+    """The labels of a map, H x W uint8 or None, and a list of findings; numbers beyond the classes are kept."""
     try:
         image = open_image(path)
     except Exception as error:  # noqa: BLE001 - as above
         return None, [Finding("unreadable", path, _reason(error, path))]
     try:
-        return read_label_map(image, 256, os.fspath(path)), []
+        stored = read_stored(image, os.fspath(path))
+        if reader.table is None and stored.colors is None:
+            return read_label_map(image, 256, os.fspath(path)), []
+        return reader.read_stored(stored).labels, []
     except InputError as error:
         return None, [Finding("colour", path, _reason(error, path))]
 
 
-def _find_nearly_empty(path, pixels, total, num_classes):
+def _find_nearly_empty(path, pixels, total, names):
     """A finding where one class is nearly everywhere."""
     value, count = max(pixels.items(), key=lambda item: item[1])
     if count > NEARLY_ALL * total:
-        yield Finding("nearly empty", path, f"{100 * count / total:.2f} % {class_name(value, num_classes)}")
+        yield Finding("nearly empty", path, f"{100 * count / total:.2f} % {class_name(value, names)}")
 
 
 def _try(kind, path, check):
@@ -205,13 +216,13 @@ def _size(size):
 
 # -------------------------------------------------------------------------------------------------------------- words
 
-def class_name(value: int, num_classes: int = 29) -> str:
+def class_name(value: int, names: Sequence[str] = CONTEST.names) -> str:
     """Returns what the value of a pixel is called: "5 tree", "255 no class", "99 outside the classes"."""
     if value == NO_CLASS:
         return f"{value} no class"
-    if value >= num_classes:
+    if value >= len(names):
         return f"{value} outside the classes"
-    return f"{value} {CLASSES[value]}" if num_classes == len(CLASSES) else str(value)
+    return str(value) if names[value] == str(value) else f"{value} {names[value]}"
 
 
 def report_text(report: Report) -> str:
@@ -229,7 +240,7 @@ def report_text(report: Report) -> str:
     lines += ["", "## Classes", "", "| class | pixels % | in maps |", "| --- | ---: | ---: |"]
     for value in sorted({*range(report.classes), *report.pixels}):
         percent = 100 * report.pixels.get(value, 0) / max(total, 1)
-        lines.append(f"| {class_name(value, report.classes)} | {percent:.3f} | {report.maps.get(value, 0)} |")
+        lines.append(f"| {class_name(value, report.names)} | {percent:.3f} | {report.maps.get(value, 0)} |")
     return "\n".join(lines) + "\n"
 
 

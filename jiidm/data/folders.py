@@ -1,5 +1,7 @@
 """The contest's folders, read and written: photos with label maps for training, masks with references for the test."""
 import contextlib
+import functools
+import hashlib
 import itertools
 import json
 import os
@@ -11,10 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from jiidm.data.labels import check_size, read_label_map
+from jiidm.data.labels import check_size
+from jiidm.data.loader import Loader
 from jiidm.data.pictures import PHOTO_SUFFIXES, photo_size, read_photo
+from jiidm.data.vocabulary import LabelReader, numbered
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder
+
+BY_HAND = "by_hand.txt"  # in a training folder: the names of the label maps that people made, a line each
+
 
 # ----------------------------------------------------------------------------------------------------------- reading
 
@@ -60,13 +67,14 @@ class TrainingFolder:
 
     Args:
         path: the folder.
+        reader: of the label maps. None: for the number of classes that `labels` is asked for.
 
     Raises:
         InputError: a folder is missing or empty, a file has no partner, or two files have one name.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, reader: LabelReader | None = None):
+        self.path, self._reader = Path(path), reader
         photos, labels = list_pairs(self.path)
         faults = find_name_faults(photos, labels)
         if faults:
@@ -81,6 +89,25 @@ class TrainingFolder:
     def __len__(self) -> int:
         return len(self.names)
 
+    def by_hand(self) -> list[str] | None:
+        """Returns the names whose label maps people made, sorted, from `by_hand.txt`; None where there is no such file.
+
+        Raises InputError where it is empty, unreadable, or names a photo that is not there.
+        """
+        path = self.path / BY_HAND
+        if not path.exists():
+            return None
+        try:
+            names = set(path.read_text("utf-8").split())
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not text"
+            raise InputError(f"{path}: cannot be read ({reason}); expected names of photos in {self.path}") from error
+        unknown = sorted(names - self._photos.keys())
+        if unknown or not names:
+            what = f"names {unknown[0]}, which is not in imgs/" if unknown else "empty"
+            raise InputError(f"{path}: {what}; expected names of photos in {self.path}")
+        return sorted(names)
+
     def photo_path(self, name: str) -> Path:
         """Returns the path of the photo `name`."""
         return self._photos[name]
@@ -93,14 +120,42 @@ class TrainingFolder:
         """Returns the photo `name`, H x W x 3 uint8 RGB; raises InputError where it cannot be read."""
         return read_photo(self._photos[name])
 
+    def reader(self, num_classes: int = 29) -> LabelReader:
+        """Returns the reader of the label maps; raises InputError where it reads another number of classes."""
+        if self._reader is None:
+            return _reader_of(num_classes)
+        if len(self._reader.vocabulary) != num_classes:
+            raise InputError(f"{self.path}: its label maps are read as {len(self._reader.vocabulary)} classes, the "
+                             f"network has {num_classes}")
+        return self._reader
+
+    @property
+    def reading(self) -> str:
+        """How the label maps are read, as a hash; empty where they are read as numbers or recognised."""
+        reader = self._reader
+        if reader is None or reader.table is None and not reader.snap:
+            return ""
+        return hashlib.sha256(repr((reader.vocabulary.names, reader.table, reader.snap)).encode()).hexdigest()
+
+    def label_maps(self, num_classes: int = 29) -> Iterator[np.ndarray]:
+        """Yields all label maps in the order of `names`, read ahead in threads; errors as of `labels`."""
+        with Loader(lambda index: self.labels(self.names[index], num_classes), 0, len(self)) as maps:
+            yield from maps
+
     def labels(self, name: str, num_classes: int = 29) -> np.ndarray:
         """Returns the label map of `name`, H x W uint8; NO_CLASS (255) is allowed.
 
         Raises InputError where it cannot be read, a value is out of range, or its size is not its photo's.
         """
-        labels = read_label_map(self._labels[name], num_classes, allow_no_class=True)
+        labels = self.reader(num_classes).read(self._labels[name])
         check_size(labels, photo_size(self._photos[name]), self._labels[name], self._photos[name])
         return labels
+
+
+@functools.cache
+def _reader_of(num_classes):
+    """The reader of label maps for weights of which only the number of classes is known."""
+    return numbered(num_classes).reader()
 
 
 class TestItem(NamedTuple):

@@ -1,27 +1,16 @@
-"""Label maps: the contest's 29 classes and their colours; read, check, resize and colour label maps."""
+"""Label maps of class numbers: read, check, resize and colour them. The contest's 29 classes are the usual ones."""
 import os
 
 import numpy as np
 from PIL import Image
 
-from jiidm.data.pictures import centre_crop, open_image
+from jiidm.data.classes import CONTEST, ClassTable
+from jiidm.data.pictures import centre_crop
+from jiidm.data.stored import NO_CLASS, list_values, read_stored
 from jiidm.system.errors import InputError
 
-CLASSES = (
-    "mountain", "sky", "water", "sea", "rock", "tree", "earth", "hill", "river", "sand",
-    "land", "building", "grass", "plant", "person", "boat", "waterfall", "wall", "pier", "path",
-    "lake", "bridge", "field", "road", "railing", "fence", "ship", "house", "other",
-)
-
-# 29 x 3 uint8, RGB: near what the eye expects of a class, and no two alike.
-PALETTE = np.array([
-    (122, 117, 133), (148, 199, 236), (64, 136, 178), (28, 88, 140), (101, 92, 84),
-    (38, 92, 50), (133, 96, 62), (133, 150, 88), (92, 165, 200), (234, 212, 156),
-    (176, 140, 96), (196, 112, 92), (120, 176, 68), (72, 142, 84), (244, 116, 152),
-    (206, 62, 56), (206, 236, 246), (168, 152, 140), (116, 72, 40), (212, 184, 132),
-    (44, 116, 132), (148, 96, 128), (216, 198, 80), (84, 84, 92), (196, 200, 208),
-    (160, 104, 52), (120, 32, 64), (228, 148, 72), (178, 88, 196),
-], np.uint8)
+CLASSES = CONTEST.names
+PALETTE = CONTEST.palette  # 29 x 3 uint8, RGB
 
 # Names that people give to one and the same thing in a photo: a lake's shore looks like a sea's, a hill is a low
 # mountain.
@@ -29,12 +18,6 @@ NEAR_CLASSES = (
     ("water", "sea", "river", "lake"), ("mountain", "hill", "rock"), ("grass", "field"), ("tree", "plant"),
     ("road", "path"), ("earth", "land", "sand"), ("building", "house"),
 )
-
-# The value of a pixel without a class. Its one-hot column is zero, and metrics leave it out.
-NO_CLASS = 255
-
-# Pillow stretches grey PNGs of 2 and 4 bits to 0..255; these factors bring the stored values back.
-_STRETCHED = {"L;2": 85, "L;4": 17}
 
 
 def read_label_map(source: str | os.PathLike | Image.Image | np.ndarray, num_classes: int = 29, name: str | None = None,
@@ -54,19 +37,15 @@ def read_label_map(source: str | os.PathLike | Image.Image | np.ndarray, num_cla
     Raises:
         InputError: a broken or lossy file, colour, 16 bits, floats, no pixels, or a value out of range.
     """
-    if isinstance(source, (str, os.PathLike)):
-        name = name or os.fspath(source)
-        image = open_image(source)
-    else:
-        name = name or "label map"
-        image = source
-    labels = _stored_values(image, name) if isinstance(image, Image.Image) else np.asarray(image)
-    if labels.ndim != 2 or labels.size == 0:
-        raise InputError(f"{name}: an array of shape {labels.shape}; a label map is height x width, one class a pixel")
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"{name}: values of type {labels.dtype}; a label map holds integers 0..{num_classes - 1}")
-    check_values(labels, num_classes, name, allow_no_class)
-    return labels.astype(np.uint8)
+    stored = read_stored(source, name)
+    if stored.lossy:
+        raise InputError(f"{stored.name}: a JPEG; its compression alters labels; save the label map as a grey PNG")
+    if stored.numbers is None or stored.alpha is not None or stored.bits > 8:
+        kind = "16-bit" if stored.bits > 8 else "colour or transparent"
+        raise InputError(f"{stored.name}: a {kind} picture; a label map is an 8-bit grey PNG whose values are the "
+                         f"classes; convert it")
+    check_values(stored.numbers, num_classes, stored.name, allow_no_class)
+    return stored.numbers.astype(np.uint8)
 
 
 def check_values(labels: np.ndarray, num_classes: int, name: object, allow_no_class: bool = False) -> None:
@@ -85,13 +64,9 @@ def check_values(labels: np.ndarray, num_classes: int, name: object, allow_no_cl
     if allow_no_class:
         wrong &= labels != NO_CLASS
     if wrong.any():
-        found = list(zip(*np.unique(labels[wrong], return_counts=True), strict=True))
-        shown = ", ".join(f"{value} ({count} {'pixels' if count > 1 else 'pixel'})" for value, count in found[:5])
-        more = ", ..." if len(found) > 5 else ""
-        y, x = (int(place) for place in np.unravel_index(wrong.argmax(), wrong.shape))
         also = f" or {NO_CLASS} (no class)" if allow_no_class else ""
-        raise InputError(f"{name}: label {shown}{more}, first at x={x}, y={y}; "
-                         f"expected 0..{num_classes - 1}{also}; map the values to the {num_classes} classes")
+        raise InputError(f"{name}: label {list_values(labels, wrong)}; expected 0..{num_classes - 1}{also}; "
+                         f"map the values to the {num_classes} classes, or name their table with --classes")
 
 
 def check_size(labels: np.ndarray, photo_size: tuple[int, int], name: object, photo: object = "") -> None:
@@ -111,19 +86,6 @@ def check_size(labels: np.ndarray, photo_size: tuple[int, int], name: object, ph
                          f"{photo_size[0]}x{photo_size[1]}; the two must have one size")
 
 
-def _stored_values(image: Image.Image, name: str) -> np.ndarray:
-    """The stored values of a one-channel PIL image, H x W uint8; raises InputError for any other image."""
-    if image.format in ("JPEG", "MPO"):
-        raise InputError(f"{name}: a JPEG; its compression alters labels; save the label map as an 8-bit grey PNG")
-    if image.mode not in ("1", "L", "P"):
-        kind = "16-bit or float" if image.mode[0] in "IF" else "colour or transparent"
-        raise InputError(f"{name}: a {kind} picture (mode {image.mode}); a label map is an 8-bit grey PNG whose "
-                         f"values are the classes; convert it")
-    # only an image from a file knows its raw mode
-    raw_mode = image.info.get("raw_mode") or (image.tile[0][3] if getattr(image, "tile", None) else None)
-    return np.array(image).astype(np.uint8) // (_STRETCHED.get(raw_mode, 1) if isinstance(raw_mode, str) else 1)
-
-
 def resize_labels(labels: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resizes H x W labels to height x width by nearest neighbour with aligned pixel centres.
 
@@ -135,13 +97,18 @@ def resize_labels(labels: np.ndarray, width: int, height: int) -> np.ndarray:
     return labels[rows[:, None], columns]
 
 
-def colorize(labels: np.ndarray) -> np.ndarray:
-    """Colours H x W uint8 labels: returns H x W x 3 uint8 RGB, each pixel in its class's colour, NO_CLASS black.
+def colorize(labels: np.ndarray, table: ClassTable = CONTEST) -> np.ndarray:
+    """Colours labels.
 
-    Classes from 29 on use the colours of PALETTE again, from its start.
+    Args:
+        labels: H x W uint8.
+        table: the classes; labels are places in it.
+
+    Returns:
+        H x W x 3 uint8 RGB, each pixel in its class's colour; black where it has none.
     """
-    colors = PALETTE[np.arange(256) % len(PALETTE)]
-    colors[NO_CLASS] = 0
+    colors = np.zeros((256, 3), np.uint8)
+    colors[:len(table)] = table.palette
     return colors[labels]
 
 

@@ -59,6 +59,10 @@ class LatentStore:
         rows = np.linspace(0, len(self) // self.per_photo - 1, count).astype(int) * self.per_photo
         return self.latents[rows], self.labels[rows]
 
+    def label_maps(self):
+        """Yields the label map of each whole photo."""
+        yield from self.labels[:: self.per_photo]
+
     def batch(self, indices, own, random):
         """What `latents_of` takes, and label maps, of the entries `indices[own]` (numpy); called in threads.
 
@@ -80,6 +84,7 @@ class PhotoLatents:
         self.scale = config.train_unet.scale
         image, factor = config.image, config.autoencoder.factor
         self.shape = config.autoencoder.embed_dim, image.height // factor, image.width // factor
+        self.per_photo = 1
 
     def __len__(self):
         return len(self.folder)
@@ -94,6 +99,10 @@ class PhotoLatents:
         rows = np.linspace(0, len(self) - 1, count).astype(int)
         photos, labels = self._pairs(rows, [whole_view(image.width, image.height)] * count)
         return self.latents_of(photos).numpy(), labels
+
+    def label_maps(self):
+        """As `LatentStore.label_maps`, as large as the photos."""
+        return self.folder.label_maps(self.config.unet.num_classes)
 
     def batch(self, indices, own, random):
         """As `LatentStore.batch`: photos (N, H, W, 3 uint8) and label maps of the latents' size."""
@@ -124,14 +133,16 @@ def encoded(network, photos):
 
 
 def description(network, folder, config):
-    """What a store of latents depends on: the autoencoder's weights, the pictures' size, the data folder's files."""
+    """What a store of latents depends on: the autoencoder's weights, the pictures' size, the data folder's files, how
+    its label maps are read."""
     weights = hashlib.sha256(b"".join(p.numpy().tobytes() for p in network.parameters())).hexdigest()
     files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for n in folder.names for p in folder.paths(n)]
     training = config.train_unet
     drawn = {"views": training.views, "scale": training.scale, "seed": config.seed} if training.views > 1 else {}
+    maps = {"maps": folder.reading} if folder.reading else {}
     return {
         "autoencoder": weights, "width": config.image.width, "height": config.image.height, "photos": len(folder),
-        "files": hashlib.sha256(json.dumps(files).encode()).hexdigest(), **drawn,
+        "files": hashlib.sha256(json.dumps(files).encode()).hexdigest(), **drawn, **maps,
     }
 
 

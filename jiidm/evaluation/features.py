@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from jiidm.data.pictures import read_photo, resize_photo
 from jiidm.evaluation import metrics
+from jiidm.evaluation.class_maps import class_map, merge_outputs
 from jiidm.evaluation.inception import inception_input
 from jiidm.evaluation.metrics import FeatureStatistics
-from jiidm.evaluation.segformer import bilinear_matrix, normalised
+from jiidm.evaluation.segformer import normalised
 from jiidm.evaluation.weights import Evaluator
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
@@ -34,16 +35,17 @@ def predict(segmenter: Evaluator, photos: list[np.ndarray], sizes: list[tuple[in
     Returns:
         height x width uint8 each.
     """
+    logits, classes = segmenter_logits(segmenter, photos)
+    return [class_map(values, size, classes) for values, size in zip(logits, sizes, strict=True)]
+
+
+def segmenter_logits(segmenter: Evaluator, photos: list[np.ndarray]) -> tuple[np.ndarray, tuple[int, ...] | None]:
+    """Returns the logits of photos, N, classes, h, w, and the class of each, or None where these are 0, 1, ..."""
     config = segmenter.network.config
     batch = normalised(np.stack([resize_photo(photo, config.width, config.height) for photo in photos]))
     with jt.no_grad():
         logits = segmenter.network(jt.array(batch)).numpy()
-    found = []
-    for values, (height, width) in zip(logits, sizes, strict=True):
-        rows, columns = bilinear_matrix(values.shape[1], height), bilinear_matrix(values.shape[2], width)
-        labels = (rows @ values @ columns.T).argmax(0)
-        found.append(np.asarray(segmenter.classes, np.uint8)[labels] if segmenter.classes else labels.astype(np.uint8))
-    return found
+    return merge_outputs(logits, segmenter.classes) if segmenter.classes else (logits, None)
 
 
 class FeatureNetwork:

@@ -14,7 +14,8 @@ from jiidm.checkpoint import FORMAT, load_into, load_tensors, save_tensors, sour
 from jiidm.config import from_dict, to_dict
 from jiidm.data.labels import CLASSES, NEAR_CLASSES
 from jiidm.data.pictures import from_pixels
-from jiidm.evaluation.segformer import bilinear_matrix, resize_bilinear
+from jiidm.evaluation.class_maps import class_map
+from jiidm.evaluation.segformer import resize_bilinear
 from jiidm.foreign.efficientnet import load_efficientnet
 from jiidm.models.efficientnet import STAGES, VARIANTS, channels_of
 from jiidm.system.errors import InputError
@@ -122,13 +123,19 @@ class Judge:
         sizes = sizes or [picture.shape[:2] for picture in pictures]
         labels, pooled = [], []
         for start in range(0, len(pictures), BATCH):
-            some = np.stack([self._resized(picture) for picture in pictures[start:start + BATCH]])
-            with jt.no_grad():
-                *features, top = self.network.features(jt.array(from_pixels(some)), (*self.config.taps, STAGES + 1))
-                logits, means = self.head(features).numpy(), top.mean((2, 3)).numpy()
+            logits, means = self.logits(pictures[start:start + BATCH])
             pooled.append(means)
-            labels += [self._labels(*each) for each in zip(logits, sizes[start:start + BATCH], strict=True)]
+            labels += [class_map(values, size, self.classes)
+                       for values, size in zip(logits, sizes[start:start + BATCH], strict=True)]
         return labels, np.concatenate(pooled)
+
+    def logits(self, pictures):
+        """Returns the head's logits, N, outputs, h, w, and the features for KID, N x 1280, of at most `BATCH` pictures
+        as for `judge`."""
+        some = np.stack([self._resized(picture) for picture in pictures])
+        with jt.no_grad():
+            *features, top = self.network.features(jt.array(from_pixels(some)), (*self.config.taps, STAGES + 1))
+            return self.head(features).numpy(), top.mean((2, 3)).numpy()
 
     def _resized(self, picture):
         """Returns the picture at the config's size: areas averaged when it shrinks, bicubic when it grows."""
@@ -137,12 +144,6 @@ class Judge:
             return picture
         shrinks = picture.shape[1] >= size[0] and picture.shape[0] >= size[1]
         return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-
-    def _labels(self, logits, size):
-        """Returns the label map (size = height, width) of C, h, w logits, enlarged bilinearly before the largest is
-        taken."""
-        rows, columns = bilinear_matrix(logits.shape[1], size[0]), bilinear_matrix(logits.shape[2], size[1])
-        return np.array(self.classes, np.uint8)[(rows @ logits @ columns.T).argmax(0)]
 
 
 def save_judge(path, arrays, config, classes, note=""):

@@ -1,4 +1,5 @@
 """Measures folders of pictures: one pass of the networks, numbers of each picture, figures with intervals."""
+import dataclasses
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jiidm.data.labels import CLASSES, read_label_map, resize_labels
+from jiidm.data.classes import ClassTable
+from jiidm.data.labels import CLASSES, resize_labels
 from jiidm.data.pictures import read_photo
+from jiidm.data.vocabulary import LabelReader
 from jiidm.evaluation import metrics
 from jiidm.evaluation.features import (
     BATCH,
@@ -100,6 +103,7 @@ class Evaluation:
         segmenter: the `Evaluator` of the mask accuracy.
         predictions: the label map that the segmenter predicts for each result, `SHOWN_WIDTH` pixels wide.
         judge: name of the judge's file. "": its figures are missing, and the protocol says why.
+        reader: what reads the label maps of the tasks.
     """
 
     tasks: list[Task]
@@ -114,6 +118,12 @@ class Evaluation:
     segmenter: Evaluator
     predictions: list[np.ndarray]
     judge: str
+    reader: LabelReader
+
+    @property
+    def classes(self) -> ClassTable:
+        """The classes of label maps and predictions."""
+        return self.segmenter.vocabulary.table
 
     @property
     def stems(self) -> list[str]:
@@ -136,6 +146,8 @@ def evaluate(
     statistics: str | Path | None = None,
     allow_missing: bool = False,
     protocol: Protocol | None = None,
+    classes: str | Path | ClassTable = "auto",
+    snap: bool = False,
 ) -> Evaluation:
     """Measures generated pictures against label maps and style references.
 
@@ -155,6 +167,7 @@ def evaluate(
         statistics: folder that keeps the photos' feature statistics. None: they are not kept.
         allow_missing: measure the rest where pictures are missing, extra, unreadable or of another size.
         protocol: how intervals are computed. None: the default.
+        classes, snap: how label maps are read, as for `Generator.infer`; their classes are the segmenter's.
 
     Returns:
         An `Evaluation`; `report.write_report` writes it.
@@ -171,14 +184,15 @@ def evaluate(
             pictures[part], found = find_pictures(path, tasks, one_size=part != "real", extra_allowed=part == "real")
             problems += found
     evaluator = load_segmenter(segmenter, segmenter_classes)
-    tasks = select_tasks(tasks, list(pictures.values()), len(CLASSES), problems, allow_missing)
+    reader = LabelReader(dataclasses.replace(evaluator.vocabulary, seen=None, known=None), classes, snap)
+    tasks = select_tasks(tasks, list(pictures.values()), reader, problems, allow_missing)
     if len(tasks) < 2:
         raise InputError(f"{results}: one picture to measure; a Frechet distance and an interval need at least 2")
     network = inception_features(load_inception(inception)) if inception else segmenter_features(evaluator)
     judging, no_judge = _find_judge(judge)
     with announce_compilation("the evaluation's networks"):
         wanted = compute_statistics(photos, network, Path(statistics) if statistics else None)
-        raw = {part: _measure_pictures(part, tasks, found, evaluator, network, aesthetic)
+        raw = {part: _measure_pictures(part, tasks, found, evaluator, network, aesthetic, reader)
                for part, found in pictures.items()}
     indices = metrics.resamples(len(tasks), protocol.resamples, protocol.seed)
     sets = {part: _compute_figures(part, pictures[part].path, found, wanted, network.name, indices, protocol)
@@ -189,7 +203,7 @@ def evaluate(
             for name in ("per_picture", "figures", "replicates"):
                 getattr(sets[part], name).update(getattr(found, name))
     compared = (sets["results"], sets["compare"]) if compare is not None else ()
-    about = _describe_protocol(protocol, pictures, tasks, photos, evaluator, network, aesthetic)
+    about = _describe_protocol(protocol, pictures, tasks, photos, evaluator, network, aesthetic, reader)
     about.update(_describe_judge(judging) if judging else {"judge": no_judge})
     _warn_of_unseen_classes(evaluator, raw["results"].confusion.sum((0, 2)), about)
     return Evaluation(
@@ -197,7 +211,7 @@ def evaluate(
         subtract(*compared) if compared else {}, _subtract_classes(*compared) if compared else [],
         {part: _divide_accuracy(found, sets["real"]) for part, found in sets.items() if part != "real"}
         if real is not None else {},
-        evaluator, raw["results"].predictions, judging.file if judging else "")
+        evaluator, raw["results"].predictions, judging.file if judging else "", reader)
 
 
 def _find_judge(judge: str | Path | bool) -> tuple[Judge | None, str]:
@@ -223,18 +237,18 @@ class _Raw:
 
 
 def _measure_pictures(part: str, tasks: list[Task], pictures: Pictures, evaluator: Evaluator, network: FeatureNetwork,
-                      aesthetic: Callable | None) -> _Raw:
+                      aesthetic: Callable | None, reader: LabelReader) -> _Raw:
     """Runs the networks and the measures over the pictures of one folder."""
     numbers: dict[str, list] = {name: [] for name in MEASURES if aesthetic or name != "aesthetic"}
     matrices, features, predictions = [], [], []
     for start in tqdm(range(0, len(tasks), BATCH), part, unit="batch", mininterval=1):
         some = tasks[start:start + BATCH]
         shown = [read_photo(pictures.files[task.stem]) for task in some]
-        truths = [read_label_map(task.labels, len(CLASSES), allow_no_class=True) for task in some]
+        truths = [reader.read(task.labels) for task in some]
         features.append(network.extract(shown))
         predicted = predict(evaluator, shown, [(len(truth), truth.shape[1]) for truth in truths])
         for task, picture, truth, labels in zip(some, shown, truths, predicted, strict=True):
-            matrices.append(metrics.confusion(truth, labels, len(CLASSES)))
+            matrices.append(metrics.confusion(truth, labels, len(evaluator.vocabulary)))
             predictions.append(shrink_labels(labels))
             reference = read_photo(task.reference)
             lab_mean, lab_std = metrics.lab_distances(picture, reference)
@@ -330,20 +344,22 @@ def _divide_accuracy(measured: Measured, real: Measured) -> Figure:
 
 def _warn_of_unseen_classes(evaluator: Evaluator, pixels: np.ndarray, about: dict) -> None:
     """Warns, and says in the protocol, which classes of the label maps the segmenter never saw."""
-    unseen = [CLASSES[c] for c in np.flatnonzero(pixels) if evaluator.known and c not in evaluator.known.classes]
+    names = evaluator.vocabulary.names
+    unseen = [names[c] for c in np.flatnonzero(pixels) if evaluator.known and c not in evaluator.known.classes]
     if unseen:
         about["classes unknown to the segmenter"] = (
-            f"{', '.join(unseen)}: {pixels[[CLASSES.index(c) for c in unseen]].sum() / pixels.sum():.1%} of the label "
+            f"{', '.join(unseen)}: {pixels[[names.index(c) for c in unseen]].sum() / pixels.sum():.1%} of the label "
             f"maps' pixels, all of which count as wrong")
         warnings.warn(f"{evaluator.file}: was trained without the classes {', '.join(unseen)}, whose pixels count as "
                       f"wrong; give a segmenter that knows them (jiidm train segmenter)", stacklevel=3)
 
 
 def _describe_protocol(protocol: Protocol, pictures: dict[str, Pictures], tasks: list[Task], photos: list[Path],
-                       evaluator: Evaluator, network: FeatureNetwork, aesthetic: Callable | None) -> dict:
+                       evaluator: Evaluator, network: FeatureNetwork, aesthetic: Callable | None,
+                       reader: LabelReader) -> dict:
     """All that somebody else needs to get the same numbers, in words, by topic."""
     config = evaluator.network.config
-    sizes = {read_label_map(task.labels, 256, allow_no_class=True).shape[::-1] for task in tasks}
+    sizes = {reader.read(task.labels).shape[::-1] for task in tasks}
     few = f"; {metrics.BIASED}" if min(len(tasks), len(photos)) < metrics.FEW_SAMPLES else ""
     rule = "whole, areas averaged when it shrinks, bicubic when it grows"
     about = {
@@ -392,8 +408,8 @@ def _describe_judge(judge: Judge) -> dict[str, str]:
 
 def _describe_classes(evaluator: Evaluator) -> str:
     """Which classes the segmenter was trained for."""
-    count, known = len(CLASSES) if evaluator.classes else evaluator.network.config.num_classes, evaluator.known
+    count, known, names = len(evaluator.vocabulary), evaluator.known, evaluator.vocabulary.names
     if known is None:
         return f"{count} classes"
     mapped = f", mapped from {len(evaluator.classes)} of another set" if evaluator.classes else ""
-    return f"{len(known.classes)} of {count} classes ({', '.join(CLASSES[c] for c in known.classes)}){mapped}"
+    return f"{len(known.classes)} of {count} classes ({', '.join(names[c] for c in known.classes)}){mapped}"

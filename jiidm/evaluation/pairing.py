@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jiidm.data.folders import TestFolder, list_files, read_references
-from jiidm.data.labels import NO_CLASS, read_label_map
+from jiidm.data.labels import NO_CLASS
 from jiidm.data.pictures import PHOTO_SUFFIXES, read_photo
+from jiidm.data.vocabulary import LabelReader
 from jiidm.system.errors import InputError
 
 _SHOWN = 10  # faults in the text of an error
@@ -111,14 +112,14 @@ def find_pictures(path: str | Path, tasks: list[Task], one_size: bool = True,
     return Pictures(path, files, size), problems
 
 
-def select_tasks(tasks: list[Task], sets: list[Pictures], num_classes: int, problems: list[str],
+def select_tasks(tasks: list[Task], sets: list[Pictures], reader: LabelReader, problems: list[str],
                  allow_missing: bool) -> list[Task]:
     """Selects the tasks whose label map is valid and that have a picture in every folder.
 
     Args:
         tasks: all `Task`s.
         sets: the `Pictures` of each folder.
-        num_classes: labels are 0..num_classes-1.
+        reader: of the label maps.
         problems: sentences on what was found before; more are appended.
         allow_missing: measure the rest where there are problems.
 
@@ -131,7 +132,7 @@ def select_tasks(tasks: list[Task], sets: list[Pictures], num_classes: int, prob
     left, classes = [], False
     for task in tasks:
         try:
-            labels = read_label_map(task.labels, num_classes, allow_no_class=True)
+            labels = reader.read(task.labels)
             read_photo(task.reference)
         except InputError as error:
             problems.append(str(error))

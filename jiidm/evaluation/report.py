@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from jiidm.data.labels import CLASSES, PALETTE, colorize, read_label_map
+from jiidm.data.labels import colorize
 from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.evaluation.judged import JUDGED
 from jiidm.evaluation.measure import MEASURES, SHOWN_WIDTH, Evaluation, shrink_labels
@@ -62,7 +62,7 @@ def describe(evaluation: Evaluation) -> dict[str, Any]:
     figures = [[measure_words(name, evaluation), *(format_figure(sets[part].figures[name]) for part in parts),
                 *([_format_difference(name, evaluation.differences[name])] if compared else [])]
                for name in sets["results"].figures]
-    iou = [[f"{c} {CLASSES[c]}", *(format_figure(sets[part].class_iou[c]) for part in parts),
+    iou = [[f"{c} {evaluation.classes.names[c]}", *(format_figure(sets[part].class_iou[c]) for part in parts),
             *([_format_difference("IoU", evaluation.class_differences[c])] if compared else [])]
            for c in _known_classes(evaluation)]
     notes = [f"Mask accuracy of {sets[part].path}, divided by that of the real photos: {format_figure(ratio)}"
@@ -84,7 +84,7 @@ def describe(evaluation: Evaluation) -> dict[str, Any]:
 
 def _known_classes(evaluation: Evaluation) -> list[int]:
     """The classes that some label map or prediction has."""
-    return [c for c in range(len(CLASSES))
+    return [c for c in range(len(evaluation.classes))
             if any(math.isfinite(found.class_iou[c].value) for found in evaluation.sets.values())]
 
 
@@ -137,7 +137,8 @@ def describe_pictures(evaluation: Evaluation) -> dict[str, Any]:
         "parts": [{"name": PARTS[part][1], "color": PARTS[part][2]} for part in evaluation.sets],
         "histograms": [bin_values(words, {part: found.per_picture[name] for part, found in evaluation.sets.items()})
                        for name, (words, _) in measures.items()],
-        "classes": [{"name": CLASSES[c], "color": f"rgb{tuple(int(v) for v in PALETTE[c])}"}
+        "classes": [{"name": evaluation.classes.names[c],
+                     "color": f"rgb{tuple(int(v) for v in evaluation.classes.palette[c])}"}
                     for c in _known_classes(evaluation)],
         "extremes": _rank_pictures(evaluation, measures),
         "all": {"head": ["picture", *(words for words, _ in columns)],
@@ -190,14 +191,16 @@ def _rank_pictures(evaluation: Evaluation, measures: dict) -> list[dict[str, Any
 def _show_pictures(evaluation: Evaluation, index: int) -> list[dict[str, str]]:
     """Label map, reference, pictures of all parts and prediction of one task, as captions with data URLs."""
     task = evaluation.tasks[index]
-    labels = shrink_labels(read_label_map(task.labels, len(CLASSES), allow_no_class=True))
+    labels = shrink_labels(evaluation.reader.read(task.labels))
 
     def show(path):
         return encode_picture(fit_photo(read_photo(path), SHOWN_WIDTH, labels.shape[0]), "jpeg")
 
-    cells = {"label map": encode_picture(colorize(labels), "png"), "reference": show(task.reference),
+    cells = {"label map": encode_picture(colorize(labels, evaluation.classes), "png"),
+             "reference": show(task.reference),
              **{PARTS[part][1]: show(found.files[task.stem]) for part, found in evaluation.pictures.items()},
-             "what the segmenter sees in the result": encode_picture(colorize(evaluation.predictions[index]), "png")}
+             "what the segmenter sees in the result":
+                 encode_picture(colorize(evaluation.predictions[index], evaluation.classes), "png")}
     return [{"caption": caption, "url": url} for caption, url in cells.items()]
 
 
@@ -207,7 +210,7 @@ def encode_picture(picture: np.ndarray, kind: str) -> str:
     if kind == "jpeg":
         image.save(buffer, "JPEG", quality=_QUALITY)
     else:
-        image.quantize(64).save(buffer, "PNG", optimize=True)
+        image.quantize(256).save(buffer, "PNG", optimize=True)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -246,10 +249,11 @@ def render_json(evaluation: Evaluation) -> str:
     def finite(values):
         return [float(v) if v is not None and math.isfinite(v) else None for v in values]
 
+    names = evaluation.classes.names
     sets = {part: {
         "path": str(found.path),
         "figures": figures(found.figures),
-        "class_iou": figures(dict(zip(CLASSES, found.class_iou, strict=True))),
+        "class_iou": figures(dict(zip(names, found.class_iou, strict=True))),
         "per_picture": {name: dict(zip(evaluation.stems, finite(values), strict=True))
                         for name, values in found.per_picture.items()},
     } for part, found in evaluation.sets.items()}
@@ -257,7 +261,7 @@ def render_json(evaluation: Evaluation) -> str:
     return json.dumps({
         "protocol": evaluation.protocol, "score": {"terms": terms, "formula": score_formula(terms)}, "sets": sets,
         "differences": figures(evaluation.differences),
-        "class_iou_differences": figures(dict(zip(CLASSES, evaluation.class_differences, strict=False))),
+        "class_iou_differences": figures(dict(zip(names, evaluation.class_differences, strict=False))),
         "ratio_to_real_mask_accuracy": figures(evaluation.ratios),
         "left_out": evaluation.problems,
     }, indent=1, allow_nan=False) + "\n"

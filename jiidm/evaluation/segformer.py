@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jiidm.data.labels import CLASSES
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
 
@@ -32,7 +31,7 @@ class SegformerConfig:
         width, height: the size of the pictures that the network sees, in pixels.
     """
 
-    num_classes: int = len(CLASSES)
+    num_classes: int = 29
     embed_dims: tuple[int, ...] = (32, 64, 160, 256)
     depths: tuple[int, ...] = (2, 2, 2, 2)
     heads: tuple[int, ...] = (1, 2, 5, 8)
@@ -56,9 +55,8 @@ def check_segformer(config: SegformerConfig) -> None:
         raise InputError(f"segmenter: pictures of {config.width}x{config.height}; expected at least {factor} a side")
     if min(*config.depths, *config.sr_ratios, config.mlp_ratio, config.decoder_dim) < 1:
         raise InputError("segmenter: depths, sr_ratios, mlp_ratio and decoder_dim: expected at least 1")
-    if not 2 <= config.num_classes <= len(CLASSES):
-        raise InputError(f"segmenter.num_classes {config.num_classes}: expected 2 to {len(CLASSES)}, the classes of "
-                         f"the label maps")
+    if not 2 <= config.num_classes <= 255:
+        raise InputError(f"segmenter.num_classes {config.num_classes}: expected 2 to 255")
 
 
 def normalised(photos: np.ndarray) -> np.ndarray:

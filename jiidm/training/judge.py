@@ -8,10 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from jiidm.config import Fraction, Positive, to_dict
+from jiidm.data.classes import CONTEST
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES, NO_CLASS, fit_labels, resize_labels
 from jiidm.data.pictures import fit_photo, from_pixels
-from jiidm.data.sets.landscapes import BY_HAND
 from jiidm.evaluation.judge import (
     BATCH,
     NOTHING,
@@ -104,16 +104,11 @@ def by_hand(folder):
     Raises:
         InputError: `by_hand.txt`, the list of them, is empty or names an unknown one.
     """
-    path = folder.path / BY_HAND
-    if not path.exists():
+    names = folder.by_hand()
+    if names is None:
         return folder
-    names = path.read_text("utf-8").split()
-    unknown = sorted(set(names) - set(folder.names))
-    if unknown or not names:
-        raise InputError(f"{path}: {f'names {unknown[0]}, which is not in imgs/' if unknown else 'empty'}; expected "
-                         f"names of photos in {folder.path}")
     chosen = copy.copy(folder)
-    chosen.names = sorted(names)
+    chosen.names = names
     return chosen
 
 
@@ -122,6 +117,7 @@ class JudgeTrainer(SegmenterTrainer):
 
     stage, title = "judge", "the judge"
     sections = ("judge", "train_judge")
+    _table = CONTEST
 
     def __init__(self, config, *arguments):
         super().__init__(config, *arguments)
@@ -145,6 +141,9 @@ class JudgeTrainer(SegmenterTrainer):
                                    weight_decay=self.training.weight_decay)
         self.learners = [Learner("network", self.network, optimizer)]
         self.judge = Judge(self.config.judge, self.classes, self.network)
+
+    def count_classes(self):
+        """Nothing: the judge's file has its own list of classes."""
 
     def batch(self, step):
         indices = self.indices(step)

@@ -6,8 +6,9 @@ import numpy as np
 
 from jiidm.config import Positive
 from jiidm.data.folders import TrainingFolder
-from jiidm.data.labels import CLASSES, NO_CLASS, colorize, fit_labels
+from jiidm.data.labels import NO_CLASS, colorize, fit_labels
 from jiidm.data.pictures import fit_photo
+from jiidm.data.vocabulary import count_classes
 from jiidm.evaluation.metrics import confusion, mask_accuracy, mean_iou
 from jiidm.evaluation.segformer import Segformer, SegformerConfig, check_segformer, normalised, resize_bilinear
 from jiidm.evaluation.weights import Known, load_segmenter_network, save_known, save_segmenter
@@ -44,7 +45,7 @@ class SegmenterRun:
     seed: int = 0
 
 
-def train_segmenter(config, data, run, validation=None, resume=None, device="auto", tensorboard=False):
+def train_segmenter(config, data, run, validation=None, resume=None, device="auto", tensorboard=False, reader=None):
     """Trains the segmenter of a `SegmenterRun`.
 
     The run's folder receives segmenter.csv, states to resume from, sample grids, `segmenter-latest.safetensors` and at
@@ -59,14 +60,15 @@ def train_segmenter(config, data, run, validation=None, resume=None, device="aut
         resume: as for `run_stage`.
         device: "auto", "cpu" or "cuda".
         tensorboard: whether to write TensorBoard's files.
+        reader: the `LabelReader` of the label maps. None: numbers of the contest's classes, or without names.
 
     Raises:
         InputError: for folders or values that are wrong, and as `run_stage` does.
     """
     check_segformer(config.segmenter)
     use_device(device)
-    validation = TrainingFolder(validation) if validation else None
-    run_stage(SegmenterTrainer(config, TrainingFolder(data), run, validation, tensorboard), resume)
+    validation = TrainingFolder(validation, reader) if validation else None
+    run_stage(SegmenterTrainer(config, TrainingFolder(data, reader), run, validation, tensorboard), resume)
 
 
 def describe_segmenter(path, folder, validation=None, ignore=()):
@@ -129,6 +131,15 @@ class SegmenterTrainer(Trainer):
                                    weight_decay=self.training.weight_decay)
         self.learners = [Learner("network", self.network, optimizer)]
 
+    def count_classes(self):
+        count = self.config.segmenter.num_classes
+        self.vocabulary = count_classes(self.samples.label_maps(count), self._table, self.training.ignore)
+
+    @property
+    def _table(self):
+        """The `ClassTable` of the labels."""
+        return self.samples.reader(self.config.segmenter.num_classes).vocabulary.table
+
     def batch(self, step):
         indices = self.indices(step)
         photos, labels = [], []
@@ -158,11 +169,12 @@ class SegmenterTrainer(Trainer):
         return self.network(*inputs)
 
     def save_weights(self, path, step):
-        save_segmenter(path, self.ema.arrays(), self.config.segmenter, step)
+        save_segmenter(path, self.ema.arrays(), self.config.segmenter, step, vocabulary=self.vocabulary)
 
     def finish(self):
         note = f"trained on {len(self.samples)} photos of {self.samples.path.name}"
-        save_segmenter(self.result, self.ema.arrays(), self.config.segmenter, self.training.steps, note)
+        save_segmenter(self.result, self.ema.arrays(), self.config.segmenter, self.training.steps, note,
+                       vocabulary=self.vocabulary)
         describe_segmenter(self.result, self.samples, self.validation, self.training.ignore)
 
     def pictures(self, step):
@@ -171,9 +183,10 @@ class SegmenterTrainer(Trainer):
         with self._inference():
             for name in folder.names if self.validation else dict.fromkeys(shown):
                 photo, labels, predicted = self.predict(folder, name)
-                matrix = matrix + confusion(labels, predicted, len(CLASSES) + 1)
+                matrix = matrix + confusion(labels, predicted, len(self._table) + 1)
                 if name in shown:
-                    for row, picture in zip(rows.values(), (photo, colorize(labels), colorize(predicted)), strict=True):
+                    shown_row = photo, colorize(labels, self._table), colorize(predicted, self._table)
+                    for row, picture in zip(rows.values(), shown_row, strict=True):
                         row.append(picture)
         if self.validation:
             self.log_quality("validation", step, **self.quality(matrix))

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint, save_checkpoint
 from jiidm.config import check_config, check_training
-from jiidm.data.folders import TrainingFolder
+from jiidm.data.folders import BY_HAND, TrainingFolder
 from jiidm.data.latents import LatentStore, PhotoLatents, description, write_latents
+from jiidm.data.vocabulary import count_classes
 from jiidm.diffusion.schedule import Schedule
 from jiidm.inference.ensemble import average, ensemble_weights
 from jiidm.inference.plan import make_plan
@@ -58,21 +59,23 @@ class Stages:
         average: `export` writes the mean of the kept UNets in place of each of them.
         tensorboard: whether to write TensorBoard's files, into run/tensorboard.
         start_from: checkpoint whose weights the UNet starts from; random ones by default.
+        reader: the `LabelReader` of the label maps. None: numbers of the contest's classes, or without names.
 
     Raises:
         InputError: for a configuration, folder or checkpoint that cannot be used; nothing is written then.
     """
 
     def __init__(self, config, data, run, validation=None, resume=None, device="auto", average=False,
-                 tensorboard=False, start_from=None):
+                 tensorboard=False, start_from=None, reader=None):
         check_run(config, device)
         self.resume = "auto" if resume is True else resume or None
         check_resume(run, self.resume)
         if start_from:  # told now, not after the autoencoder's hours
             check_same_network(open_checkpoint(start_from, "unet"), config)
         self.config, self.average, self.tensorboard, self.start_from = config, average, tensorboard, start_from
-        self.folder = TrainingFolder(data)
-        self.validation = TrainingFolder(validation) if validation else None
+        self.folder = TrainingFolder(data, reader)
+        self.by_hand = _numbers_by_hand(self.folder, config.train_unet.by_hand_weight)
+        self.validation = TrainingFolder(validation, reader) if validation else None
         self.run = output_folder(run)
 
     def autoencoder(self):
@@ -108,7 +111,8 @@ class Stages:
         on_the_fly = self.config.train_unet.encode_on_the_fly
         store = PhotoLatents(network, self.folder, self.config) if on_the_fly else self._store_of(network)
         photos = [self.folder.photo_path(name).name for name in self.folder.names]
-        run_stage(UNetTrainer(self.config, store, network, self.run, photos, self.tensorboard, self.start_from),
+        run_stage(UNetTrainer(self.config, store, network, self.run, photos, self.tensorboard, self.start_from,
+                              self.folder.reader(self.config.unet.num_classes).vocabulary.table, self.by_hand),
                   self._resume_of("unet"))
 
     def export(self):
@@ -133,7 +137,15 @@ class Stages:
     def _export(self, name, checkpoint, tensors=None, note=None):
         path = output_folder(self.run / "weights") / f"{name}.safetensors"
         save_checkpoint(path, checkpoint.kind, tensors or checkpoint.tensors, checkpoint.config, checkpoint.step,
-                        note=note or checkpoint.note, provenance=checkpoint.provenance)
+                        note=note or checkpoint.note, provenance=checkpoint.provenance,
+                        classes=checkpoint.classes or self._count_classes(checkpoint))
+
+    def _count_classes(self, checkpoint):
+        """What a UNet is to say of classes where an older version trained it, as a dict; None for an autoencoder."""
+        if checkpoint.kind != "unet":
+            return None
+        reader = self.folder.reader(checkpoint.config.unet.num_classes)
+        return count_classes(self.folder.label_maps(len(reader.vocabulary)), reader.vocabulary.table).as_dict()
 
     def _resume_of(self, stage):
         """What `resume` means for a stage: the path of another stage's state means "auto"."""
@@ -159,3 +171,15 @@ class Stages:
         network = Autoencoder(self.config.autoencoder)
         load_into(network, checkpoint.tensors, checkpoint.path)
         return network
+
+
+def _numbers_by_hand(folder, weight):
+    """Numbers of the photos of a `TrainingFolder` that `by_hand_weight` is for; none where it changes nothing."""
+    if weight == 1:
+        return []
+    names = folder.by_hand()
+    if names is None:
+        raise InputError(f"{folder.path / BY_HAND}: missing; train_unet.by_hand_weight {weight:g} needs the names of "
+                         f"the hand-made label maps, a line each")
+    numbers = {name: number for number, name in enumerate(folder.names)}
+    return [numbers[name] for name in names] if len(names) < len(folder) else []

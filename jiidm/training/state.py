@@ -84,6 +84,7 @@ class TrainingState:
     def __init__(self, run, stage, config, sections, learners, ema, watch):
         self.run, self.stage, self.watch, self.origin = run, stage, watch, None
         self.fingerprint = _fingerprint(config, (*sections, "seed"))
+        self._defaults = _fingerprint(type(config)(), (*sections, "seed"))
         training = getattr(config, f"train_{stage}")
         self.keep_last, self.keep_every = training.keep_last, training.keep_every
         self.optimizers = {learner.name: learner.optimizer for learner in learners}
@@ -135,7 +136,7 @@ class TrainingState:
             tensors, metadata = read_state(path)
         saved = {name: json.loads(metadata.get(name, "null"))
                  for name in ("step", "counts", "config", "watch", "origin")}
-        if saved["config"] != self.fingerprint:
+        if _completed(saved["config"], self._defaults) != self.fingerprint:
             raise InputError(f"{path}: belongs to another configuration; resume with that one or use a new run "
                              f"folder")
         if tensors.keys() != self.variables.keys():
@@ -160,6 +161,12 @@ def _fingerprint(config, sections):
             for name in _FREE:
                 section.pop(name, None)
     return {name: settings[name] for name in sections}
+
+
+def _completed(saved, defaults):
+    """The fingerprint `saved`; settings that it lacks, since they are newer than the state, have their defaults."""
+    return {name: {**defaults[name], **section} if isinstance(section, dict) and name in defaults else section
+            for name, section in saved.items()}
 
 
 def _newest_whole(states):

@@ -67,8 +67,10 @@ class Trainer:
         learners: the `Learner`s, that of `network` first.
         ema, watch, state: `EMA` of `network`, `Watch` and `TrainingState`; there after `build`.
         outputs: the `outputs` of the losses of a step, a tuple a micro-batch.
+        vocabulary: what the weights are to say of their classes; counted when the training starts.
     """
 
+    vocabulary = None
     stage = title = ""
     columns = sections = keep = ()
 
@@ -117,6 +119,9 @@ class Trainer:
 
     def finish(self):
         """Writes `result` after the last step."""
+
+    def count_classes(self):
+        """Sets `vocabulary` by the label maps of the training; called at the start, in the main process."""
 
     # ------------------------------------------------------------------------------------ what all have in common
 
@@ -214,6 +219,9 @@ def run_stage(trainer, resume=None):
             return
         with announce_compilation(f"the training of {trainer.title}"):
             trainer.build()
+            if is_main_process():  # it alone writes weights
+                with interruptible():
+                    trainer.count_classes()
             train_loop(trainer, state or resume)
             if is_main_process():
                 with interruptible():

@@ -7,6 +7,7 @@ from jiidm.data.hand_drawn import draw_by_hand
 from jiidm.data.labels import colorize
 from jiidm.data.latents import one_hot_batch
 from jiidm.data.pictures import to_pixels
+from jiidm.data.vocabulary import count_classes, numbered
 from jiidm.diffusion.loss import hybrid_loss, weighted
 from jiidm.diffusion.schedule import Schedule
 from jiidm.inference.plan import make_plan
@@ -15,6 +16,7 @@ from jiidm.models.blocks import round_operands
 from jiidm.models.unet import Conditions, UNet
 from jiidm.system.distributed import shard
 from jiidm.system.errors import InputError
+from jiidm.system.rng import batch_indices
 from jiidm.system.runtime import jt
 from jiidm.training.gradients import Learner
 from jiidm.training.recompute import recomputing
@@ -34,17 +36,22 @@ class UNetTrainer(Trainer):
         photos: the names of the store's photos, for messages.
         tensorboard: as for `Trainer`.
         start_from: path of a checkpoint whose weights the training starts from; random ones by default.
+        table: the `ClassTable` of the labels. None: the contest's, or numbers.
+        by_hand: numbers of the photos that are drawn `by_hand_weight` times as often as the others.
     """
 
     stage, title = "unet", "the UNet"
     columns = ("mse", "bound", *(f"mse_quarter_{i}" for i in (1, 2, 3, 4)))
     sections = ("image", "autoencoder", "unet", "diffusion", "train_unet")
 
-    def __init__(self, config, store, autoencoder, run, photos, tensorboard=False, start_from=None):
+    def __init__(self, config, store, autoencoder, run, photos, tensorboard=False, start_from=None, table=None,
+                 by_hand=()):
         super().__init__(config, store, run, tensorboard=tensorboard)
         self.autoencoder, self.photos, self.start_from = autoencoder, photos, start_from
+        self.table = table or numbered(config.unet.num_classes).table
         self.keep = self.training.keep_at
         self.schedule = Schedule(config.diffusion)
+        self.by_hand = [store.per_photo * number + entry for number in by_hand for entry in range(store.per_photo)]
 
     @property
     def result(self):
@@ -72,6 +79,13 @@ class UNetTrainer(Trainer):
             load_into(self.network, checkpoint.tensors, self.start_from)
             self.ema.assign(checkpoint.tensors)
             self.state.origin = source_of(self.start_from, checkpoint.step)
+
+    def count_classes(self):
+        self.vocabulary = count_classes(self.samples.label_maps(), self.table)
+
+    def indices(self, step):
+        return batch_indices(self.config.seed, step, self.training.batch, len(self.samples), self.by_hand,
+                             self.training.by_hand_weight)
 
     def names(self, step):
         return [self.samples.name(i, self.photos) for i in self.indices(step)]
@@ -120,7 +134,8 @@ class UNetTrainer(Trainer):
     def save_weights(self, path, step):
         origin = self.state.origin
         save_checkpoint(path, "unet", self.ema.arrays(), self.config, step, "float32",
-                        "fine-tuned" if origin else "", [origin] if origin else [])
+                        "fine-tuned" if origin else "", [origin] if origin else [],
+                        self.vocabulary and self.vocabulary.as_dict())
 
     def pictures(self, step):
         mask = one_hot_batch(self.masks, self.config.unet.num_classes)
@@ -131,7 +146,7 @@ class UNetTrainer(Trainer):
             *_, (_, latents) = sample_round(conditions, self.schedule, planned, styles, noise)
             results, styles = (to_pixels(self.autoencoder.decode(z).numpy()) for z in (latents, styles))
         factor = self.config.autoencoder.factor
-        masks = [colorize(m).repeat(factor, 0).repeat(factor, 1) for m in self.masks]
+        masks = [colorize(m, self.table).repeat(factor, 0).repeat(factor, 1) for m in self.masks]
         return {"style": styles, "mask": masks, "result": results}
 
 

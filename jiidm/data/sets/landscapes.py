@@ -8,13 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jiidm.data.folders import TrainingFolder, folder_written_whole, write_test_tasks, write_training_folder
-from jiidm.data.labels import CLASSES, fit_labels, read_label_map
-from jiidm.data.pictures import fit_photo, photo_size, read_photo
+from jiidm.data.folders import (
+    BY_HAND,
+    TrainingFolder,
+    folder_written_whole,
+    write_test_tasks,
+    write_training_folder,
+)
+from jiidm.data.labels import CLASSES, read_label_map
+from jiidm.data.pictures import photo_size
+from jiidm.data.sets.pairs import read_pair
 from jiidm.data.sets.stanford import fill_no_class, read_stanford, split_names
 from jiidm.system.errors import InputError
 
-BY_HAND = "by_hand.txt"
 _MAKERS = ("hand", "network")
 
 
@@ -74,12 +80,8 @@ def read_landscapes(source, split, width, height):
     """
     source = Path(source)
     for name in split_names(source / f"{split}.txt"):
-        photo, path = read_photo(source / "imgs" / f"{name}.jpg"), source / "labels" / f"{name}.png"
-        labels = read_label_map(path, len(CLASSES), allow_no_class=True)
-        if labels.shape != photo.shape[:2]:
-            raise InputError(f"{path}: {labels.shape[1]}x{labels.shape[0]}, but its photo is "
-                             f"{photo.shape[1]}x{photo.shape[0]}; the two must have one size")
-        yield name, fit_photo(photo, width, height), fit_labels(labels, width, height)
+        yield name, *read_pair(source / "imgs" / f"{name}.jpg", source / "labels" / f"{name}.png",
+                               lambda path: read_label_map(path, len(CLASSES), allow_no_class=True), width, height)
 
 
 def write_landscapes(source, destination, width, height, stanford=None, seed=0):
