@@ -12,7 +12,7 @@ from helpers import ROOT, relative_error
 from PIL import Image
 
 from jiidm.config import DiffusionConfig, InferenceConfig, RoundConfig, to_dict
-from jiidm.data.color_maps import COLOR_TABLES
+from jiidm.data.classes import load_table
 from jiidm.data.labels import CLASSES, PALETTE, colorize
 from jiidm.data.pictures import fit_photo
 from jiidm.diffusion.guidance import Guidance, guided_denoiser
@@ -247,10 +247,8 @@ def palette_image(labels):
 
 def smoothed(labels):
     """Colours of ADE20K with other colours along the borders of the classes."""
-    colors = np.zeros((len(CLASSES), 3), np.uint8)
-    for name, color in COLOR_TABLES["ADE20K"].items():
-        colors[CLASSES.index(name)] = color
-    picture = colors[np.where(labels > 3, CLASSES.index("grass"), CLASSES.index("sky"))]
+    grass, sky = (each.color for name in ("grass", "sky") for each in load_table("ade20k").classes if each.name == name)
+    picture = np.where((labels > 3)[..., None], grass, sky).astype(np.uint8)
     return Image.fromarray(cv2.blur(picture, (3, 3)))
 
 

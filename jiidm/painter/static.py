@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 from jiidm import __version__
-from jiidm.data.color_maps import COLOR_TABLES
+from jiidm.data.classes import colored_tables
+from jiidm.data.colors import hex_of
 from jiidm.data.labels import CLASSES
 from jiidm.inference.color_transfer import fixed_rotations
 from jiidm.painter.server import PAGE
@@ -82,8 +83,8 @@ def build_page(networks, model, gallery, output, runtime=None):
 
 def color_tables():
     """The tables of colour-coded label maps, for the page: names to {"#rrggbb": class}."""
-    return {name: {"#{:02x}{:02x}{:02x}".format(*color): CLASSES.index(label) for label, color in table.items()}
-            for name, table in COLOR_TABLES.items()}
+    return {table.name: {hex_of(each.color): CLASSES.index(each.becomes) for each in table.classes
+                         if each.color and not each.ignore} for table in colored_tables()}
 
 
 def _copy_gallery(gallery, ready, model):
