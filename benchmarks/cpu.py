@@ -25,13 +25,13 @@ from benchmarks.measuring import (
     with_random_weights,
     write_report,
 )
-from jiidm.baselines.config import load_baseline_run
+from jiidm.baselines.config import BaselineRun
 from jiidm.baselines.cost import parameter_count
 from jiidm.baselines.inference import BaselineGenerator
 from jiidm.baselines.networks import Baseline, save_baseline
 from jiidm.checkpoint import arrays_of, save_checkpoint
 from jiidm.commands.entry import run_tool
-from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig, builtin_config
+from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig, builtin_config, load_config
 from jiidm.data.latents import one_hot_batch
 from jiidm.diffusion.guidance import Guidance, guided_denoiser
 from jiidm.diffusion.samplers import ddim
@@ -288,7 +288,7 @@ def baselines(folder):
     labels = np.random.default_rng(0).integers(0, 29, (6, 8)).astype(np.uint8).repeat(32, 0).repeat(32, 1)
     photo = labels[..., None].repeat(3, 2) * 8
     for model in ("gaugan", "clade"):
-        config = dataclasses.replace(load_baseline_run(builtin_config(model)), image=ImageConfig(256, 192))
+        config = dataclasses.replace(load_config(builtin_config(model), BaselineRun), image=ImageConfig(256, 192))
         network = Baseline(config)
         save_baseline(folder / f"{model}.safetensors", arrays_of(network), config, 0)
         generator = BaselineGenerator.from_checkpoint(folder / f"{model}.safetensors", "cpu")

@@ -59,7 +59,7 @@ class Gallery:
 
     def measured(self, folder, tasks):
         """The `Measured` of a folder of pictures."""
-        found = evaluate(folder, self.given.labels, self.given.references, segmenter=self.given.segmenter,
+        found = evaluate(folder, self.given.labels, self.given.references, segmenter=self.given.segmenter, judge=False,
                          statistics=self.folder / "statistics", allow_missing=len(tasks) < len(self.tasks),
                          protocol=self.protocol)
         self.said = {name: str(text).replace(str(self.given.references), self.given.references.name)

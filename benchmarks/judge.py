@@ -86,15 +86,16 @@ def eight_classes():
     return table
 
 
-def generated(items, weights, reduce, **options):
-    """Returns the pictures that a folder of weights makes of test items."""
+def generated(items, weights, reduce, style_labels=None, **options):
+    """Returns the pictures that a folder of weights makes of test items; `style_labels` is None or one map an item."""
     generator, pictures = Generator.from_checkpoint(str(weights)), []
     for start in range(0, len(items), BATCH):
         some = items[start:start + BATCH]
         masks = [read_label_map(item.mask) for item in some]
         masks = [eight_classes()[mask] for mask in masks] if reduce else masks
         names = [Path(item.name).stem for item in some]
-        made = generator.infer(masks, [item.reference for item in some], names=names, **options)
+        maps = style_labels and style_labels[start:start + BATCH]
+        made = generator.infer(masks, [item.reference for item in some], names=names, style_labels=maps, **options)
         pictures += [np.asarray(picture) for picture in made]
         print(f"\r{len(pictures)} of {len(items)}", end="", file=sys.stderr, flush=True)
     return pictures

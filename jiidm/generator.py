@@ -13,9 +13,11 @@ from jiidm.config import InferenceConfig, RoundConfig, check_config, with_recipe
 from jiidm.data.inputs import prepare_inputs
 from jiidm.data.latents import one_hot_batch
 from jiidm.diffusion.schedule import Schedule
+from jiidm.evaluation.segment import segment
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.plan import make_plan
 from jiidm.inference.refinement import Step, draw_noise, refine
+from jiidm.inference.windows import WindowedConditions, window_starts
 from jiidm.kernels.convolution import bfloat16_available, inference_convolution
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare
@@ -153,6 +155,7 @@ class Generator:
         size: str | tuple[int, int] = "model",
         names: Sequence[str] | None = None,
         on_step: Callable[[Step], Any] | None = None,
+        style_labels: Mask | Sequence[Mask] | None = None,
     ) -> Image.Image | list[Image.Image]:
         """Draws the landscape of a label map in the style of a photo.
 
@@ -165,9 +168,12 @@ class Generator:
             ensemble: True (mean of the loaded checkpoints), False (the last one), or a list of their weights.
             recipe: keys of `InferenceConfig`, as a dict or a YAML file's path; absent keys are the checkpoint's.
             seed: of the noise. The same seed, name and inputs give the same picture, alone or in a batch.
-            size: of the result: "model", "mask" (each mask's own) or (width, height) in pixels.
+            size: of the result: "model" (as the rounds draw it), "mask" (each mask's own) or (width, height) in pixels.
             names: what each picture's noise is drawn for, with the seed (None: a mask's file name, "" for others).
             on_step: called with a `Step` after every step. What it raises ends the call.
+            style_labels: label map of the style photo, or a list as long as the masks': all colour transfers go from
+                class to class. None: so they do where the recipe has `color_by_class`, by label maps that the package's
+                segmenter predicts.
 
         Returns:
             An RGB picture, or a list of them where masks came as a list.
@@ -178,15 +184,25 @@ class Generator:
         config = with_recipe(self.config, recipe)
         plan = make_plan(config.inference, self.schedule, rounds, color_transfer)
         weights = ensemble_weights(ensemble, len(self.checkpoints))
-        inputs = prepare_inputs(mask, style, names, size, self.num_classes, self.width, self.height)
+        width, height = self._canvas(config.inference.canvas)
+        inputs = prepare_inputs(mask, style, names, size, self.num_classes, width, height, style_labels)
+        factor = self.config.autoencoder.factor
+        sizes = [tuple(factor * round(planned.scale * side / factor) for side in (width, height))
+                 for planned in plan.rounds]
+        maps = inputs.style_labels
+        if maps is None and plan.color_by_class:
+            maps = np.stack([segment(photo) for photo in inputs.styles])
+        pairs = None if maps is None else list(zip(inputs.masks, maps, strict=True))
         self._load_mean(weights)
 
         def noise(number, shape):
             return np.stack([draw_noise(seed, name, number, shape) for name in inputs.names])
 
-        with announce_compilation(f"the networks for {self.width}x{self.height} pictures"):
-            conditions = self._condition(inputs.masks)
-            for step in refine(self._autoencoder, conditions, self.schedule, inputs.styles, plan, noise):
+        def condition(height, width):
+            return self._condition(inputs.masks_at(factor * width, factor * height), height, width)
+
+        with announce_compilation(f"the networks for {width}x{height} pictures"):
+            for step in refine(self._autoencoder, condition, self.schedule, inputs.styles, plan, sizes, noise, pairs):
                 if on_step is not None:
                     on_step(step)
         return inputs.finish(step.pictures)
@@ -203,17 +219,39 @@ class Generator:
             prepare(self._unet, self._convolution)
             self._loaded, self._null = weights, None
 
-    def _condition(self, masks):
-        """The `Conditions` of label maps (N, H, W)."""
-        hot = one_hot_batch(masks, self.num_classes)
+    def _canvas(self, canvas):
+        """Width and height of a recipe's canvas, checked; the network's own for ()."""
+        factor, text = self.config.autoencoder.factor, "x".join(map(str, canvas))
+        if any(side % factor for side in canvas):
+            raise InputError(f"recipe: canvas {text}: expected multiples of {factor}")
+        if any(side < own for side, own in zip(canvas, (self.width, self.height), strict=False)):
+            raise InputError(f"recipe: canvas {text}: expected at least the network's {self.width}x{self.height}; ask "
+                             f"for a smaller result by size")
+        return canvas or (self.width, self.height)
+
+    def _condition(self, masks, height, width):
+        """The `Conditions` of label maps (N, H, W) for latents of a height and width, in windows where they are large.
+        """
+        factor, hot = self.config.autoencoder.factor, one_hot_batch(masks, self.num_classes)
+        window = self.height // factor, self.width // factor
         if self._reference:
             return ReferenceConditions(self._unet, hot)
-        factor = self.config.autoencoder.factor
+        if height <= 2 * window[0] and width <= 2 * window[1]:
+            return self._whole_condition(hot, height, width, self._budget)
+        places = len(window_starts(height, window[0])) * len(window_starts(width, window[1]))
+
+        def condition(top, left):
+            part = hot[:, :, factor * top : factor * (top + window[0]), factor * left : factor * (left + window[1])]
+            return self._whole_condition(part, *window, self._budget and self._budget // places)
+
+        return WindowedConditions(condition, window, (height, width))
+
+    def _whole_condition(self, hot, height, width, budget):
         # one batch for both branches fills a GPU better; two cores gain nothing by it
-        joint = device_name() == "cuda"
-        conditions = Conditions(self._unet, hot, self.height // factor, self.width // factor, self._budget, self._null,
-                                joint)
-        self._null = conditions.null  # serves all pictures to come
+        joint, size = device_name() == "cuda", (height, width)
+        null = self._null[1] if self._null and self._null[0] == size else None
+        conditions = Conditions(self._unet, hot, height, width, budget, null, joint)
+        self._null = size, conditions.null  # serves all pictures of this size to come
         return conditions
 
 

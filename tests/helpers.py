@@ -12,9 +12,10 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import yaml
 
 from jiidm.commands.main import main
-from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig
+from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig, to_dict
 from jiidm.system.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +28,12 @@ TINY = Config(
     unet=UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(2,),
                     head_channels=16, spade_channels=8, norm_groups=4),
 )
+
+
+def tiny_yaml(path, **sections):
+    """Writes the YAML file `path` of `TINY`'s networks with further sections: dicts of their keys."""
+    networks = {name: to_dict(getattr(TINY, name)) for name in ("image", "autoencoder", "unet")}
+    path.write_text(yaml.safe_dump({**networks, **sections}))
 
 
 def reference(name):

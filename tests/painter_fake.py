@@ -31,6 +31,7 @@ class FakeEngine:
     def describe(self):
         return {
             "model": "fake", "weights": "none", "background": CLASSES.index("sky"), "strength": 0.6, "rounds": 2,
+            "color_by_class": True,
             "classes": [{"index": i, "name": name, "color": "#{:02x}{:02x}{:02x}".format(*PALETTE[i]),
                          "seen": name in SEEN} for i, name in enumerate(CLASSES)],
             "picture": {"width": WIDTH, "height": HEIGHT},
@@ -41,7 +42,7 @@ class FakeEngine:
     def warm_up(self, say):
         say("warming up")
 
-    def paint(self, labels, style, settings, emit):
+    def paint(self, labels, style, style_labels, settings, emit):
         self._count += 1
         first = labels[0, 0]
         if first == FAILS:
@@ -61,7 +62,11 @@ class FakeEngine:
                 emit({"event": "preview", "picture": picture[::4, ::4]})
         if settings.size == "mask":
             picture = colorize(labels)
-        emit({"event": "result", "picture": picture, "seconds": self._seconds, "count": self._count})
+        by_class = settings.color_by_class
+        if by_class:
+            by_class = "predicted" if style_labels is None else np.unique(style_labels).tolist()
+        emit({"event": "result", "picture": picture, "seconds": self._seconds, "count": self._count,
+              "by_class": by_class})
 
     def segment(self, photo, width, height):
         labels = np.full((height, width), CLASSES.index("grass"), np.uint8)

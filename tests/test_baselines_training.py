@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from foreign_files import torch_zip
-from helpers import refused, run_tool
+from helpers import refused, run_main
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
@@ -15,14 +15,13 @@ from jiidm.baselines.config import (
     DiscriminatorConfig,
     GeneratorConfig,
     GeneratorTrainingConfig,
-    load_baseline_run,
 )
 from jiidm.baselines.convert import convert_published
 from jiidm.baselines.inference import BaselineGenerator
 from jiidm.baselines.networks import baseline_of, layout_of, load_baseline
 from jiidm.baselines.training import BaselineTrainer, describe_training, train_baseline
 from jiidm.checkpoint import load_tensors, save_tensors
-from jiidm.config import ImageConfig, builtin_config
+from jiidm.config import ImageConfig, builtin_config, load_config
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_training_folder
 from jiidm.generator import Generator, load
@@ -229,7 +228,7 @@ def test_impossible_trainings(data, tmp_path, section, change, words):
 
 @pytest.mark.parametrize("model", RUNS)
 def test_configurations_that_come_with_the_package(model):
-    config = load_baseline_run(builtin_config(model))
+    config = load_config(builtin_config(model), BaselineRun)
     assert config.generator.model == model and (config.image.width, config.image.height) == (192, 144)
 
 
@@ -240,7 +239,7 @@ def test_configurations_that_come_with_the_package(model):
     ("clade", "clade", ("--start-from", "unet.safetensors"), ("--start-from unet.safetensors", "for clade")),
 ])
 def test_the_tool_refuses(tmp_path, stage, config, options, words):
-    done = run_tool("train", stage, "--config", config, "--data", tmp_path, "--run", tmp_path / "run", *options)
+    done = run_main("train", stage, "--config", config, "--data", tmp_path, "--run", tmp_path / "run", *options)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and all(word in done.stderr for word in words), (
         done.stderr)
     assert not (tmp_path / "run").exists()
@@ -281,6 +280,7 @@ def test_pictures(generator):
     ({"ensemble": [1, 2]}, ("ensemble [1, 2]", "one network")), ({"recipe": {"sampler": "dpmpp"}}, ("recipe",)),
     ({"recipe": {"steps": 20}}, ("recipe", "steps", "20")), ({"color_transfer": "reinhard"}, ("color_transfer",)),
     ({"recipe": {"final_color_transfer": "reinhard"}}, ("final_color_transfer",)),
+    ({"style_labels": "map.png"}, ("style_labels 'map.png'", "no colour transfer")),
     ({"size": "large"}, ("size",)), ({"names": "a"}, ("names",)),
 ])
 def test_what_a_baseline_refuses(generator, setting, words):
@@ -327,7 +327,7 @@ def test_two_baselines_are_no_model(finished, tmp_path):
 
 def test_the_tool_tells_what_the_file_is(finished):
     path = finished["clade"] / "weights" / "clade.safetensors"
-    done = run_tool("convert", path, "--inspect")
+    done = run_main("convert", path, "--inspect")
     assert done.returncode == 0 and f"{path}: clade, step 6; trained on 4 photos of train" in done.stdout, done.stderr
     assert done.stdout.endswith("; pictures of 64x48\n") and "conv_img.weight" in done.stdout
 
@@ -337,7 +337,7 @@ def test_the_tool_finds_no_weights_while_training_goes_on(tmp_path, monkeypatch)
     (tmp_path / "runs" / "clade" / "weights").mkdir(parents=True)
     places = "--input_path", "test", "--img_path", "train", "--output_path", "out"
     for model in RUNS:
-        done = run_tool("infer", "--model", model, *places)
+        done = run_main("infer", "--model", model, *places)
         assert done.returncode == 2 and f"runs/{model}/weights: no weights there; train the model" in done.stderr
 
 

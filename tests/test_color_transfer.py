@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from jiidm.data.labels import CLASSES
 from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.evaluation.metrics import style_correlation
 from jiidm.inference.color_transfer import METHODS, reinhard, transfer_color, transport
@@ -186,3 +187,69 @@ def test_a_far_reference_gets_less_of_the_share():
 def test_unknown_method():
     photo = np.zeros((2, 2, 3), np.uint8)
     refused(lambda: transfer_color(photo, photo, "magic"), "'magic'", *METHODS)
+
+
+# ---- by class
+
+def halves(top, bottom, height=40, width=60, spread=6):
+    """A picture of two noisy halves around two colours, and its label map of the classes 1 (sky) and 2 (water)."""
+    rng = np.random.default_rng(0)
+    labels = np.full((height, width), 1, np.uint8)
+    labels[height // 2:] = 2
+    picture = np.where((labels == 1)[..., None], top, bottom) + rng.integers(-spread, spread + 1, (height, width, 3))
+    return np.clip(picture, 0, 255).astype(np.uint8), labels
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_by_class_each_region_takes_the_colors_of_its_own_class(method):
+    source, labels = halves((130, 130, 130), (120, 120, 120))
+    style, style_labels = halves((40, 60, 200), (210, 60, 40))
+    turned, turned_labels = style[::-1], style_labels[::-1]  # the style's sky is below
+    result = transfer_color(source, turned, method, 1.0, labels, turned_labels)
+    inner = np.zeros_like(labels, bool)
+    inner[5:15], inner[25:35] = True, True
+    for label, color in ((1, (40, 60, 200)), (2, (210, 60, 40))):
+        assert np.abs(result[inner & (labels == label)].mean(0) - color).max() < 8, label
+    assert np.abs(result.astype(int) - transfer_color(source, turned, method)).mean() > 20
+
+
+def test_by_class_seams_are_smooth():
+    """A flat source has no edge at the seam: the change from one region to the other takes several rows."""
+    source = np.full((72, 96, 3), 128, np.uint8)
+    _, labels = halves(0, 0, 72, 96)
+    style, style_labels = halves((40, 40, 40), (200, 200, 200), spread=0)
+    result = transfer_color(source, style, "transport", 1.0, labels, style_labels).astype(int)
+    steps = np.abs(np.diff(result[:, 48, 0]))
+    assert result[0, 48, 0] == 40 and result[-1, 48, 0] == 200 and 0 < steps.max() < 80
+
+
+@pytest.mark.parametrize("missing", ["class", "region too small", "no class"])
+def test_by_class_what_the_style_lacks_changes_as_the_whole_picture_does(missing):
+    source, labels = halves((90, 100, 110), (60, 160, 60))
+    style, style_labels = halves((40, 60, 200), (210, 60, 40))
+    if missing == "no class":
+        labels[:] = 255
+    else:
+        style_labels[:] = 5
+        if missing == "region too small":
+            style_labels[:2, :2] = 1
+    result = transfer_color(source, style, "transport", 0.4, labels, style_labels)
+    assert np.array_equal(result, transfer_color(source, style, "transport", 0.4))
+
+
+def test_by_class_takes_a_near_class_where_the_class_itself_is_missing():
+    source, labels = halves((120, 120, 120), (130, 130, 130))
+    style, style_labels = halves((40, 60, 200), (210, 60, 40))
+    expected = transfer_color(source, style, "reinhard", 1.0, labels, style_labels)
+    labels[labels == 2] = CLASSES.index("lake")
+    assert np.array_equal(transfer_color(source, style, "reinhard", 1.0, labels, style_labels), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(seed=st.integers(0, 2**32 - 1), sizes=st.tuples(*[st.integers(1, 20)] * 4))
+def test_by_class_any_pictures(method, seed, sizes):
+    rng = np.random.default_rng(seed)
+    source, style = (rng.integers(0, 256, (*size, 3), np.uint8) for size in (sizes[:2], sizes[2:]))
+    maps = [rng.choice(np.array([0, 1, 2, 28, 255], np.uint8), size) for size in (sizes[:2], sizes[2:])]
+    result = transfer_color(source, style, method, 0.5, *maps)
+    assert result.shape == source.shape and result.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""The training of the decoder alone: what learns and what does not, resuming, and the export of its result."""
+"""Further training of an autoencoder, or of its decoder alone: what learns and what does not, resuming, the export."""
 import dataclasses
 import importlib.util
 
@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from helpers import TINY, refused
 
-from jiidm.checkpoint import arrays_of, load_checkpoint, save_checkpoint, source_of
+from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, save_checkpoint, source_of
 from jiidm.config import AutoencoderTrainingConfig, DecoderTrainingConfig, UNetTrainingConfig
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_training_folder
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
 from jiidm.system.runtime import jt
+from jiidm.training.autoencoder import latents_of_photos
 from jiidm.training.decoder import DecoderTrainer
 from jiidm.training.stages import Stages
 from jiidm.training.trainer import run_stage
@@ -57,6 +58,21 @@ def test_the_decoder_alone_learns_and_a_resumed_run_is_the_same_bit_for_bit(data
     (tmp_path / "parts" / "decoder.safetensors").unlink()
     parts = trained(data, tmp_path / "parts", resume="2")
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
+def test_with_the_encoder_all_parts_learn_and_latents_are_normalised(data, tmp_path):
+    config = dataclasses.replace(CONFIG, train_decoder=dataclasses.replace(TRAINING, encoder=True))
+    after, folder = trained(data, tmp_path / "run", config), TrainingFolder(data)
+    before = load_checkpoint(tmp_path / "run" / "autoencoder.safetensors").tensors
+    parts = {name.split(".")[0] for name in before if not np.array_equal(before[name], after[name])}
+    assert parts == {"encoder", "decoder", "quantize", "quant_conv", "post_quant_conv"}
+    network = Autoencoder(config.autoencoder)
+    load_into(network, after, "test")
+    latents = latents_of_photos(network, folder, config.image)
+    assert np.allclose(latents.mean(0), 0, atol=1e-3) and abs(np.sqrt(latents.var(0).mean()) - 1) < 1e-3
+    # the stages after it take the result, not the autoencoder that it started from
+    Stages(config, data, tmp_path / "run", resume=True).latents()
+    assert np.allclose(np.load(tmp_path / "run" / "latents" / "latents.npy")[::2].mean((0, 2, 3)), 0, atol=1e-3)
 
 
 def test_the_export_takes_the_trained_decoder(data, tmp_path):

@@ -94,7 +94,7 @@ def test_the_score_of_an_evaluation_with_the_inception_has_the_fid_in_it(weights
     config = SegformerConfig(29, (8, 16), (1, 1), (1, 2), (2, 1), 2, 16, 64, 48)
     sees_sky = {**arrays_of(Segformer(config)), "decode_head.classifier.bias": 1000 * np.eye(29)[1]}
     save_segmenter(tmp_path / "segmenter.safetensors", sees_sky, config, 0)
-    found = evaluate(tmp_path / "results", tmp_path / "test", tmp_path / "train",
+    found = evaluate(tmp_path / "results", tmp_path / "test", tmp_path / "train", judge=False,
                      segmenter=tmp_path / "segmenter.safetensors", inception=weights,
                      protocol=Protocol(resamples=60, frechet_resamples=40))
     measured, sha256 = found.sets["results"], source_of(weights).sha256

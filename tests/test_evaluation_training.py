@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from helpers import refused
 
+from jiidm.config import load_config
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TrainingFolder, write_training_folder
 from jiidm.data.labels import NO_CLASS, read_label_map
 from jiidm.evaluation.segformer import SegformerConfig
 from jiidm.evaluation.weights import Known, load_segmenter
+from jiidm.training.augmentation import augmented
 from jiidm.training.segmenter import (
     SegmenterRun,
     SegmenterTrainer,
     SegmenterTrainingConfig,
-    augmented,
     describe_segmenter,
-    load_segmenter_run,
     train_segmenter,
 )
 
@@ -119,10 +119,10 @@ def test_impossible_trainings(data, tmp_path, change, words):
 def test_configuration_from_yaml(tmp_path):
     path = tmp_path / "segmenter.yaml"
     path.write_text("segmenter: {width: 192, height: 144}\ntrain_segmenter: {steps: 5, ignore: [28]}\n")
-    found = load_segmenter_run(path)
+    found = load_config(path, SegmenterRun)
     assert found.segmenter == SegformerConfig(width=192, height=144) and found.train_segmenter.ignore == (28,)
     path.write_text("segmenter: {size: 192}\n")
-    refused(lambda: load_segmenter_run(path), path, "unknown key 'size'")
+    refused(lambda: load_config(path, SegmenterRun), path, "unknown key 'size'")
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.7])

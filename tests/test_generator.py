@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import TINY
 from PIL import Image
 
 import jiidm
@@ -12,13 +13,9 @@ from jiidm import Generator, InputError
 from jiidm.checkpoint import arrays_of, load_checkpoint, save_checkpoint, save_tensors
 from jiidm.commands.main import main
 from jiidm.config import (
-    AutoencoderConfig,
-    Config,
     DiffusionConfig,
-    ImageConfig,
     InferenceConfig,
     RoundConfig,
-    UNetConfig,
     to_dict,
     with_recipe,
 )
@@ -31,13 +28,7 @@ from jiidm.models.unet import UNet
 from jiidm.system.runtime import jt
 
 ROUNDS = (RoundConfig(2.0, "ddim20", 4), RoundConfig(2.0, "ddim20", 3))
-CONFIG = Config(
-    image=ImageConfig(64, 48),
-    autoencoder=AutoencoderConfig(ch=16, num_res_blocks=1, n_embed=64, norm_groups=4),
-    unet=UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(2,),
-                    head_channels=16, spade_channels=8, norm_groups=4),
-    inference=InferenceConfig(ROUNDS),
-)
+CONFIG = dataclasses.replace(TINY, inference=InferenceConfig(ROUNDS))
 
 
 def made_up_weights(network, seed):
@@ -226,6 +217,38 @@ def test_previews_show_the_pictures_colours():
     assert correlation(previews[0]) < correlation(previews[2]) < correlation(previews[-1])
 
 
+def test_colors_go_from_class_to_class_by_given_and_by_predicted_maps(generator, examples, tmp_path, monkeypatch):
+    masks, styles = examples
+    recipe = {"final_color_transfer": "transport"}
+    last = generator.infer(masks[0], styles[1], rounds=1)
+    whole = generator.infer(masks[0], styles[1], rounds=1, recipe=recipe)
+    given = generator.infer(masks[0], styles[1], rounds=1, recipe=recipe, style_labels=masks[1])
+    expected = transfer_color(np.asarray(last), styles[1], "transport", 1.0, masks[0], masks[1])
+    assert (pixels(given) == expected).all() and (pixels(given) != pixels(whole)).any()
+    Image.fromarray(masks[1]).save(tmp_path / "style.png")
+    batch = generator.infer([masks[2], masks[0]], [styles[2], styles[1]], rounds=1, recipe=recipe, names=["", ""],
+                            style_labels=[masks[2], tmp_path / "style.png"])
+    assert (pixels(batch[1]) == pixels(given)).all()
+    asked = []
+    monkeypatch.setattr("jiidm.generator.segment", lambda photo: asked.append(photo) or masks[1])
+    predicted = generator.infer(masks[0], styles[1], rounds=1, recipe={**recipe, "color_by_class": True})
+    assert (pixels(predicted) == pixels(given)).all() and (asked[0] == styles[1]).all()
+    generator.infer(masks[0], styles[1], rounds=1, recipe={"color_by_class": True})  # one round, without a transfer
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("maps, words", [
+    (np.zeros((48, 48), np.uint8), "48x48, but its photo is 64x48"),
+    (np.full((48, 64), 29, np.uint8), "label 29"),
+    ([np.zeros((48, 64), np.uint8)] * 2, "expected one label map"),
+    ("no-such.png", "no-such.png"),
+])
+def test_style_label_maps_that_cannot_be_used_are_refused(generator, examples, maps, words):
+    with pytest.raises(InputError, match=words):
+        generator.infer(examples[0][:1], examples[1][:1], rounds=1,
+                        style_labels=maps if isinstance(maps, list) else [maps])
+
+
 @pytest.mark.parametrize("settings, words", [
     ({"rounds": 0}, "rounds 0"),
     ({"rounds": 3}, "expected 1 to 2"),
@@ -338,6 +361,27 @@ def test_the_contests_job_takes_a_recipe(checkpoints, examples, tmp_path):
     assert (tmp_path / "out" / "m.jpg").read_bytes() == (tmp_path / "expected.jpg").read_bytes()
 
 
+def test_the_contests_job_takes_the_styles_label_maps(checkpoints, generator, examples, tmp_path):
+    for folder in ("test/labels", "imgs", "labels"):
+        (tmp_path / folder).mkdir(parents=True)
+    masks, styles = examples
+    for name, number in (("m", 0), ("n", 2)):
+        Image.fromarray(masks[number]).save(tmp_path / "test" / "labels" / f"{name}.png")
+        Image.fromarray(styles[number - 1]).save(tmp_path / "imgs" / f"{name}-style.png")
+    Image.fromarray(masks[-1]).save(tmp_path / "labels" / "m-style.png")
+    (tmp_path / "test" / "label_to_img.json").write_text('{"m.png": "m-style.png", "n.png": "n-style.png"}')
+    recipe = {"final_color_transfer": "reinhard"}
+    job = ContestJob(tmp_path / "test", tmp_path, tmp_path / "out", 64, 48, style_labels=tmp_path / "labels")
+    problems = make_pictures(job, checkpoints, rounds=1, recipe=recipe)
+    assert len(problems) == 1 and problems[0].startswith("n.png: ") and "n-style.png: no such file" in problems[0]
+    generator.infer(masks[0], styles[-1], rounds=1, recipe=recipe, names=["m"], style_labels=masks[-1]).save(
+        tmp_path / "expected.jpg", quality=95)
+    assert (tmp_path / "out" / "m.jpg").read_bytes() == (tmp_path / "expected.jpg").read_bytes()
+    job = dataclasses.replace(job, style_labels=tmp_path / "none")
+    with pytest.raises(InputError, match="none: no such folder"):
+        make_pictures(job, checkpoints)
+
+
 @pytest.mark.parametrize("zero_terminal_snr", [False, True])
 def test_networks_that_predict_v(checkpoints, examples, tmp_path, zero_terminal_snr):
     """Their configuration says so: other pictures from the same numbers; from the chain's last index as well."""
@@ -415,6 +459,8 @@ def test_draw_makes_one_picture(checkpoints, examples, tmp_path, monkeypatch, ca
     for options, settings, size in (
         ((), {}, (128, 96)), (("--size", "model", "--seed", 4), {"seed": 4}, (64, 48)),
         (("--size", "40x30", "--rounds", 1), {"rounds": 1}, (40, 30)),
+        (("--size", "model", "--canvas", "128x96"), {"recipe": {"canvas": [128, 96]}}, (128, 96)),
+        (("--size", "model", "--style-labels", tmp_path / "m.png"), {"style_labels": mask}, (64, 48)),
         (("--size", "model", "--recipe", tmp_path / "recipe.yaml"), {"recipe": tmp_path / "recipe.yaml"}, (64, 48)),
     ):
         output = tmp_path / "new" / "lake.png"
@@ -428,7 +474,9 @@ def test_draw_makes_one_picture(checkpoints, examples, tmp_path, monkeypatch, ca
     (("none.png", "s.png", "-o", "lake.jpg"), "none.png: no such file"),
     (("m.png", "none.jpg", "-o", "lake.jpg"), "none.jpg: no such file"),
     (("m.png", "s.png", "-o", "lake.jpg", "--size", "big"), "expected mask, model, or a size"),
+    (("m.png", "s.png", "-o", "lake.jpg", "--canvas", "wide"), "wide: expected a size such as"),
     (("m.png", "s.png", "-o", "lake.jpg", "--checkpoint", "none"), "none: no such folder"),
+    (("m.png", "s.png", "-o", "lake.jpg", "--style-labels", "none.png"), "none.png: no such file"),
     (("m.png", "s.png", "-o", "lake.jpg", "--recipe", "none.yaml"), "none.yaml: cannot be read"),
     (("wrong.png", "s.png", "-o", "lake.jpg"), "wrong.png: label 29"),
 ])

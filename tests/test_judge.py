@@ -1,4 +1,5 @@
 """The judge: its head, its files, its training on a few photos, and the test that it must pass before it judges."""
+import csv
 import importlib.util
 import json
 import os
@@ -12,7 +13,8 @@ import pytest
 from helpers import ROOT, refused
 from PIL import Image
 
-from jiidm.checkpoint import load_tensors
+from jiidm.checkpoint import arrays_of
+from jiidm.config import load_config
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES, NO_CLASS
 from jiidm.data.pictures import fit_photo, read_photo
@@ -31,12 +33,10 @@ from jiidm.evaluation.metrics import confusion, mask_accuracy, resamples
 from jiidm.evaluation.pairing import Task
 from jiidm.models.efficientnet import channels_of
 from jiidm.system.runtime import jt
+from jiidm.training.augmentation import destroyed
 from jiidm.training.judge import (
     JudgeRun,
     JudgeTrainingConfig,
-    destroyed,
-    load_judge_run,
-    measure_judge,
     train_judge,
 )
 
@@ -95,7 +95,7 @@ def test_destroyed_texture_is_nothing_and_smooth_places_keep_their_class(tmp_pat
     folder, lost, kept = TrainingFolder(make_folder(tmp_path / "data")), [], []
     photo, labels = folder.photo("0"), folder.labels("0")
     for seed in range(24):
-        changed, found = destroyed(photo, labels, np.random.default_rng(seed))
+        changed, found = destroyed(photo, labels, NOTHING, np.random.default_rng(seed))
         assert changed.dtype == found.dtype == np.uint8 and changed.shape == photo.shape
         assert set(np.unique(found[found != labels])) <= {NOTHING} and (found[labels == NO_CLASS] == NO_CLASS).all()
         lost.append((found[30:] == NOTHING).mean())  # noise
@@ -103,32 +103,37 @@ def test_destroyed_texture_is_nothing_and_smooth_places_keep_their_class(tmp_pat
     assert max(lost) > 0.9 and min(lost) == 0 and np.mean(kept) > 0.6
 
 
+def learning(**settings):
+    """A training of a few steps that learns the two textures."""
+    return JudgeRun(SMALL, JudgeTrainingConfig(**{
+        "steps": 60, "batch": 2, "learning_rate": 3e-3, "warmup": 1, "least_maps": 4, "sheet_every": 0,
+        "loss_limit": 0.0, **settings}))
+
+
 @installed
-def test_training_learns_and_its_file_judges_alike(tmp_path):
-    data = make_folder(tmp_path / "data", by_hand=["0", "1", "2", "3"])
-    training = JudgeTrainingConfig(variants=2, epochs=30, batch=2, learning_rate=3e-3, least_maps=4)
-    judge = train_judge(JudgeRun(SMALL, training), data, tmp_path / "run", data, "cpu")
-    assert judge.classes == (CLASSES.index("sky"), CLASSES.index("rock"), NOTHING)
-    matrices, names = measure_judge(judge, TrainingFolder(data))
-    assert names == ["0", "1", "2", "3"] and mask_accuracy(matrices.sum(0)) > 0.9
+def test_training_learns_and_a_resumed_run_has_the_same_weights(tmp_path):
+    data, run = make_folder(tmp_path / "data", by_hand=["0", "1", "2", "3"]), tmp_path / "run"
+    config = learning(variants=2, save_every=58)
+    train_judge(config, data, run, data)
+    judge = load_judge(run / "judge.safetensors")
+    assert judge.config == SMALL and judge.classes == (CLASSES.index("sky"), CLASSES.index("rock"), NOTHING)
+    held_out, = csv.DictReader((run / "judge-validation.csv").read_text().splitlines())
+    assert held_out["step"] == "60" and float(held_out["near_classes"]) >= float(held_out["mask_accuracy"]) > 0.9
+    with Image.open(run / "judge-0000060.jpg") as sheet:
+        assert sheet.width > 4 * 64
     photos = [TrainingFolder(data).photo("5"), np.zeros((30, 50, 3), np.uint8)]
     labels, features = judge.judge(photos, [(24, 32), (30, 50)])
     assert [each.shape for each in labels] == [(24, 32), (30, 50)] and features.shape == (2, 1280)
     assert set(np.unique(labels[0])) <= set(judge.classes)
-    loaded = load_judge(tmp_path / "run" / "judge.safetensors")
-    assert loaded.config == SMALL and loaded.classes == judge.classes
-    again, same = loaded.judge(photos, [(24, 32), (30, 50)])
-    assert np.array_equal(features, same)
-    assert np.mean(again[0] == labels[0]) > 0.99  # float16
-    refused(lambda: train_judge(JudgeRun(SMALL, training), data, tmp_path / "run"), "judge.safetensors", "exists")
-    # the features are used again, and the result is the same
-    (tmp_path / "run" / "judge.safetensors").rename(tmp_path / "first.safetensors")
-    stamp = (tmp_path / "run" / "features" / "stage-2.npy").stat().st_mtime_ns
-    train_judge(JudgeRun(SMALL, training), data, tmp_path / "run", None, "cpu")
-    assert (tmp_path / "run" / "features" / "stage-2.npy").stat().st_mtime_ns == stamp
-    (first, about), (second, same) = (load_tensors(tmp_path / file) for file in (
-        "first.safetensors", "run/judge.safetensors"))
-    assert about == same and all(np.array_equal(first[name], second[name]) for name in first)
+    refused(lambda: train_judge(config, data, run), "judge.safetensors", "exists already")
+    # goes on from step 58, with the features that are there
+    result = run / "judge.safetensors"
+    result.rename(tmp_path / "first.safetensors")
+    (run / "judge-state-0000060.safetensors").unlink()
+    stamp = (run / "features" / "stage-2.npy").stat().st_mtime_ns
+    train_judge(config, data, run, resume="auto")
+    assert (run / "features" / "stage-2.npy").stat().st_mtime_ns == stamp
+    assert result.read_bytes() == (tmp_path / "first.safetensors").read_bytes()
 
 
 @installed
@@ -136,22 +141,21 @@ def test_faults_of_the_training_are_named(tmp_path):
     data = make_folder(tmp_path / "data", by_hand=["0", "none"])
     refused(lambda: train_judge(JudgeRun(SMALL), data, tmp_path / "run"), "by_hand.txt", "none")
     (data / "by_hand.txt").write_text("0\n1\n")
-    run = JudgeRun(SMALL, JudgeTrainingConfig(variants=1, epochs=1, batch=2, least_maps=3))
-    refused(lambda: train_judge(run, data, tmp_path / "run"), "least_maps", "0 classes")
-    run = JudgeRun(SMALL, JudgeTrainingConfig(epochs=0))
-    refused(lambda: train_judge(run, data, tmp_path / "run"), "epochs")
+    refused(lambda: train_judge(learning(variants=1, least_maps=3), data, tmp_path / "run"), "least_maps", "0 classes")
+    for change, words in (({"steps": 0}, "train_judge.steps 0"), ({"scale_least": 2.0}, "scale_least"),
+                          ({"variants": 0}, "train_judge.variants 0")):
+        refused(lambda change=change: train_judge(learning(**change), data, tmp_path / "run"), words)
 
 
 def test_another_file_is_refused(tmp_path):
     evaluator = ROOT / "jiidm" / "weights" / "evaluator" / "segmenter.safetensors"
     refused(lambda: load_judge(evaluator), "segmenter.safetensors", "'judge'")
-    save_judge(tmp_path / "j.safetensors", JudgeHead(SMALL, 2), SMALL, [0, 1], "")
-    save_judge(tmp_path / "k.safetensors", JudgeHead(SMALL, 2), SMALL, [0, 1, 2], "")
+    save_judge(tmp_path / "k.safetensors", arrays_of(JudgeHead(SMALL, 2)), SMALL, [0, 1, 2])
     refused(lambda: load_judge(tmp_path / "k.safetensors"), "k.safetensors", "another architecture")
 
 
 def test_the_config_is_the_packages():
-    run = load_judge_run(ROOT / "configs" / "judge.yaml")
+    run = load_config(ROOT / "configs" / "judge.yaml", JudgeRun)
     judging.check_judge(run.judge)
     assert json.dumps(run.judge.variant) == '"lite2"'  # lite0 is the loss's
 
@@ -174,8 +178,8 @@ def test_the_package_judge_sees_texture():
 def test_folders_are_judged(tmp_path):
     """Photos, the same blurred, reduced, and flat grey: measures, and ratios to the real photos'."""
     data = make_folder(tmp_path / "data")
-    training = JudgeTrainingConfig(variants=1, epochs=40, batch=2, learning_rate=3e-3, least_maps=4)
-    judge = train_judge(JudgeRun(SMALL, training), data, tmp_path / "run", None, "cpu")
+    train_judge(learning(variants=1), data, tmp_path / "run")
+    judge = load_judge(tmp_path / "run" / "judge.safetensors")
     folder = TrainingFolder(data)
     tasks = [Task(name, folder.paths(name)[1], None) for name in folder.names]
     pictures = {"real": {name: folder.paths(name)[0] for name in folder.names}}

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import refused, run_tool
+from helpers import refused, run_main
 from PIL import Image
 
 from jiidm.data.check import check_folder
@@ -108,10 +108,10 @@ def test_faults_are_named_and_nothing_is_left(landscapes, stanford, tmp_path):
 
 
 def test_command(landscapes, stanford, tmp_path):
-    done = run_tool("prepare_data", "landscapes", landscapes, tmp_path / "out", "--stanford", stanford, "--width", 32,
+    done = run_main("data", "landscapes", landscapes, tmp_path / "out", "--stanford", stanford, "--width", 32,
                     "--height", 24)
     assert done.returncode == 0, done.stderr
     assert "train 4 photos (3 labelled by hand), val 3 (2), test 2 masks" in done.stdout
     assert "1 photos are smaller than 32x24" in done.stdout
-    again = run_tool("prepare_data", "landscapes", landscapes, tmp_path / "out")
+    again = run_main("data", "landscapes", landscapes, tmp_path / "out")
     assert again.returncode == 2 and "not an empty folder" in again.stderr

@@ -1,4 +1,5 @@
 """Long contest jobs: host work beside the computation, Ctrl-C and SIGTERM, and writes that fail."""
+import dataclasses
 import os
 import signal
 import subprocess
@@ -8,11 +9,11 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, made_up, refused
+from helpers import ROOT, TINY, made_up, refused
 from PIL import Image
 
 from jiidm.checkpoint import arrays_of, save_checkpoint
-from jiidm.config import AutoencoderConfig, Config, ImageConfig, InferenceConfig, RoundConfig, UNetConfig
+from jiidm.config import InferenceConfig, RoundConfig
 from jiidm.contest import job as contest
 from jiidm.contest.job import ContestJob, make_pictures
 from jiidm.data import folders as data_folders
@@ -25,13 +26,8 @@ from jiidm.system.errors import Stopped
 
 pytestmark = pytest.mark.slow
 
-CONFIG = Config(
-    image=ImageConfig(64, 48),
-    autoencoder=AutoencoderConfig(ch=16, num_res_blocks=1, n_embed=64, norm_groups=4),
-    unet=UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(2,),
-                    head_channels=16, spade_channels=8, norm_groups=4),
-    inference=InferenceConfig((RoundConfig(2.0, "ddim20", 12), RoundConfig(2.0, "ddim20", 2))),
-)
+CONFIG = dataclasses.replace(
+    TINY, inference=InferenceConfig((RoundConfig(2.0, "ddim20", 12), RoundConfig(2.0, "ddim20", 2))))
 COUNT = 6
 SLOW = "--rounds", 1, "--batch", 1, "--sampler", "dpmpp", "--steps", 500  # seconds a picture
 QUICK = "--rounds", 1

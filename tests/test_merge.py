@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, refused, run_tool
+from helpers import ROOT, refused, run_main
 
 from jiidm.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
 from jiidm.inference.ensemble import average, merge_checkpoints
@@ -98,15 +98,15 @@ def test_checkpoints_that_cannot_be_averaged(paths, tmp_path, tiny_config):
 
 def test_tool(paths, tmp_path):
     target = tmp_path / "mean.safetensors"
-    done = run_tool("merge", *paths, "-o", target, "--weights", 1, 2, 1)
+    done = run_main("merge", *paths, "-o", target, "--weights", 1, 2, 1)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{target}: unet, step 300; mean of 3 checkpoints; made from unet-300.safetensors (")
     assert "unet-100.safetensors (step 100, weight 0.5, sha256 " in done.stdout
     assert open_checkpoint(target).provenance[1].weight == 0.5
-    inspected = run_tool("convert", target, "--inspect")
+    inspected = run_main("convert", target, "--inspect")
     assert done.stdout in inspected.stdout, inspected.stderr
     for arguments in ((paths[0],), (*paths, "--weights", 1, 2), (*paths, "--weights", "nan", 1, 2)):
-        done = run_tool("merge", "-o", tmp_path / "bad.safetensors", *arguments)
+        done = run_main("merge", "-o", tmp_path / "bad.safetensors", *arguments)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "bad.safetensors").exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, run_tool
+from helpers import ROOT, run_main, tiny_yaml
 
 from jiidm.baselines.networks import load_baseline
 from jiidm.checkpoint import load_checkpoint
@@ -17,18 +17,14 @@ from jiidm.training.state import read_state
 
 pytestmark = pytest.mark.mpi
 
-CONFIG = """
-image: {width: 64, height: 48}
-autoencoder: {ch: 16, num_res_blocks: 1, n_embed: 64, norm_groups: 4}
-unet: {model_channels: 16, channel_mult: [1, 2], num_res_blocks: 1, attention_resolutions: [2], head_channels: 16,
-       spade_channels: 8, norm_groups: 4}
-train_autoencoder: {steps: 20, batch: 3, crop: 32, learning_rate: 1.0e-4, quantize_from: 4, discriminator_start: 6,
-                    discriminator_channels: 8, discriminator_layers: 1, coarse_weight: 1.0, revive_codes_every: 5,
-                    save_every: 10, sheet_every: 0}
-train_unet: {steps: STEPS, batch: 3, keep_at: [STEPS], save_every: 10, sheet_every: 0}
-inference:
-  rounds: [{guidance: 2.0, respacing: ddim20, start: 3}]
-"""
+SECTIONS = {
+    "train_autoencoder": {
+        "steps": 20, "batch": 3, "crop": 32, "learning_rate": 1e-4, "quantize_from": 4, "discriminator_start": 6,
+        "discriminator_channels": 8, "discriminator_layers": 1, "coarse_weight": 1.0, "revive_codes_every": 5,
+        "save_every": 10, "sheet_every": 0},
+    "inference": {"rounds": [{"guidance": 2.0, "respacing": "ddim20", "start": 3}]},
+}
+UNET = {"batch": 3, "save_every": 10, "sheet_every": 0}
 RANKS = """
 from jiidm.system.runtime import jt
 assert jt.world_size == 2 and jt.array([1.0]).mpi_all_reduce("add").item() == 2
@@ -118,9 +114,9 @@ def two_processes():
 def top(tmp_path_factory):
     """A folder with drawn photos in train/, tiny.yaml, and long.yaml, which trains the UNet without an end."""
     top = tmp_path_factory.mktemp("mpi")
-    (top / "tiny.yaml").write_text(CONFIG.replace("STEPS", "20"))
-    (top / "long.yaml").write_text(CONFIG.replace("STEPS", "100000"))
-    done = run_tool("prepare_data", "synthetic", top / "train", "--count", 6, "--width", 64, "--height", 48)
+    for name, steps in (("tiny", 20), ("long", 100_000)):
+        tiny_yaml(top / f"{name}.yaml", **SECTIONS, train_unet={**UNET, "steps": steps, "keep_at": [steps]})
+    done = run_main("data", "synthetic", top / "train", "--count", 6, "--width", 64, "--height", 48)
     assert done.returncode == 0, done.stderr
     return top
 

@@ -1,9 +1,12 @@
 """The painter's server: its answers, what it refuses, and that nothing stops it."""
+import asyncio
 import base64
 import concurrent.futures
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import struct
@@ -12,6 +15,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +30,7 @@ from jiidm.data.project import Settings, parse_project
 
 pytest.importorskip("starlette", reason="the painter's extra is not installed")
 pytest.importorskip("uvicorn", reason="the painter's extra is not installed")
+from jiidm.painter.server import Gallery, Server  # noqa: E402 - needs the extra
 
 SKY, GRASS = CLASSES.index("sky"), CLASSES.index("grass")
 JSON = {"Content-Type": "application/json"}
@@ -96,6 +101,20 @@ def test_a_style_may_be_a_photo_and_a_data_url(server):
     body = project(landscape(), "data:image/jpeg;base64," + text(STYLE))
     status, _, data = server.ask("POST", "/api/picture", json.dumps(body), JSON)
     assert status == 200 and b'"result"' in data
+
+
+def test_colors_by_class_take_the_examples_map_the_given_one_or_a_predicted_one(server):
+    def by_class(body):
+        return [json.loads(line) for line in server.ask("POST", "/api/picture", json.dumps(body), JSON)[2].splitlines()
+                ][-2]["by_class"]
+
+    known = {CLASSES.index(name) for name in ("sky", "hill", "field", "railing", "grass", "road")}
+    assert by_class(project(landscape())) is None  # as the recipe says
+    assert by_class(project(landscape(), color_by_class=False)) is False
+    assert set(by_class(project(landscape(), color_by_class=True))) == known
+    assert by_class(project(landscape(), text(STYLE), color_by_class=True)) == "predicted"
+    given = {**project(landscape(), text(STYLE), color_by_class=True), "style_map": text(png(landscape()))}
+    assert by_class(given) == sorted({SKY, GRASS})
 
 
 def test_a_photo_is_segmented_at_the_size_of_the_page(server):
@@ -185,6 +204,11 @@ HOSTILE = {
     "seed is a truth": (400, "/api/picture", json.dumps(project(landscape(), seed=True)), JSON),
     "strength": (400, "/api/picture", json.dumps(project(landscape(), strength=1.5)), JSON),
     "strength is no number": (400, "/api/picture", json.dumps(project(landscape(), strength=float("nan"))), JSON),
+    "color_by_class": (400, "/api/picture", json.dumps(project(landscape(), color_by_class=1)), JSON),
+    "style map is a photo": (400, "/api/picture", json.dumps({**project(landscape()), "style_map": text(STYLE)}), JSON),
+    "style map is a number": (400, "/api/picture", json.dumps({**project(landscape()), "style_map": 3}), JSON),
+    "style map of 900 million pixels": (413, "/api/picture", json.dumps({
+        **project(landscape()), "style_map": text(bomb(30000, 30000))}), JSON),
     "quality": (400, "/api/picture", json.dumps(project(landscape(), quality="best")), JSON),
     "settings": (400, "/api/picture", json.dumps({**project(landscape()), "settings": 3}), JSON),
     "query and JSON": (400, "/api/picture?seed=3", GOOD, JSON),
@@ -228,6 +252,29 @@ def test_a_body_without_length_is_limited_too(server, megabytes, cut):
         assert cut  # it closed while we were sending
         status = 413
     assert status == 413 and server.memory() < memory + 40
+
+
+def test_a_body_that_does_not_arrive_is_given_up(monkeypatch):
+    monkeypatch.setattr("jiidm.painter.server._BODY_SECONDS", 0.1)
+    jobs = SimpleNamespace(status="ready", draw_number=lambda: 1)
+    server, sent = Server(jobs, Gallery(None), "0"), []
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message)
+
+    async def ask_often():
+        scope = {"type": "http", "method": "POST", "path": "/api/picture", "query_string": b"",
+                 "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]}
+        for _ in range(3):  # more at a time than are read at a time, one after the other
+            await asyncio.gather(*[server.app(dict(scope), receive, send) for _ in range(8)])
+
+    asyncio.run(ask_often())
+    starts = [message for message in sent if message["type"] == "http.response.start"]
+    assert [message["status"] for message in starts] == [408] * 24
+    assert b"did not arrive" in sent[1]["body"] and (b"connection", b"close") in starts[0]["headers"]
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [
@@ -343,6 +390,17 @@ def test_a_thousand_jobs_leave_nothing_behind():
         assert server.memory() < memory + 15
 
 
+def test_nothing_is_written_to_disk(tmp_path, monkeypatch):
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    with painter() as server:
+        assert server.paint(landscape())[0] == 200
+        assert server.ask("POST", "/api/segment", STYLE, JPEG)[0] == 200
+        assert server.ask("POST", "/api/labels", png(landscape()), PNG)[0] == 200
+    assert list(tmp_path.rglob("*")) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_within_five_seconds(number):
     server = Painter("--port", "0", seconds="1")
@@ -382,6 +440,30 @@ def test_color_tables_tell_classes_apart():
         assert len(set(table.values())) == len(table) and set(table) <= set(CLASSES)
 
 
+def _documented(language):
+    """The code blocks of docs/painter.md with the painter's address in them."""
+    page = (ROOT / "docs" / "painter.md").read_text("utf-8")
+    if language == "python":
+        return re.findall(r"```python\n(.*?)```", page, re.S)
+    return [line.strip() for line in re.findall(r"(?:^    .*\n)+", page, re.M) for line in [line.replace("\\\n", " ")]
+            if line.strip().startswith("curl")]
+
+
+@pytest.mark.parametrize("language", ["python", "shell"])
+def test_the_documented_calls_work(server, tmp_path, language):
+    if language == "shell" and not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    (tmp_path / "mask.png").write_bytes(png(landscape()))
+    (tmp_path / "style.jpg").write_bytes(STYLE)
+    blocks = [block.replace(":8420", f":{server.port}") for block in _documented(language)]
+    assert blocks
+    for block in blocks:
+        command = [sys.executable, "-c", block] if language == "python" else ["sh", "-c", block]
+        assert subprocess.run(command, cwd=tmp_path, env={**os.environ, "no_proxy": "*"}).returncode == 0
+        assert (np.array(Image.open(tmp_path / "lake.png")) == colorize(landscape())).all()
+        (tmp_path / "lake.png").unlink()
+
+
 def test_projects_are_read_back():
     found = parse_project(json.dumps({**project(landscape(), seed=7, strength=0.5), "title": "mine"}), ["storm"])
     assert (found.map, found.style, found.settings) == (png(landscape()), "storm", Settings(seed=7, strength=0.5))
@@ -405,6 +487,11 @@ def test_the_real_engine_paints_segments_and_survives_a_cancel():
         assert first.shape == (model["picture"]["height"], model["picture"]["width"], 3) and first.std() > 10
         again = server.paint(labels, quality="preview", seed=5)[1]
         assert (picture(again[-2]) == first).all()
+        whole, by_class, again = (
+            picture(server.paint(labels, style=text(STYLE), quality="preview", color_by_class=switch)[1][-2])
+            for switch in (False, True, True)
+        )
+        assert (by_class == again).all() and np.abs(by_class.astype(int) - whole).mean() > 1
         status, _, body = server.ask("POST", "/api/segment", STYLE, JPEG)
         found = np.array(Image.open(io.BytesIO(base64.b64decode(json.loads(body)["map"]))))
         assert status == 200 and found.shape == (model["canvas"]["height"], model["canvas"]["width"])

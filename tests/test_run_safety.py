@@ -16,11 +16,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from helpers import ROOT, refused
+from helpers import ROOT, refused, run_main, tiny_yaml
 from helpers import run_tool as finished_tool
 
 from jiidm import InputError
-from jiidm.checkpoint import load_checkpoint, load_tensors
+from jiidm.checkpoint import load_checkpoint, load_tensors, save_tensors
 from jiidm.config import Config, UNetTrainingConfig
 from jiidm.system.runtime import jt
 from jiidm.training import state as saved
@@ -34,16 +34,11 @@ from jiidm.training.watch import Watch
 pytestmark = pytest.mark.slow
 
 STEPS = 40
-CONFIG = f"""
-image: {{width: 64, height: 48}}
-autoencoder: {{ch: 16, num_res_blocks: 1, n_embed: 64, norm_groups: 4}}
-unet: {{model_channels: 16, channel_mult: [1, 2], num_res_blocks: 1, attention_resolutions: [2], head_channels: 16,
-       spade_channels: 8, norm_groups: 4}}
-train_autoencoder: {{steps: 2, batch: 2, crop: 32, discriminator_channels: 8, discriminator_layers: 1}}
-train_unet: {{steps: {STEPS}, batch: 3, keep_at: [{STEPS}], save_every: 2, sheet_every: 0}}
-inference:
-  rounds: [{{guidance: 2.0, respacing: ddim20, start: 3}}]
-"""
+SECTIONS = {
+    "train_autoencoder": {"steps": 2, "batch": 2, "crop": 32, "discriminator_channels": 8, "discriminator_layers": 1},
+    "train_unet": {"steps": STEPS, "batch": 3, "keep_at": [STEPS], "save_every": 2, "sheet_every": 0},
+    "inference": {"rounds": [{"guidance": 2.0, "respacing": "ddim20", "start": 3}]},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +51,7 @@ def children_may_be_killed():
 def top(tmp_path_factory):
     """A folder with tiny.yaml, train/ (drawn), start/, a run whose UNet is to be trained, and run/, where it is."""
     top = tmp_path_factory.mktemp("safety")
-    (top / "tiny.yaml").write_text(CONFIG)
+    tiny_yaml(top / "tiny.yaml", **SECTIONS)
     for command in (
         ("prepare_data", "synthetic", top / "train", "--count", 6, "--width", 64, "--height", 48),
         ("train", "autoencoder", *common(top, "start")), ("train", "latents", *common(top, "start")),
@@ -156,7 +151,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_keeps_its_last_state(top):
 
 def test_states_are_whole_or_refused(tmp_path, monkeypatch):
     path, variables = saved.state_path(tmp_path, "unet", 7), {"a": jt.array([1.0, 2.0]), "b": jt.zeros((2, 0, 3))}
-    saved.write_state(path, variables, {"step": "7"})
+    save_tensors(path, variables, {"step": "7"}, checksum=saved.CHECKSUM)
     tensors, metadata = saved.read_state(path)
     assert tensors["a"].read().tolist() == [1, 2] and tensors["b"].shape == (2, 0, 3) and metadata["step"] == "7"
     assert load_tensors(path)[0]["a"].tolist() == [1, 2]  # any reader of safetensors can have it
@@ -173,7 +168,7 @@ def test_states_are_whole_or_refused(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        refused(lambda: saved.write_state(path, variables, {"step": "8"}), path, "No space left")
+        refused(lambda: save_tensors(path, variables, {"step": "8"}, checksum=saved.CHECKSUM), path, "No space left")
     assert path.read_bytes() == whole and os.listdir(tmp_path) == [path.name]
 
 
@@ -192,9 +187,9 @@ def test_the_table_says_that_the_disk_is_full(tmp_path):
 
 def test_the_newest_states_and_each_mth_are_kept(tmp_path):
     for step in range(10, 130, 10):
-        saved.write_state(saved.state_path(tmp_path, "unet", step), {"a": jt.zeros(1)}, {})
+        save_tensors(saved.state_path(tmp_path, "unet", step), {"a": jt.zeros(1)}, {}, checksum=saved.CHECKSUM)
         saved.prune(tmp_path, "unet", 2, 50)
-    saved.write_state(saved.state_path(tmp_path, "autoencoder", 5), {"a": jt.zeros(1)}, {})
+    save_tensors(saved.state_path(tmp_path, "autoencoder", 5), {"a": jt.zeros(1)}, {}, checksum=saved.CHECKSUM)
     assert [step for step, _ in saved.saved_states(tmp_path, "unet")] == [120, 110, 100, 50]
 
 
@@ -346,9 +341,9 @@ def test_the_first_layer_with_a_bad_output_is_named():
 
 
 def test_a_step_to_resume_from_needs_its_stage(top):
-    done = finished_tool("train", "all", *common(top, "run"), "--resume", 20)
+    done = run_main("train", "all", *common(top, "run"), "--resume", 20)
     assert done.returncode == 2 and "of which stage" in done.stderr
-    done = finished_tool("train", "unet", *common(top, "run"), "--resume", 19)
+    done = run_main("train", "unet", *common(top, "run"), "--resume", 19)
     assert done.returncode == 2 and f"saved steps in {top / 'run'} are: {STEPS}, {STEPS - 2}" in done.stderr
 
 

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers import refused, run_tool
+from helpers import refused, run_main, run_tool
 from PIL import Image
 
 from jiidm.contest.submission import check_submission, write_submission
@@ -34,6 +34,8 @@ def folders(tmp_path):
 
 
 def package(given, results, output, *more, modules=None):
+    if modules is None:
+        return run_main("package", "--input_path", given, "--results", results, "--output", output, *more)
     return run_tool("package_submission", "--input_path", given, "--results", results, "--output", output, *more,
                     modules=modules)
 

@@ -4,18 +4,15 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers import TINY
 from PIL import Image
 
 from jiidm import InputError
 from jiidm.checkpoint import arrays_of, load_checkpoint, load_into
 from jiidm.config import (
-    AutoencoderConfig,
     AutoencoderTrainingConfig,
-    Config,
-    ImageConfig,
     RoundConfig,
     TrainingConfig,
-    UNetConfig,
     UNetTrainingConfig,
 )
 from jiidm.data.drawn.scenes import draw_landscape
@@ -33,11 +30,8 @@ from jiidm.training.losses import anchor_loss, coarse_loss, color_means, quantiz
 from jiidm.training.stages import Stages
 from jiidm.training.unet import UNetTrainer
 
-CONFIG = Config(
-    image=ImageConfig(64, 48),
-    autoencoder=AutoencoderConfig(ch=16, num_res_blocks=1, n_embed=64, norm_groups=4),
-    unet=UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(2,),
-                    head_channels=16, spade_channels=8, norm_groups=4),
+CONFIG = dataclasses.replace(
+    TINY,
     train_autoencoder=AutoencoderTrainingConfig(
         steps=6, batch=2, crop=32, learning_rate=1e-3, warmup=2, decay_from=0.5, quantize_from=2, discriminator_start=3,
         discriminator_channels=8, discriminator_layers=1, coarse_weight=1.0, anchors=("", "red_green"),
@@ -235,10 +229,11 @@ def test_normalising_latents_changes_no_picture():
     x = jt.array(np.random.default_rng(0).uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32))
     with jt.no_grad():
         before, z, _, index = (v.numpy() for v in network(x))
-        normalise_latents(network, np.array([0.3, -0.2, 0.1]), 2.5)
+        rows = np.random.default_rng(1).standard_normal((50, 3)) * 2.5 + 0.3
+        normalise_latents(network, rows)
         after, scaled, _, same = (v.numpy() for v in network(x))
     assert (index == same).mean() > 0.999
-    np.testing.assert_allclose(scaled, (z - np.array([0.3, -0.2, 0.1])[:, None, None]) / 2.5, atol=1e-5)
+    np.testing.assert_allclose(scaled, (z - rows.mean(0)[:, None, None]) / np.sqrt(rows.var(0).mean()), atol=1e-5)
     assert np.abs(before - after).mean() < 1e-3
 
 

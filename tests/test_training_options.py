@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import yaml
-from helpers import refused, relative_error, run_tool
+from helpers import refused, relative_error, run_main, run_tool
 from test_training import CONFIG, interrupted
 
 from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, save_checkpoint, source_of
@@ -93,7 +93,7 @@ def test_the_tool_starts_from_a_checkpoint(run, data, tmp_path):
     (tmp_path / "fine.yaml").write_text(yaml.safe_dump(to_dict(CONFIG)))
     given = ("--config", tmp_path / "fine.yaml", "--data", data, "--run", tmp_path / "run", "--device", "cpu",
              "--start-from", run / "unet-0000006.safetensors")
-    done = run_tool("train", "latents", *given)
+    done = run_main("train", "latents", *given)
     assert done.returncode == 2 and "is for the UNet" in done.stderr
     done = run_tool("train", "unet", *given)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,6 @@
 """Configuration of a baseline and its training: GauGAN (Park et al. 2019) and CLADE (Tan et al. 2021)."""
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from jiidm.checkpoint import checkpoint_of
 from jiidm.config import (
@@ -10,9 +10,8 @@ from jiidm.config import (
     Positive,
     Range,
     TrainingConfig,
-    check_training_section,
+    check_training,
     check_values,
-    load_config,
 )
 from jiidm.data.labels import CLASSES
 from jiidm.system.errors import InputError
@@ -102,6 +101,12 @@ class GeneratorTrainingConfig(TrainingConfig):
     loss_limit: float = 0.0
     micro_batch: Annotated[int, Range(0, 0)] = 0
 
+    def check(self, name: str, config: Any) -> None:
+        super().check(name, config)
+        if self.perceptual_weight and not self.perceptual_file:
+            raise InputError(f"{name}.perceptual_file: expected the file of VGG-19's weights for a perceptual_weight "
+                             f"above 0")
+
 
 @dataclass(frozen=True)
 class BaselineRun:
@@ -112,11 +117,6 @@ class BaselineRun:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     train_generator: GeneratorTrainingConfig = field(default_factory=GeneratorTrainingConfig)
     seed: int = 0
-
-
-def load_baseline_run(path):
-    """Reads a `BaselineRun` from the YAML file `path`; raises InputError that names the file and the key."""
-    return load_config(path, BaselineRun)
 
 
 def baseline_checkpoint(path, tensors, metadata):
@@ -142,15 +142,12 @@ def check_generator(generator, image):
 def check_run(config):
     """Raises InputError where the sections of a `BaselineRun` cannot be trained as they are."""
     check_generator(config.generator, config.image)
-    check_training_section(config, "train_generator")
-    training, discriminator = config.train_generator, config.discriminator
+    check_training(config, "train_generator")
+    discriminator = config.discriminator
     check_values(discriminator, "discriminator.")
     if config.generator.num_classes > len(CLASSES):
         raise InputError(f"generator.num_classes {config.generator.num_classes}: expected at most {len(CLASSES)}, the "
                          f"classes of the label maps")
-    if training.perceptual_weight and not training.perceptual_file:
-        raise InputError("train_generator.perceptual_file: expected the file of VGG-19's weights for a "
-                         "perceptual_weight above 0")
     smaller = min(config.image.width, config.image.height)
     if smaller // 2 ** (discriminator.scales - 1) < 2**discriminator.layers:
         raise InputError(f"discriminator: {discriminator.scales} scales of {discriminator.layers} layers are too many "

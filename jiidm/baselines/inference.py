@@ -15,10 +15,12 @@ from jiidm.system.errors import InputError
 from jiidm.system.runtime import announce_compilation, jt, use_device
 
 # IIDM's arguments of `infer`: the values that ask a baseline for nothing, and why it refuses others
-_ALLOWED = {"rounds": (None, 1), "color_transfer": (True, False), "ensemble": (True, False), "recipe": (None, {})}
+_ALLOWED = {"rounds": (None, 1), "color_transfer": (True, False), "ensemble": (True, False), "recipe": (None, {}),
+            "style_labels": (None,)}
 _WHY = {"rounds": "makes a picture in one pass, there is nothing to refine",
         "color_transfer": "makes a picture in one pass, without a colour transfer between passes",
-        "ensemble": "is one network", "recipe": "has no recipe"}
+        "ensemble": "is one network", "recipe": "has no recipe",
+        "style_labels": "has no colour transfer"}
 
 
 class BaselineGenerator:
@@ -65,12 +67,13 @@ class BaselineGenerator:
         return 4
 
     def infer(self, mask, style, rounds=None, color_transfer=True, ensemble=True, *, recipe=None, seed=0, size="model",
-              names=None, on_step=None):
+              names=None, on_step=None, style_labels=None):
         """Draws the landscape of a label map in the style of a photo, as `Generator.infer` does.
 
         Args:
             mask, style, size, names: as there.
-            rounds, color_transfer, ensemble, recipe: are IIDM's; they may be left out or be off, and have no effect.
+            rounds, color_transfer, ensemble, recipe, style_labels: are IIDM's; they may be left out or be off, and have
+                no effect.
             seed: with a picture's name it draws the style from the distribution that the encoder gives for the photo
                 (None: its mean).
             on_step: called once, with a `Step` that has the pictures.
@@ -78,7 +81,8 @@ class BaselineGenerator:
         Raises:
             InputError: anything that cannot be used.
         """
-        self._refuse(rounds=rounds, color_transfer=color_transfer, ensemble=ensemble, recipe=recipe)
+        self._refuse(rounds=rounds, color_transfer=color_transfer, ensemble=ensemble, recipe=recipe,
+                     style_labels=style_labels)
         inputs = prepare_inputs(mask, style, names, size, self.num_classes, self.width, self.height)
         with announce_compilation(f"{self.checkpoint.kind} for {self.width}x{self.height} pictures"):
             pixels = self._pictures(inputs.masks, inputs.styles, inputs.names, seed)

@@ -19,10 +19,14 @@ def parse_arguments():
                         help="the picture to write, a JPEG or a PNG")
     parser.add_argument("--size", type=_size, default="mask", metavar="SIZE",
                         help="mask (the label map's size, the default), model (the network's), or such as 512x384")
+    parser.add_argument("--canvas", type=_pixels, metavar="WxH",
+                        help="draw at another size than the network's, such as 1024x256 for a panorama")
     parser.add_argument("--seed", type=int, default=0, help="another one gives another picture (default: %(default)s)")
     parser.add_argument("--rounds", type=int, help="how many rounds of the recipe (default: all)")
     parser.add_argument("--recipe", type=Path, metavar="FILE.yaml",
                         help="keys of the inference section that replace the checkpoint's own")
+    parser.add_argument("--style-labels", type=Path, metavar="MAP.png",
+                        help="label map of the style photo: colours go from class to class")
     parser.add_argument("--checkpoint", default="default", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
@@ -42,12 +46,18 @@ def main():
         from tqdm import tqdm
 
         from jiidm import load
+        from jiidm.config import load_recipe
         from jiidm.data.labels import read_label_map
         from jiidm.data.pictures import read_photo
         from jiidm.system.files import output_folder, written_whole
 
         output_folder(args.output.parent)
         read_label_map(args.mask, 256), read_photo(args.style)  # told before the networks are loaded
+        if args.style_labels is not None:
+            read_label_map(args.style_labels, 256)
+        recipe = load_recipe(args.recipe) if args.recipe else {}
+        if args.canvas:
+            recipe["canvas"] = list(args.canvas)
         generator = load(args.checkpoint, args.device)
         with tqdm(unit="step", dynamic_ncols=True, leave=False) as bar:
             def show(step):
@@ -56,8 +66,8 @@ def main():
                     bar.set_description(f"round {step.round + 1}")
                 bar.update()
 
-            picture = generator.infer(args.mask, args.style, args.rounds, recipe=args.recipe, seed=args.seed,
-                                      size=args.size, on_step=show)
+            picture = generator.infer(args.mask, args.style, args.rounds, recipe=recipe, seed=args.seed,
+                                      size=args.size, on_step=show, style_labels=args.style_labels)
         with written_whole(args.output) as path:
             picture.save(path, quality=95)
     print(f"{args.output}: {picture.width}x{picture.height}")
@@ -65,12 +75,15 @@ def main():
 
 def _size(text):
     """The value of --size: mask, model, or a width and a height."""
-    if text in ("mask", "model"):
-        return text
+    return text if text in ("mask", "model") else _pixels(text, "mask, model, or ")
+
+
+def _pixels(text, others=""):
+    """A width and a height; `others` is what else an error says was expected."""
     try:
         width, height = (int(side) for side in text.lower().split("x"))
         if min(width, height) < 1:
             raise ValueError
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected mask, model, or a size such as 512x384") from None
+        raise argparse.ArgumentTypeError(f"{text}: expected {others}a size such as 512x384") from None
     return width, height

@@ -23,6 +23,10 @@ def parse_arguments():
     parser.add_argument("--segmenter-classes", type=Path, metavar="FILE",
                         help="YAML or JSON table {index in the segmenter: our class}, for a SegFormer that was trained "
                              "for other classes than the contest's")
+    judge = parser.add_mutually_exclusive_group()
+    judge.add_argument("--judge", type=Path, default=True, metavar="FILE",
+                       help="the judge's head (default: the package's own, where the extra judge is installed)")
+    judge.add_argument("--no-judge", dest="judge", action="store_false", help="leave out the judge's figures")
     parser.add_argument("--inception", type=Path, metavar="FILE",
                         help="pt_inception-2015-12-05-6726825d.pth for the FID (default: FD-segmenter in its place)")
     parser.add_argument("--output", type=Path, default=Path("evaluation"), metavar="DIR",
@@ -51,9 +55,9 @@ def main():
     output_folder(arguments.output)
     evaluation = evaluate(
         arguments.results, arguments.labels, arguments.references, arguments.real, arguments.compare,
-        segmenter=arguments.segmenter, segmenter_classes=arguments.segmenter_classes, inception=arguments.inception,
-        statistics=arguments.statistics or arguments.output / "statistics", allow_missing=arguments.allow_missing,
-        protocol=protocol,
+        segmenter=arguments.segmenter, segmenter_classes=arguments.segmenter_classes, judge=arguments.judge,
+        inception=arguments.inception, statistics=arguments.statistics or arguments.output / "statistics",
+        allow_missing=arguments.allow_missing, protocol=protocol,
     )
     paths = write_report(evaluation, arguments.output)
     print(paths[0].read_text("utf-8"))

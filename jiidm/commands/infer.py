@@ -18,7 +18,7 @@ def main():
 
         job = ContestJob(
             args.input_path, args.img_path, args.output_path, args.width, args.height, args.quality, args.batch,
-            args.resume, args.save_steps, args.overview,
+            args.resume, args.save_steps, args.overview, args.style_labels,
         )
         problems = make_pictures(
             job, find_checkpoint(args), args.device, args.precision, args.condition_cache_mb, args.model,
@@ -65,6 +65,9 @@ def add_recipe(parser):
     parser.add_argument("--final-color-transfer", metavar="METHOD",
                         help="for the picture after the last round: reinhard, histogram, transport (nearest to the "
                              "reference's colours) or none (default: the recipe's, mostly none)")
+    parser.add_argument("--style-labels", type=Path, metavar="FOLDER",
+                        help="label maps of the style photos, STEM.png each, such as the contest's labels/: colours go "
+                             "from class to class (default: as the recipe says)")
     parser.add_argument("--no-ensemble", action="store_true", help="use the last checkpoint alone")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
 

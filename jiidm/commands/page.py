@@ -22,7 +22,7 @@ def main():
     parser.add_argument("--styles", type=Path, metavar="FOLDER",
                         help="photos for the style gallery (default: the examples)")
     parser.add_argument("--runtime", type=Path, metavar="FILE.tgz",
-                        help="the npm package onnxruntime-web (default: npm fetches it, and it is kept in ~/.cache/jiidm)")
+                        help="the npm package onnxruntime-web (default: npm fetches it into ~/.cache/jiidm)")
     args = parser.parse_args()
     if args.styles and not args.styles.is_dir():
         raise InputError(f"{args.styles}: no such folder; expected a folder of photos")

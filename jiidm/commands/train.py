@@ -1,6 +1,6 @@
 """Trains the networks of IIDM from a folder in the contest's layout. `all` runs autoencoder, latents, unet and export.
 `decoder` makes the pictures of a trained autoencoder sharper and leaves its latents as they are: run it before export.
-`segmenter` is the network of `jiidm evaluate`; `gaugan` and `clade` are the models to compare with.
+`segmenter` and `judge` are the networks of `jiidm evaluate`; `gaugan` and `clade` are the models to compare with.
 
 Several processes: mpirun -np N jiidm train ... gives the same result, up to rounding.
 """
@@ -11,20 +11,21 @@ from jiidm.system.errors import InputError
 
 STAGES = ("autoencoder", "latents", "unet", "export")
 FURTHER = ("decoder",)  # on request
+EVALUATORS = ("segmenter", "judge")
 BASELINES = ("gaugan", "clade")
 
 
 def main():
     """Runs one stage of training, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=("all", *STAGES, *FURTHER, "segmenter", *BASELINES))
+    parser.add_argument("stage", choices=("all", *STAGES, *FURTHER, *EVALUATORS, *BASELINES))
     parser.add_argument("--config", required=True,
-                        help="YAML file, or the name of one in configs/ (default, paper, segmenter, gaugan, clade)")
+                        help="YAML file, or the name of one in configs/ (default, judge, gaugan ...)")
     parser.add_argument("--data", required=True, type=Path, help="folder with imgs/ and labels/")
     parser.add_argument("--run", required=True, type=Path, help="folder for checkpoints, tables and sample grids")
     parser.add_argument("--validation", type=Path,
                         help="folder of held-out photos for the autoencoder's sample grids, with labels/ for those of "
-                             "the segmenter and the baselines")
+                             "the segmenter, the judge and the baselines")
     parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|STEP|PATH",
                         help="go on from the newest whole state of --run (auto, the default), or from that of a step "
                              "or a file; newer ones are set aside as NAME.aside")
@@ -46,7 +47,7 @@ def main():
         from jiidm.config import config_path
         from jiidm.system.distributed import is_main_process
 
-        others = {"segmenter": _train_segmenter, **dict.fromkeys(BASELINES, _train_baseline)}
+        others = {**dict.fromkeys(EVALUATORS, _train_evaluator), **dict.fromkeys(BASELINES, _train_baseline)}
         lines = others.get(args.stage, _train_iidm)(args, config_path(args.config))
         if is_main_process() and lines:
             print("\n".join(lines))
@@ -60,8 +61,8 @@ def _check_arguments(args):
                          f"state's file")
     if args.average and not is_iidm:
         raise InputError(f"--average: is for the UNets; leave it out for {args.stage}")
-    if args.dry_run and args.stage == "segmenter":
-        raise InputError("--dry-run: is for the networks of IIDM and the baselines; leave it out for the segmenter")
+    if args.dry_run and args.stage in EVALUATORS:
+        raise InputError(f"--dry-run: is for the networks of IIDM and the baselines; leave it out for the {args.stage}")
     if args.start_from and args.stage not in ("all", "unet"):
         raise InputError(f"--start-from {args.start_from}: is for the UNet; leave it out for {args.stage}")
 
@@ -81,19 +82,22 @@ def _train_iidm(args, path):
     return [_weights_line(args)] if args.stage in ("all", "export") else []
 
 
-def _train_segmenter(args, path):
-    from jiidm.training.segmenter import load_segmenter_run, train_segmenter
+def _train_evaluator(args, path):
+    from jiidm.config import load_config
+    from jiidm.training.judge import JudgeRun, train_judge
+    from jiidm.training.segmenter import SegmenterRun, train_segmenter
 
-    train_segmenter(load_segmenter_run(path), args.data, args.run, args.validation, args.resume, args.device,
-                    args.tensorboard)
+    run, train = (SegmenterRun, train_segmenter) if args.stage == "segmenter" else (JudgeRun, train_judge)
+    train(load_config(path, run), args.data, args.run, args.validation, args.resume, args.device, args.tensorboard)
 
 
 def _train_baseline(args, path):
     """Trains the baseline that the stage names, or with --dry-run describes it; returns the lines to print."""
-    from jiidm.baselines.config import load_baseline_run
+    from jiidm.baselines.config import BaselineRun
     from jiidm.baselines.training import describe_training, train_baseline
+    from jiidm.config import load_config
 
-    config = load_baseline_run(path)
+    config = load_config(path, BaselineRun)
     if config.generator.model != args.stage:
         raise InputError(f"{path}: generator.norm {config.generator.norm} makes it {config.generator.model}; expected "
                          f"{args.stage}")

@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from jiidm.data.folders import TestFolder, TestItem
+from jiidm.data.inputs import read_style_labels
 from jiidm.data.labels import CLASSES, colorize, read_label_map, resize_labels
 from jiidm.data.pictures import fit_photo, read_photo, sheet_of
 from jiidm.system.errors import InputError, Stopped
@@ -35,6 +36,7 @@ class ContestJob:
     resume: skip pictures that are there already.
     save_steps: keep the picture of each round, in steps/.
     overview: a sheet of styles, coloured masks and pictures to write (None: no sheet).
+    style_labels: folder of the style photos' label maps, STEM.png each (None: colours go by class as the recipe says).
     """
 
     input_path: Path
@@ -47,6 +49,7 @@ class ContestJob:
     resume: bool = False
     save_steps: bool = False
     overview: Path | None = None
+    style_labels: Path | None = None
 
     @property
     def steps(self):
@@ -59,11 +62,15 @@ class ContestJob:
 
 
 class _Batch(NamedTuple):
-    """Inputs at the networks' size, and the (item, error) of those that cannot be used."""
+    """Inputs at the networks' size, and the (item, error) of those that cannot be used.
+
+    `maps` are the styles' label maps; it stays empty where none are asked for.
+    """
 
     items: list[TestItem]
     masks: list[np.ndarray]
     styles: list[np.ndarray]
+    maps: list[np.ndarray]
     faults: list[tuple[TestItem, InputError]]
 
 
@@ -150,6 +157,8 @@ def _check_job(job):
             f"quality {job.quality}, {job.width}x{job.height}, batch {'auto' if job.batch is None else job.batch}: "
             "expected a quality of 1 to 100, a size and a batch of at least 1"
         )
+    if job.style_labels and not job.style_labels.is_dir():
+        raise InputError(f"{job.style_labels}: no such folder; expected the label maps of the style photos")
     if job.overview and (job.overview.suffix.lower() not in (".jpg", ".jpeg", ".png") or job.overview.is_dir()):
         raise InputError(f"{job.overview}: expected the name of a picture for the overview, such as overview.jpg")
 
@@ -158,11 +167,11 @@ def _make_batches(job, items, generator, settings, bar, work):
     """Makes the pictures of the `TestItem`s; yields those that cannot be used, each with its error."""
     size = generator.batch_size() if job.batch is None else job.batch
     parts = [items[start : start + size] for start in range(0, len(items), size)]
-    ahead = work.submit(_read, parts[0], generator)
+    ahead = work.submit(_read, job, parts[0], generator)
     for index in range(len(parts)):
         batch = ahead.result()
         if index + 1 < len(parts):
-            ahead = work.submit(_read, parts[index + 1], generator)
+            ahead = work.submit(_read, job, parts[index + 1], generator)
         yield from batch.faults
         bar.update(len(batch.faults))
         if batch.items:
@@ -181,17 +190,21 @@ def _make_batch(job, batch, generator, settings, bar, work):
             work.write(step.pictures, [job.steps / f"{stem}-round{step.round + 1}.jpg" for stem in stems], job)
 
     with interruptible():
-        pictures = generator.infer(batch.masks, batch.styles, names=stems, on_step=on_step, **settings)
+        pictures = generator.infer(batch.masks, batch.styles, names=stems, on_step=on_step,
+                                   style_labels=batch.maps or None, **settings)
     work.write(pictures, [job.picture(item) for item in batch.items], job)
 
 
-def _read(items, generator):
+def _read(job, items, generator):
     """Reads and fits what a generator needs for a list of `TestItem`s; returns a `_Batch`."""
-    batch = _Batch([], [], [], [])
+    batch = _Batch([], [], [], [], [])
     for item in items:
         try:
             mask = read_label_map(item.mask, generator.num_classes)
             style = read_photo(item.reference)
+            if job.style_labels:
+                batch.maps.append(read_style_labels(job.style_labels / f"{item.reference.stem}.png", style,
+                                                    generator.width, generator.height))
         except InputError as error:
             batch.faults.append((item, error))
             continue

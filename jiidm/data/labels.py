@@ -23,6 +23,13 @@ PALETTE = np.array([
     (160, 104, 52), (120, 32, 64), (228, 148, 72), (178, 88, 196),
 ], np.uint8)
 
+# Names that people give to one and the same thing in a photo: a lake's shore looks like a sea's, a hill is a low
+# mountain.
+NEAR_CLASSES = (
+    ("water", "sea", "river", "lake"), ("mountain", "hill", "rock"), ("grass", "field"), ("tree", "plant"),
+    ("road", "path"), ("earth", "land", "sand"), ("building", "house"),
+)
+
 # The value of a pixel without a class. Its one-hot column is zero, and metrics leave it out.
 NO_CLASS = 255
 

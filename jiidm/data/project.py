@@ -2,7 +2,8 @@
 
     {"map": "<base64 of a label PNG>",
      "style": "evening_glow" or "<base64 of a photo>",
-     "settings": {"seed": 3, "strength": 0.6, ...}}
+     "settings": {"seed": 3, "strength": 0.6, ...},
+     "style_map": "<base64 of a label PNG>"}        (may be absent)
 
 The painter saves and opens such files, and its server takes one as the body of POST /api/picture.
 """
@@ -23,13 +24,15 @@ class Settings:
 
     seed: of the noise, 0 to 2**32 - 1. quality: "preview" (one round of few steps) or "full" (the whole recipe).
     strength: 0 (the style photo) to 1 (noise alone), where the first round starts; None takes the recipe's start.
-    size: "model", or "mask" for the label map's own size.
+    size: "model", or "mask" for the label map's own size. color_by_class: whether colours go from class to class, the
+    sky from the style's sky; None does as the recipe.
     """
 
     seed: int = 0
     quality: str = "full"
     strength: float | None = None
     size: str = "model"
+    color_by_class: bool | None = None
 
     def __post_init__(self):
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:
@@ -41,15 +44,21 @@ class Settings:
             raise InputError(f"settings.strength {strength!r}: expected a number from 0 to 1, or null")
         if self.size not in SIZES:
             raise InputError(f"settings.size {self.size!r}: expected one of {', '.join(SIZES)}")
+        if self.color_by_class not in (None, True, False) or type(self.color_by_class) is int:
+            raise InputError(f"settings.color_by_class {self.color_by_class!r}: expected true, false or null")
 
 
 @dataclass(frozen=True)
 class Project:
-    """`map` is the bytes of a label PNG, `style` the bytes of a photo or the name of an example style."""
+    """`map` is the bytes of a label PNG, `style` the bytes of a photo or the name of an example style.
+
+    `style_map` is the bytes of the style photo's label PNG, or None.
+    """
 
     map: bytes
     style: bytes | str
     settings: Settings = field(default_factory=Settings)
+    style_map: bytes | None = None
 
 
 def settings_from_dict(values):
@@ -67,7 +76,8 @@ def parse_project(data, style_names=()):
     """Reads a project.
 
     Args:
-        data: the bytes of the JSON file. Keys other than map, style and settings are the painter's own and not read.
+        data: the bytes of the JSON file. Keys other than map, style, settings and style_map are the painter's own and
+            not read.
         style_names: the names that `style` may have; any other text is taken as the base64 of a photo.
 
     Returns:
@@ -91,10 +101,15 @@ def parse_project(data, style_names=()):
             raise InputError(f"project.style {style[:64]!r}: no such style; expected {_EXPECTED['style']}; "
                              f"the styles are {', '.join(style_names) or 'none'}")
         style = _bytes(style, "style")
-    return Project(_bytes(values["map"], "map"), style, settings_from_dict(values.get("settings", {})))
+    style_map = values.get("style_map")
+    if style_map is not None and not isinstance(style_map, str):
+        raise InputError(f"project.style_map: expected a text, {_EXPECTED['style_map']}, or null")
+    return Project(_bytes(values["map"], "map"), style, settings_from_dict(values.get("settings", {})),
+                   style_map and _bytes(style_map, "style_map"))
 
 
-_EXPECTED = {"map": "the base64 of a label PNG", "style": "the name of a style or the base64 of a photo"}
+_EXPECTED = {"map": "the base64 of a label PNG", "style": "the name of a style or the base64 of a photo",
+             "style_map": "the base64 of the style photo's label PNG"}
 
 
 def _bytes(text, key):

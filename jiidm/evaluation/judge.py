@@ -12,7 +12,7 @@ import numpy as np
 
 from jiidm.checkpoint import FORMAT, load_into, load_tensors, save_tensors, source_of
 from jiidm.config import from_dict, to_dict
-from jiidm.data.labels import CLASSES
+from jiidm.data.labels import CLASSES, NEAR_CLASSES
 from jiidm.data.pictures import from_pixels
 from jiidm.evaluation.segformer import bilinear_matrix, resize_bilinear
 from jiidm.foreign.efficientnet import load_efficientnet
@@ -27,13 +27,6 @@ BATCH = 8
 # the right colour in the right place.
 NOTHING = len(CLASSES)
 _NAMES = (*CLASSES, "nothing")
-# Names that people give to one and the same thing in a photo: a lake's shore looks like a sea's, a hill is a low
-# mountain. A judge that confuses them has seen the texture, so the accuracy on these groups is told beside the exact
-# one.
-NEAR_CLASSES = (
-    ("water", "sea", "river", "lake"), ("mountain", "hill", "rock"), ("grass", "field"), ("tree", "plant"),
-    ("road", "path"), ("earth", "land", "sand"), ("building", "house"),
-)
 
 
 @dataclass(frozen=True)
@@ -152,15 +145,23 @@ class Judge:
         return np.array(self.classes, np.uint8)[(rows @ logits @ columns.T).argmax(0)]
 
 
-def save_judge(path, head, config, classes, note):
-    """Writes the head as safetensors in float16, with its config and classes; raises InputError for NaN."""
-    arrays = {name: np.ascontiguousarray(p.numpy(), np.float16) for name, p in head.named_parameters()}
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            raise InputError(f"{path}: NaN or a number too large for float16 in {name}; not written")
-    metadata = {"format": FORMAT, "kind": KIND, "config": json.dumps(to_dict(config)),
-                "classes": json.dumps([_NAMES[c] for c in classes]), "note": note}
-    save_tensors(path, arrays, metadata)
+def save_judge(path, arrays, config, classes, note=""):
+    """Writes a judge's head as safetensors in float16.
+
+    Args:
+        path: the file; it appears whole or not at all.
+        arrays: the parameters of the `JudgeHead`, by name.
+        config: the `JudgeConfig`.
+        classes: numbers of the classes that it can predict; see `Judge`.
+        note: how it was made, in words.
+
+    Raises:
+        InputError: NaN or a number beyond float16's range, or the file cannot be written.
+    """
+    save_tensors(path, arrays, {
+        "format": FORMAT, "kind": KIND, "config": json.dumps(to_dict(config)),
+        "classes": json.dumps([_NAMES[c] for c in classes]), "note": note,
+    }, "float16", finite=True)
 
 
 def load_judge(path=None):

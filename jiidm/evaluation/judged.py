@@ -9,12 +9,12 @@ from jiidm.data.labels import CLASSES, read_label_map
 from jiidm.data.pictures import read_photo
 from jiidm.evaluation.judge import BATCH, NOTHING, merge_near_classes
 from jiidm.evaluation.metrics import confusion, figure, mask_accuracy
-from jiidm.evaluation.realism import kernel_distance, kernel_distances_of_halves, sharpness
+from jiidm.evaluation.realism import FEWEST, kernel_distance, kernel_distances_of_halves, sharpness
 
 # name in the files, words, whether more is better
 JUDGED = {
     "judge": ("mask accuracy by the judge", True),
-    "judge_near": ("the same, near classes as one", True),
+    "judge_near": ("mask accuracy by the judge, near classes as one", True),
     "judge_of_real": ("the same, divided by the real photos'", True),
     "KID": ("KID to the real photos", False),
     "sharpness": ("sharpness (mean absolute Laplacian)", True),
@@ -42,7 +42,8 @@ def judge_folders(judge, tasks, pictures, indices, halves=1000):
     Args:
         judge: the `Judge`.
         tasks: what was generated for; each has a `stem` and the path `labels`.
-        pictures: {part: {stem: path}}; the part "real", photos of the same masks, is what KID and ratios refer to.
+        pictures: {part: {stem: path}}; the part "real", photos of the same masks, is what KID and ratios refer to. KID
+            takes four pictures at least.
         indices: resamples x tasks, the bootstrap's draws.
         halves: random halves for the interval of KID.
 
@@ -87,8 +88,9 @@ def _judged(numbers, features, real, indices, halves):
         for name, of in (("judge_of_real", "judge_near"), ("sharpness_of_real", "sharpness")):
             values[name] = values[of] / max(np.nanmean(photos[of]), 1e-9)
             replicates[name] = replicates[of] / np.maximum(np.nanmean(photos[of][indices], 1), 1e-9)
-        values["KID"] = kernel_distance(features, photo_features)
-        replicates["KID"] = kernel_distances_of_halves(features, photo_features, halves)
-        replicates["KID"] += values["KID"] - replicates["KID"].mean()
+        if len(features) >= FEWEST:
+            values["KID"] = kernel_distance(features, photo_features)
+            replicates["KID"] = kernel_distances_of_halves(features, photo_features, halves)
+            replicates["KID"] += values["KID"] - replicates["KID"].mean()
     figures = {name: figure(values[name], replicates[name]) for name in JUDGED if name in values}
     return Judged(numbers, figures, replicates)

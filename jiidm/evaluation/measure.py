@@ -19,6 +19,8 @@ from jiidm.evaluation.features import (
     predict,
     segmenter_features,
 )
+from jiidm.evaluation.judge import NEAR_CLASSES, NOTHING, Judge, load_judge
+from jiidm.evaluation.judged import judge_folders
 from jiidm.evaluation.metrics import FeatureStatistics, Figure, FrechetTo
 from jiidm.evaluation.pairing import Pictures, Task, find_pictures, find_tasks, select_tasks
 from jiidm.evaluation.weights import Evaluator, load_inception, load_segmenter
@@ -97,6 +99,7 @@ class Evaluation:
         ratios: mask accuracy of a part divided by that of the real photos, a `Figure` each.
         segmenter: the `Evaluator` of the mask accuracy.
         predictions: the label map that the segmenter predicts for each result, `SHOWN_WIDTH` pixels wide.
+        judge: name of the judge's file. "": its figures are missing, and the protocol says why.
     """
 
     tasks: list[Task]
@@ -110,6 +113,7 @@ class Evaluation:
     ratios: dict[str, Figure]
     segmenter: Evaluator
     predictions: list[np.ndarray]
+    judge: str
 
     @property
     def stems(self) -> list[str]:
@@ -126,6 +130,7 @@ def evaluate(
     *,
     segmenter: str | Path | None = None,
     segmenter_classes: str | Path | dict[int, int] | None = None,
+    judge: str | Path | bool = True,
     inception: str | Path | None = None,
     aesthetic: Callable[[np.ndarray], float] | None = None,
     statistics: str | Path | None = None,
@@ -143,6 +148,8 @@ def evaluate(
         segmenter: file of a SegFormer. None: the package's own.
         segmenter_classes: {index in the segmenter: our class}, or a YAML or JSON file of it, for a SegFormer that was
             trained for other classes than the contest's.
+        judge: file of the judge's head. True: the package's own, where the extra "judge" is installed. False: none of
+            the judge's figures.
         inception: file of the FID's Inception weights. None: FD-segmenter in place of the FID.
         aesthetic: a function from H x W x 3 uint8 RGB to a score 0..1. None: no aesthetic score.
         statistics: folder that keeps the photos' feature statistics. None: they are not kept.
@@ -168,6 +175,7 @@ def evaluate(
     if len(tasks) < 2:
         raise InputError(f"{results}: one picture to measure; a Frechet distance and an interval need at least 2")
     network = inception_features(load_inception(inception)) if inception else segmenter_features(evaluator)
+    judging, no_judge = _find_judge(judge)
     with announce_compilation("the evaluation's networks"):
         wanted = compute_statistics(photos, network, Path(statistics) if statistics else None)
         raw = {part: _measure_pictures(part, tasks, found, evaluator, network, aesthetic)
@@ -175,15 +183,33 @@ def evaluate(
     indices = metrics.resamples(len(tasks), protocol.resamples, protocol.seed)
     sets = {part: _compute_figures(part, pictures[part].path, found, wanted, network.name, indices, protocol)
             for part, found in raw.items()}
+    if judging:
+        files = {part: found.files for part, found in pictures.items()}
+        for part, found in judge_folders(judging, tasks, files, indices, protocol.resamples).items():
+            for name in ("per_picture", "figures", "replicates"):
+                getattr(sets[part], name).update(getattr(found, name))
     compared = (sets["results"], sets["compare"]) if compare is not None else ()
     about = _describe_protocol(protocol, pictures, tasks, photos, evaluator, network, aesthetic)
+    about.update(_describe_judge(judging) if judging else {"judge": no_judge})
     _warn_of_unseen_classes(evaluator, raw["results"].confusion.sum((0, 2)), about)
     return Evaluation(
         tasks, pictures, sets, network.name, about, problems,
         subtract(*compared) if compared else {}, _subtract_classes(*compared) if compared else [],
         {part: _divide_accuracy(found, sets["real"]) for part, found in sets.items() if part != "real"}
         if real is not None else {},
-        evaluator, raw["results"].predictions)
+        evaluator, raw["results"].predictions, judging.file if judging else "")
+
+
+def _find_judge(judge: str | Path | bool) -> tuple[Judge | None, str]:
+    """The `Judge` that `evaluate` is asked for, or None and why there is none, in words."""
+    if judge is False:
+        return None, "not measured: it was not asked for"
+    if judge is not True:
+        return load_judge(judge), ""
+    try:
+        return load_judge(), ""
+    except InputError as error:
+        return None, f"not measured: {error}"
 
 
 @dataclass(frozen=True)
@@ -348,6 +374,20 @@ def _describe_protocol(protocol: Protocol, pictures: dict[str, Pictures], tasks:
         name = getattr(aesthetic, "__qualname__", type(aesthetic).__qualname__)
         about["aesthetic score"] = f"mean of {getattr(aesthetic, '__module__', '')}.{name} over the pictures, each 0..1"
     return about
+
+
+def _describe_judge(judge: Judge) -> dict[str, str]:
+    """What the protocol says of the judge, in words, by topic."""
+    config, known = judge.config, [CLASSES[c] for c in judge.classes if c != NOTHING]
+    groups = "; ".join(", ".join(group) for group in NEAR_CLASSES)
+    return {
+        "judge": f"{judge.file}, sha256 {judge.sha256}, on EfficientNet-{config.variant}; picture to "
+                 f"{config.picture_width}x{config.picture_height}; predicts {', '.join(known)}, or nothing; pixels of "
+                 f"other classes count as wrong; near classes: {groups}",
+        "KID": "(x . y / D + 1)^3 over the judge's 1280 features, unbiased; interval from random halves; "
+               "only with real photos, four at least",
+        "sharpness": "mean absolute Laplacian of the grey levels at the label map's size",
+    }
 
 
 def _describe_classes(evaluator: Evaluator) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 
 from jiidm.system.errors import InputError
 
-_FEWEST = 4  # pictures; two in each random half
+FEWEST = 4  # pictures; two in each random half
 
 
 def kernel_distance(first, second):
@@ -40,8 +40,8 @@ def kernel_distances_of_halves(first, second, number, seed=0):
         `number` float64.
     """
     for features in (first, second):
-        if len(features) < _FEWEST:
-            raise InputError(f"KID: {len(features)} pictures; an interval needs {_FEWEST} at least")
+        if len(features) < FEWEST:
+            raise InputError(f"KID: {len(features)} pictures; an interval needs {FEWEST} at least")
     kernels, rng = _kernels(first, second), np.random.Generator(np.random.PCG64([seed, len(first), len(second)]))
     values = []
     for _ in range(number):

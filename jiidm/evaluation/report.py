@@ -12,6 +12,7 @@ from PIL import Image
 
 from jiidm.data.labels import CLASSES, PALETTE, colorize, read_label_map
 from jiidm.data.pictures import fit_photo, read_photo
+from jiidm.evaluation.judged import JUDGED
 from jiidm.evaluation.measure import MEASURES, SHOWN_WIDTH, Evaluation, shrink_labels
 from jiidm.evaluation.metrics import Figure, score_formula
 from jiidm.system.files import output_folder, written_whole
@@ -22,7 +23,8 @@ PARTS = {
     "compare": ("compared with", "compared with", "#c8641e"),
     "real": ("real photos (ceiling)", "real photo", "#4d8f57"),
 }
-_MORE_IS_BETTER = {**{name: better for name, (_, better) in MEASURES.items()}, "score": True, "IoU": True}
+_MEASURES = {**MEASURES, **JUDGED}
+_MORE_IS_BETTER = {**{name: better for name, (_, better) in _MEASURES.items()}, "score": True, "IoU": True}
 _EXTREMES = 4  # best and worst pictures by each measure
 _BINS, _WIDTH, _HEIGHT = 20, 320, 150  # of a histogram
 _QUALITY = 80  # of the JPEGs
@@ -68,11 +70,12 @@ def describe(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "title": f"{sets['results'].path}, measured",
         "folders": [f"{PARTS[part][0]}: {sets[part].path}" for part in parts],
-        "legend": f"With 95 % intervals. Less is better for the LAB distances and {evaluation.frechet_name}; more for "
-                  f"all others.",
+        "legend": f"With 95 % intervals. Less is better for the LAB distances, {evaluation.frechet_name} and KID; more "
+                  f"for all others.",
         "figures": {"head": ["figure", *head], "rows": figures},
         "score": score_formula(sets["results"].score_terms),
-        "notes": [*notes, *_describe_ceiling(evaluation)],
+        "notes": [*notes, *_describe_ceiling(evaluation), *([] if evaluation.judge else
+                  [f"The judge's figures: {evaluation.protocol['judge']}."])],
         "iou": {"head": ["class", *head], "rows": iou},
         "protocol": evaluation.protocol,
         "problems": evaluation.problems,
@@ -103,7 +106,7 @@ def measure_words(name: str, evaluation: Evaluation) -> str:
     terms = evaluation.sets["results"].score_terms
     complete = set(terms) == {"aesthetic", "style", "fid"}
     score = "contest score A" if complete else f"contest score over {', '.join(terms)} only"
-    return {**{key: words for key, (words, _) in MEASURES.items()}, "score": score}.get(name, name)
+    return {**{key: words for key, (words, _) in _MEASURES.items()}, "score": score}.get(name, name)
 
 
 def format_figure(figure: Figure, digits: int = 4) -> str:
@@ -127,7 +130,7 @@ def _format_difference(name: str, difference: Figure) -> str:
 
 def describe_pictures(evaluation: Evaluation) -> dict[str, Any]:
     """Returns what only the HTML page shows: histograms, the best and worst pictures, the numbers of every picture."""
-    measures = {name: about for name, about in MEASURES.items() if name in evaluation.sets["results"].per_picture}
+    measures = {name: about for name, about in _MEASURES.items() if name in evaluation.sets["results"].per_picture}
     columns = [(f"{words}, {PARTS[part][1]}", found.per_picture[name]) for part, found in evaluation.sets.items()
                for name, (words, _) in measures.items()]
     return {

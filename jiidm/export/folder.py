@@ -1,4 +1,4 @@
-"""The folder that `jiidm export` writes: a graph for each network, manifest.json, and the runtime that draws with them."""
+"""The folder that `jiidm export` writes: a graph for each network, manifest.json, and the runtime that draws."""
 from __future__ import annotations
 
 import hashlib
@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from jiidm import __version__
@@ -30,7 +30,8 @@ RUNTIME = "jiidm_onnx"
 PRECISIONS = ("fp32", "fp16")
 
 
-def export(paths: Paths, folder: str | Path, precision: str = "fp32", ensemble: bool | list[float] = True) -> list[Path]:
+def export(paths: Paths, folder: str | Path, precision: str = "fp32",
+           ensemble: bool | list[float] = True) -> list[Path]:
     """Writes the networks of a `Generator`, and the package's segmenter, as ONNX files.
 
     Where there are several UNets, the mean is written and, as `last-...`, the last one.
@@ -74,7 +75,7 @@ def export(paths: Paths, folder: str | Path, precision: str = "fp32", ensemble: 
 
 
 def _graphs(generator: Generator, segmenter: Evaluator, half: bool, weights: tuple[float, ...]
-            ) -> Iterator[tuple[str, Callable[[], Graph]]]:
+            ) -> Iterator[tuple[str, Graph]]:
     """File name and graph of each network, one after the other: a UNet of full size is in memory once."""
     autoencoder, unet = generator.networks(list(weights))
     factor, timesteps = generator.config.autoencoder.factor, len(generator.schedule)

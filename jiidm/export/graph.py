@@ -1,7 +1,7 @@
 """A builder of ONNX graphs, with the layers that all networks share.
 
-Values are the names of tensors in the graph. Every method that computes something adds its nodes and returns the name of
-the result.
+Values are the names of tensors in the graph. Every method that computes something adds its nodes and returns the name
+of the result.
 """
 from __future__ import annotations
 
@@ -198,20 +198,21 @@ class Graph:
 
     # ---------------------------------------------------------------------------------------------------------- layers
 
-    def convolution(self, x: str, layer: Any, groups: int = 1, rows: int | None = None) -> str:
+    def convolution(self, x: str, layer: Any, groups: int = 1, padding: int = 0, rows: int | None = None) -> str:
         """A convolution of `jiidm.models.blocks`, a Jittor one, or a linear layer over channels.
 
         Args:
             x: N, C, H, W.
             layer: the module; its weight may lack the last axes.
             groups: of channels.
+            padding: rows and columns of zeros around x, where the module does not say.
             rows: how many of the first output channels to compute (None: all).
         """
         shape = (*layer.weight.shape, 1, 1)[:4]
         if hasattr(layer, "zeros"):
             before, after = layer.zeros
         else:
-            before = after = getattr(layer, "padding", (0, 0))[0]
+            before = after = getattr(layer, "padding", (padding,))[0]
         stride = getattr(layer, "stride", (1, 1))[0]
         inputs = [x, self.weight(layer.weight, (shape[0] if rows is None else rows, *shape[1:]), rows)]
         if layer.bias is not None:

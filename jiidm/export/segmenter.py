@@ -1,4 +1,4 @@
-"""The segmenter as a graph: `jiidm.evaluation.segformer`, layer by layer, with its input and output at hand for users."""
+"""The segmenter as a graph, layer by layer as `jiidm.evaluation.segformer`, from a picture to labels."""
 import numpy as np
 
 from jiidm.evaluation.segformer import MEAN, STD, Segformer
@@ -54,7 +54,7 @@ def _attention(g, x, layer):
 
 def _mix_ffn(g, x, layer):
     h = g.convolution(x, layer.dense1)
-    h = g.convolution(h, layer.dwconv, groups=layer.dwconv.weight.shape[0])
+    h = g.convolution(h, layer.dwconv, groups=layer.dwconv.weight.shape[0], padding=1)
     return g.convolution(_gelu(g, h), layer.dense2)
 
 

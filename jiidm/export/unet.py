@@ -140,7 +140,7 @@ def _feature_shapes(network):
 
 
 def _padding(g, x, axis, factor):
-    """How many rows and columns of zeros x needs, below and on the right (two tensors of 1); its height is at `axis`."""
+    """How many rows below and columns on the right x needs, two tensors of 1; its height is at `axis`."""
     missing = g.node("Mod", g.node("Neg", g.shape(x, axis, axis + 2)), g.constant(factor, np.int64))
     return g.split(missing, (1, 1), 0)
 

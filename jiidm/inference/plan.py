@@ -11,7 +11,8 @@ from jiidm.system.errors import InputError
 class RoundPlan:
     """One round: noise the latents to timestep `start`, then visit `timesteps`, descending, with `sampler`.
 
-    `color_transfer` is the method for the picture before the round ("": none).
+    `color_transfer` is the method for the picture before the round ("": none). The picture is `scale` times as large
+    as the canvas.
     """
 
     sampler: str
@@ -19,15 +20,20 @@ class RoundPlan:
     start: int
     timesteps: tuple[int, ...]
     color_transfer: str = ""
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rounds in order, and the colour transfer of the last picture: its method ("": none) and share, 0 to 1."""
+    """The rounds in order, and the colour transfer of the last picture: its method ("": none) and share, 0 to 1.
+
+    `color_by_class`: all transfers go from class to class, which needs label maps of the styles.
+    """
 
     rounds: tuple[RoundPlan, ...]
     final_color_transfer: str = ""
     final_color_share: float = 1.0
+    color_by_class: bool = False
 
 
 def make_plan(
@@ -53,7 +59,13 @@ def make_plan(
         _plan_round(settings, recipe, schedule, method if number else "")
         for number, settings in enumerate(_choose_rounds(rounds, recipe.rounds))
     ]
-    return Plan(tuple(planned), recipe.final_color_transfer, recipe.final_color_share)
+    scales = [each.scale for each in planned]
+    if scales != sorted(scales):
+        raise InputError(f"rounds: their scales are {', '.join(f'{s:g}' for s in scales)}; a round cannot shrink the "
+                         f"picture of the round before")
+    transfers = recipe.final_color_transfer or any(each.color_transfer for each in planned)
+    by_class = recipe.color_by_class and bool(transfers)
+    return Plan(tuple(planned), recipe.final_color_transfer, recipe.final_color_share, by_class)
 
 
 def _choose_rounds(rounds, recipe):
@@ -98,4 +110,4 @@ def _plan_round(settings, recipe, schedule, color_transfer):
     guidance = Guidance(
         settings.guidance, recipe.guidance_from, recipe.guidance_to or len(schedule), recipe.guidance_rescale
     )
-    return RoundPlan(recipe.sampler, guidance, start, tuple(int(t) for t in timesteps), color_transfer)
+    return RoundPlan(recipe.sampler, guidance, start, tuple(int(t) for t in timesteps), color_transfer, settings.scale)

@@ -1,6 +1,6 @@
 """Refinement (the paper's section 3): image-to-image from the style photo, then from the result of each round.
 
-A round is: [colour transfer] -> E -> noise to z_T -> sampler -> D -> picture.
+A round is: [colour transfer] -> [enlarge] -> E -> noise to z_T -> sampler -> D -> picture.
 """
 import functools
 import hashlib
@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from jiidm.data.pictures import from_pixels, to_pixels
+from jiidm.data.labels import resize_labels
+from jiidm.data.pictures import fit_photo, from_pixels, to_pixels
 from jiidm.diffusion.guidance import guided_denoiser
 from jiidm.diffusion.samplers import SAMPLERS
 from jiidm.inference.color_transfer import transfer_color
@@ -37,25 +38,32 @@ class Step:
         return self.draw_preview()
 
 
-def refine(autoencoder, conditions, schedule, styles, plan, noise):
+def refine(autoencoder, condition, schedule, styles, plan, sizes, noise, label_pairs=None):
     """Runs the rounds of a plan for a batch.
 
     Args:
         autoencoder: an `Autoencoder`.
-        conditions: `Conditions` of the masks.
+        condition: height and width of latents -> `Conditions` of the masks.
         schedule: a `Schedule`.
         styles: the style photos (N, H, W, 3 uint8).
         plan: a `Plan`.
+        sizes: width and height of each round's picture, in pixels.
         noise: (round, shape C, H, W) -> standard normal noise (N, C, H, W float32).
+        label_pairs: for colour transfers by class, the label maps of each picture and of its style, N pairs of H x W
+            uint8 (None: the transfers take pictures as wholes).
 
     Yields:
         A `Step` after every step.
     """
-    pictures, colors = styles, None
-    for number, planned in enumerate(plan.rounds):
-        pictures = _transfer_each(pictures, styles, planned.color_transfer)
+    pictures, colors, conditions = styles, None, None
+    label_pairs = label_pairs or [(None, None)] * len(styles)
+    for number, (planned, size) in enumerate(zip(plan.rounds, sizes, strict=True)):
+        pictures = _transfer_each(pictures, styles, label_pairs, planned.color_transfer)
+        grown = np.stack([fit_photo(picture, *size) for picture in pictures])
         with jt.no_grad():  # never around a yield: the caller would run under it
-            latents = autoencoder.encode(jt.array(from_pixels(pictures)))
+            latents = autoencoder.encode(jt.array(from_pixels(grown)))
+        if conditions is None or size != sizes[number - 1]:
+            conditions = condition(*latents.shape[2:])
         colors = colors or LatentColors(latents, styles)  # of the first round: the style photos' own latents
         steps = len(planned.timesteps)
         for left, z in sample_round(conditions, schedule, planned, latents, noise(number, latents.shape[1:])):
@@ -66,7 +74,7 @@ def refine(autoencoder, conditions, schedule, styles, plan, noise):
         with jt.no_grad():
             pictures = to_pixels(autoencoder.decode(z).numpy())
         if number == len(plan.rounds) - 1:
-            pictures = _transfer_each(pictures, styles, plan.final_color_transfer, plan.final_color_share)
+            pictures = _transfer_each(pictures, styles, label_pairs, plan.final_color_transfer, plan.final_color_share)
         images = [Image.fromarray(picture) for picture in pictures]
         yield Step(number, steps, steps, images, functools.partial(colors.draw, z, 1.0))
 
@@ -134,8 +142,14 @@ def _columns(latents):
     return latents.numpy().transpose(0, 2, 3, 1).reshape(-1, latents.shape[1]).astype(np.float64)
 
 
-def _transfer_each(pictures, styles, method, share=1.0):
+def _transfer_each(pictures, styles, label_pairs, method, share=1.0):
     """The pictures (N, H, W, 3 uint8) after a colour transfer from their styles; "" is none."""
     if not method:
         return pictures
-    return np.stack([transfer_color(p, s, method, share) for p, s in zip(pictures, styles, strict=True)])
+    height, width = pictures.shape[1:3]
+    transferred = []
+    for picture, style, (labels, style_labels) in zip(pictures, styles, label_pairs, strict=True):
+        if labels is not None:
+            labels = resize_labels(labels, width, height)
+        transferred.append(transfer_color(picture, style, method, share, labels, style_labels))
+    return np.stack(transferred)

@@ -25,12 +25,13 @@ class Engine(Protocol):
     def describe(self):
         """Returns what GET /api/model says of the model, as a dict for JSON."""
 
-    def paint(self, labels, style, settings, emit):
+    def paint(self, labels, style, style_labels, settings, emit):
         """Makes one picture.
 
         Args:
             labels: H x W uint8, the label map.
             style: H x W x 3 uint8 RGB, the style photo.
+            style_labels: H x W uint8, its label map, or None.
             settings: a `jiidm.data.project.Settings`.
             emit: is called with an event at each step: {"event": "progress", "done", "steps"}, {"event": "preview",
                 "picture"} and last {"event": "result", "picture", "seconds"}; pictures are H x W x 3 uint8. It raises
@@ -58,6 +59,7 @@ class GeneratorEngine:
         self._seen = getattr(self._generator, "seen_classes", None)
         if self._seen is None:
             self._seen = _SEEN_BY_DEFAULT if weights == "default" else CLASSES
+        self._segmented = (b"", None)  # the last style without a label map, and what the segmenter says of it
         self._seen = {CLASSES[c] if isinstance(c, int) else c for c in self._seen}
 
     def describe(self):
@@ -77,10 +79,11 @@ class GeneratorEngine:
             "canvas": {"width": times * width, "height": times * height},
             "strength": self._recipe.rounds[0].start / _chain(self._recipe.rounds[0]),
             "rounds": len(self._recipe.rounds),
+            "color_by_class": True,
             "samplers": {"preview": f"dpmpp, {_PREVIEW_STEPS} steps", "full": self._recipe.sampler},
         }
 
-    def paint(self, labels, style, settings, emit):
+    def paint(self, labels, style, style_labels, settings, emit):
         begin = time.monotonic()
         rounds = [dataclasses.asdict(r) for r in self._recipe.rounds]
         if settings.strength is not None:
@@ -91,6 +94,12 @@ class GeneratorEngine:
             recipe = {"rounds": rounds[:1], "sampler": "dpmpp", "steps": _PREVIEW_STEPS}
             if self._recipe.final_color_transfer:
                 recipe["final_color_transfer"] = _PREVIEW_TRANSFER
+        by_class = self._recipe.color_by_class if settings.color_by_class is None else settings.color_by_class
+        recipe["color_by_class"] = by_class
+        if not by_class:
+            style_labels = None
+        elif style_labels is None:
+            style_labels = self._segment_style(style)
         done = [0] * len(recipe["rounds"])
         steps = [0] * len(recipe["rounds"])
         previewed = begin
@@ -108,8 +117,15 @@ class GeneratorEngine:
                 emit({"event": "preview", "picture": np.asarray(step.preview()[0])})
 
         picture = self._generator.infer(labels, style, recipe=recipe, seed=settings.seed, size=settings.size,
-                                        on_step=on_step)
+                                        on_step=on_step, style_labels=style_labels)
         emit({"event": "result", "picture": np.asarray(picture), "seconds": round(time.monotonic() - begin, 3)})
+
+    def _segment_style(self, style):
+        """The label map of a style photo; the last one is remembered, since previews of one style follow each other."""
+        key = style.tobytes()
+        if key != self._segmented[0]:
+            self._segmented = key, self.segment(style, style.shape[1], style.shape[0])
+        return self._segmented[1]
 
     def segment(self, photo, width, height):
         from jiidm.data.pictures import centre_crop
@@ -126,7 +142,7 @@ class GeneratorEngine:
         style = np.full((*size, 3), 128, np.uint8)
         for number, quality in enumerate(("preview", "full")):
             say(f"warming up ({number + 1}/3): {quality} picture")
-            self.paint(labels, style, Settings(quality=quality), lambda event: None)
+            self.paint(labels, style, labels, Settings(quality=quality, color_by_class=True), lambda event: None)
         say("warming up (3/3): segmenter for photos")
         self.segment(style, *size[::-1])
 

@@ -14,6 +14,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from jiidm.data.color_maps import COLOR_TABLES
+from jiidm.data.labels import CLASSES, fit_labels
 from jiidm.data.project import Project, parse_project, settings_from_dict
 from jiidm.painter.guard import Guard
 from jiidm.painter.jobs import FINAL, Busy
@@ -32,15 +33,17 @@ _PICTURES = ("image/png", "image/jpeg", "image/webp")
 class Gallery:
     """The example styles and label maps that the page offers."""
 
-    def __init__(self, styles, maps=None, pairs=None):
+    def __init__(self, styles, maps=None, pairs=None, style_maps=None):
         """
         Args:
             styles: a folder of photos, or None.
             maps: a folder of label PNGs, or None.
             pairs: a dict {"MAP.png": "STYLE.jpg"}: the style that each map is shown with first.
+            style_maps: a folder with the label PNGs of styles, STEM.png each, or None.
         """
         self.styles = {p.stem: p for p in _files(styles, (".jpg", ".jpeg", ".png", ".webp"))}
         self.maps = {p.stem: p for p in _files(maps, (".png",))}
+        self.style_maps = {p.stem: p for p in _files(style_maps, (".png",))}
         self._pairs = {Path(m).stem: Path(s).stem for m, s in (pairs or {}).items()}
 
     def describe(self):
@@ -174,7 +177,7 @@ class Server:
         return len(self._jobs.model["classes"])
 
     def _paint_arguments(self, body, kind, query):
-        """Returns labels, style and settings of a request, decoded."""
+        """Returns labels, style, style labels (or None) and settings of a request, decoded."""
         names = list(self._gallery.styles)
         query.pop("session", None)
         if kind == "application/json":
@@ -188,11 +191,14 @@ class Server:
                                  f"a photo goes into a JSON body")
             project = Project(body, style, settings_from_dict(_numbers(query)))
         size = self._jobs.model["picture"]
-        style = project.style
+        style, style_map = project.style, project.style_map
         if isinstance(style, str):
+            known = self._gallery.style_maps.get(style)
+            style_map = style_map or known and known.read_bytes()
             style = self._gallery.styles[style].read_bytes()
         labels = decode_map(project.map, self._num_classes())
-        return labels, decode_photo(style, size["width"], size["height"]), project.settings
+        style_labels = style_map and fit_labels(decode_map(style_map, len(CLASSES)), size["width"], size["height"])
+        return labels, decode_photo(style, size["width"], size["height"]), style_labels, project.settings
 
     @contextlib.asynccontextmanager
     async def _body(self, request, kinds):

@@ -139,22 +139,13 @@ class AutoencoderTrainer(Trainer):
 
     def _start_quantizing(self, step):
         """Whitens the latents, so that the codebook serves all their directions alike, and fills it with latents."""
-        latents = self._latents_of_photos()
+        latents = latents_of_photos(self.network, self.samples, self.config.image)
         mean, covariance = latents.mean(0), np.atleast_2d(np.cov(latents, rowvar=False))
         values, axes = np.linalg.eigh(covariance)
         matrix = (axes / np.sqrt(np.maximum(values, 1e-6 * values.max()))).T  # a direction without use stays small
         self.ema.assign(transformed(self.ema.arrays(), matrix, mean))
         load_into(self.network, transformed(arrays_of(self.network), matrix, mean), "whitened latents")
         self._renew_codes(step, (latents - mean) @ matrix.T, np.arange(self.config.autoencoder.n_embed))
-
-    def _latents_of_photos(self):
-        """E(x) of evenly spread training photos, one row a position: M, D."""
-        rows = []
-        for name in self.samples.names[:: -(-len(self.samples) // _MOST_PHOTOS)]:
-            with jt.no_grad():
-                z = self.network.encode(jt.array(from_pixels(self._photo(self.samples, name)[None]))).numpy()
-            rows.append(z[0].reshape(len(z[0]), -1).T)
-        return np.concatenate(rows).astype(np.float64)
 
     def _count_codes(self, step):
         """Counts the codes that a step chose; every so often codes without use move to its latents."""
@@ -191,13 +182,29 @@ class AutoencoderTrainer(Trainer):
     def finish(self):
         """Writes the averaged weights, with latents normalised over the training photos."""
         self.ema.swap()
-        latents = self._latents_of_photos()
-        normalise_latents(self.network, latents.mean(0), np.sqrt(latents.var(0).mean()))
+        normalise_latents(self.network, latents_of_photos(self.network, self.samples, self.config.image))
         arrays = arrays_of(self.network)
         save_checkpoint(self.result, "autoencoder", arrays, self.config, self.training.steps, "float32")
 
 
-def normalise_latents(network, mean, std):
+def latents_of_photos(network, folder, image):
+    """Returns E(x) of evenly spread photos of a `TrainingFolder`, one row a position: M, D float64.
+
+    Args:
+        network: the `Autoencoder`.
+        folder: the `TrainingFolder`.
+        image: the `ImageConfig` with the photos' size.
+    """
+    rows = []
+    for name in folder.names[:: -(-len(folder) // _MOST_PHOTOS)]:
+        photo = fit_photo(folder.photo(name), image.width, image.height)
+        with jt.no_grad():
+            z = network.encode(jt.array(from_pixels(photo[None]))).numpy()
+        rows.append(z[0].reshape(len(z[0]), -1).T)
+    return np.concatenate(rows).astype(np.float64)
+
+
+def normalise_latents(network, latents):
     """Rescales the latents of a trained autoencoder to mean 0 and std 1 without changing its pictures.
 
     The noise of the diffusion has unit variance: the scale of E(x) decides what a start index means. One scale for all
@@ -205,10 +212,10 @@ def normalise_latents(network, mean, std):
 
     Args:
         network: the `Autoencoder`.
-        mean: of E(x) over the training photos, D.
-        std: of E(x), a number.
+        latents: E(x) of the training photos, M, D.
     """
-    load_into(network, transformed(arrays_of(network), np.eye(len(mean)) / std, mean), "normalised latents")
+    matrix = np.eye(latents.shape[1]) / np.sqrt(latents.var(0).mean())
+    load_into(network, transformed(arrays_of(network), matrix, latents.mean(0)), "normalised latents")
 
 
 def transformed(tensors, matrix, mean):

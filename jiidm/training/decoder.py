@@ -1,10 +1,9 @@
-"""Training of the decoder alone: encoder and codebook are frozen, so that latents keep their meaning.
+"""Further training of an autoencoder; by default of its decoder alone, so that latents keep their meaning.
 
 The losses are L1, the distance of EfficientNet-Lite0's features, and a projected discriminator on the same features
 (Sauer et al. 2021).
 """
 from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, save_checkpoint, source_of
-from jiidm.config import check_decoder_training
 from jiidm.data.pictures import fit_photo, from_pixels, to_pixels
 from jiidm.data.views import draw_views, load_photos
 from jiidm.foreign.efficientnet import load_efficientnet
@@ -14,8 +13,9 @@ from jiidm.system.distributed import shard
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
 from jiidm.training.adversarial import generator_loss, hinge_loss
+from jiidm.training.autoencoder import latents_of_photos, normalise_latents
 from jiidm.training.gradients import Learner, trainable
-from jiidm.training.losses import feature_distance
+from jiidm.training.losses import feature_distance, quantizer_loss
 from jiidm.training.quality import psnr_ssim
 from jiidm.training.trainer import Losses, Trainer
 
@@ -23,10 +23,10 @@ _TAPS = 0, 2, 3, 5  # the stem and the stages at 1/4, 1/8 and 1/16 of the size
 
 
 class DecoderTrainer(Trainer):
-    """Trains the decoder of an autoencoder on the photos of a `TrainingFolder`.
+    """Trains an autoencoder further on the photos of a `TrainingFolder`.
 
     Args:
-        start: path of the autoencoder, whose encoder and codebook stay as they are.
+        start: path of the autoencoder; its encoder and codebook stay as they are unless `train_decoder.encoder` is set.
         others: as for `Trainer`.
     """
 
@@ -35,7 +35,6 @@ class DecoderTrainer(Trainer):
     sections = ("image", "autoencoder", "train_decoder")
 
     def __init__(self, config, samples, run, start, validation=None, tensorboard=False):
-        check_decoder_training(config)
         super().__init__(config, samples, run, validation, tensorboard)
         self.start = start
 
@@ -46,7 +45,7 @@ class DecoderTrainer(Trainer):
         self.source = source_of(self.start, checkpoint.step)
         self.autoencoder, self.features = Autoencoder(self.config.autoencoder), load_efficientnet("lite0")
         load_into(self.autoencoder, checkpoint.tensors, self.start)
-        self.network = _Decoding(self.autoencoder)
+        self.network = self.autoencoder if self.training.encoder else _Decoding(self.autoencoder)
         self.discriminator = ProjectedDiscriminator([self.features.channels[tap] for tap in _TAPS],
                                                     self.training.discriminator_channels)
         self.learners = [
@@ -66,13 +65,12 @@ class DecoderTrainer(Trainer):
     def losses(self, step, part):
         x, training = jt.array(part[0]), self.training
         with jt.no_grad():
-            codes, _ = self.autoencoder.quantize(self.autoencoder.encode(x))
             real = self.features.features(x, _TAPS)
-            jt.sync([codes, *real])
-        recon = self.network(codes)
+            jt.sync(real)
+        recon, quantizer = self._reconstruct(x)
         fake = self.features.features(recon, _TAPS)
         reconstruction, perceptual = jt.abs(x - recon).mean(), feature_distance(real, fake)
-        total = reconstruction + training.perceptual_weight * perceptual
+        total = reconstruction + training.perceptual_weight * perceptual + quantizer
         since = step - training.discriminator_start
         if since < 0:
             return Losses([total], [reconstruction, perceptual, jt.zeros(1), jt.zeros(1)])
@@ -83,6 +81,16 @@ class DecoderTrainer(Trainer):
         total = total + ramp * training.discriminator_weight * generator
         return Losses([total, judged], [reconstruction, perceptual, generator, judged])
 
+    def _reconstruct(self, x):
+        """Returns D(E(x)) and the quantiser's loss, 0 where the codebook is frozen."""
+        if self.training.encoder:
+            recon, z, codes, _ = self.autoencoder(x)
+            return recon, quantizer_loss(z, codes)
+        with jt.no_grad():
+            codes, _ = self.autoencoder.quantize(self.autoencoder.encode(x))
+            jt.sync([codes])
+        return self.network(codes), 0.0
+
     def pictures(self, step):
         with self.ema.averaged(), jt.no_grad():
             recons = [to_pixels(self.autoencoder(jt.array(from_pixels(photo[None])))[0].numpy())[0]
@@ -92,12 +100,18 @@ class DecoderTrainer(Trainer):
         return {"photo": self.shown, "reconstruction": recons}
 
     def save_weights(self, path, step):
-        tensors = {**arrays_of(self.autoencoder), **self.ema.arrays()}
-        save_checkpoint(path, "autoencoder", tensors, self.config, step, "float32", "decoder trained further",
-                        [self.source])
+        self._save(path, step, {**arrays_of(self.autoencoder), **self.ema.arrays()})
+
+    def _save(self, path, step, tensors):
+        save_checkpoint(path, "autoencoder", tensors, self.config, step, "float32",
+                        f"{'autoencoder' if self.training.encoder else 'decoder'} trained further", [self.source])
 
     def finish(self):
-        self.save_weights(self.result, self.training.steps)
+        """Writes the averaged weights; a trained encoder's latents are normalised over the training photos."""
+        self.ema.swap()
+        if self.training.encoder:
+            normalise_latents(self.autoencoder, latents_of_photos(self.autoencoder, self.samples, self.config.image))
+        self._save(self.result, self.training.steps, arrays_of(self.autoencoder))
 
 
 class _Decoding(nn.Module):

@@ -1,49 +1,35 @@
 """Training of the evaluator's SegFormer on photos and label maps; it never sees a generated picture."""
 import contextlib
 from dataclasses import dataclass, field
-from typing import Annotated
 
-import cv2
 import numpy as np
 
-from jiidm.config import Fraction, Positive, Range, TrainingConfig, check_training_section, load_config
+from jiidm.config import Positive
 from jiidm.data.folders import TrainingFolder
-from jiidm.data.labels import NO_CLASS, colorize, fit_labels
+from jiidm.data.labels import CLASSES, NO_CLASS, colorize, fit_labels
 from jiidm.data.pictures import fit_photo
 from jiidm.evaluation.metrics import confusion, mask_accuracy, mean_iou
 from jiidm.evaluation.segformer import Segformer, SegformerConfig, check_segformer, normalised, resize_bilinear
 from jiidm.evaluation.weights import Known, load_segmenter_network, save_known, save_segmenter
 from jiidm.system.distributed import all_reduce, shard
-from jiidm.system.errors import InputError
 from jiidm.system.rng import rng_for
 from jiidm.system.runtime import jt, nn, use_device
+from jiidm.training.augmentation import AugmentedTrainingConfig, augmented
 from jiidm.training.gradients import Learner, trainable
 from jiidm.training.trainer import Losses, Trainer, run_stage
 
-_PADDING = 124  # grey around a picture that is scaled down
-
 
 @dataclass(frozen=True)
-class SegmenterTrainingConfig(TrainingConfig):
-    """Training of the segmenter. A batch has pictures of the network's size, half of them mirrored.
+class SegmenterTrainingConfig(AugmentedTrainingConfig):
+    """Training of the segmenter on pictures of the network's size.
 
     Attributes:
-        weight_decay: AdamW's.
-        scale_least, scale_most: range of the random scale, before pictures are cropped or padded to size.
-        jitter: brightness, contrast and saturation change by up to this fraction.
-        hue: the hue changes by up to this fraction of the circle.
         ignore: classes that the loss leaves out.
     """
 
     steps: Positive = 20_000
     learning_rate: float = 6e-4
-    weight_decay: float = 0.01
     warmup: int = 500
-    decay_from: Fraction = 0.0
-    scale_least: float = 0.75
-    scale_most: float = 1.75
-    jitter: float = 0.4
-    hue: Annotated[float, Range(0, 0.5)] = 0.05
     ignore: tuple[int, ...] = ()
     save_every: int = 1000
     sheet_every: int = 1000
@@ -56,11 +42,6 @@ class SegmenterRun:
     segmenter: SegformerConfig = field(default_factory=SegformerConfig)
     train_segmenter: SegmenterTrainingConfig = field(default_factory=SegmenterTrainingConfig)
     seed: int = 0
-
-
-def load_segmenter_run(path):
-    """Reads a `SegmenterRun` from the YAML file `path`; raises InputError that names the file and the key."""
-    return load_config(path, SegmenterRun)
 
 
 def train_segmenter(config, data, run, validation=None, resume=None, device="auto", tensorboard=False):
@@ -83,56 +64,9 @@ def train_segmenter(config, data, run, validation=None, resume=None, device="aut
         InputError: for folders or values that are wrong, and as `run_stage` does.
     """
     check_segformer(config.segmenter)
-    _check_training(config)
     use_device(device)
     validation = TrainingFolder(validation) if validation else None
     run_stage(SegmenterTrainer(config, TrainingFolder(data), run, validation, tensorboard), resume)
-
-
-def _check_training(config):
-    check_training_section(config, "train_segmenter")
-    training = config.train_segmenter
-    if not 0 < training.scale_least <= training.scale_most or training.jitter >= 1:
-        raise InputError(f"train_segmenter: scale_least {training.scale_least:g}, scale_most {training.scale_most:g}, "
-                         f"jitter {training.jitter:g}: expected 0 < scale_least <= scale_most, and jitter below 1")
-
-
-def augmented(photo, labels, training, rng):
-    """A photo and its labels, mirrored, scaled, cropped or padded, and recoloured, in the same size.
-
-    Args:
-        photo: H x W x 3 uint8.
-        labels: H x W uint8.
-        training: the `SegmenterTrainingConfig`.
-        rng: a numpy `Generator`.
-    """
-    height, width = labels.shape
-    if rng.random() < 0.5:
-        photo, labels = photo[:, ::-1], labels[:, ::-1]
-    scale = np.exp(rng.uniform(np.log(training.scale_least), np.log(training.scale_most)))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    photo = cv2.resize(np.ascontiguousarray(photo), size, interpolation=cv2.INTER_LINEAR)
-    labels = cv2.resize(np.ascontiguousarray(labels), size, interpolation=cv2.INTER_NEAREST)
-    # where the window lies in the scaled picture, or the picture in the window
-    y, x = (int(rng.integers(min(0, side - new), max(0, side - new) + 1))
-            for side, new in ((size[1], height), (size[0], width)))
-    left, top, right, below = max(0, -x), max(0, -y), max(0, width - size[0]), max(0, height - size[1])
-    photo = cv2.copyMakeBorder(photo, top, below - top, left, right - left, cv2.BORDER_CONSTANT, value=(_PADDING,) * 3)
-    labels = cv2.copyMakeBorder(labels, top, below - top, left, right - left, cv2.BORDER_CONSTANT, value=NO_CLASS)
-    y, x = max(0, y), max(0, x)
-    return recolored(photo[y:y + height, x:x + width], training, rng), labels[y:y + height, x:x + width]
-
-
-def recolored(photo, training, rng):
-    """H x W x 3 uint8 with another brightness, contrast, saturation and hue."""
-    brightness, contrast, saturation = 1 + training.jitter * rng.uniform(-1, 1, 3)
-    turn = 180 * training.hue * rng.uniform(-1, 1)
-    values = photo.astype(np.float32) * brightness
-    values = (values - values.mean()) * contrast + values.mean()
-    hsv = cv2.cvtColor(np.clip(values, 0, 255).astype(np.uint8), cv2.COLOR_RGB2HSV).astype(np.float32)
-    hsv[..., 0] = (hsv[..., 0] + turn) % 180
-    hsv[..., 1] = np.clip(hsv[..., 1] * saturation, 0, 255)
-    return cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
 
 
 def describe_segmenter(path, folder, validation=None, ignore=()):
@@ -208,16 +142,20 @@ class SegmenterTrainer(Trainer):
         return normalised(np.stack(photos)), labels.astype(np.int32)
 
     def prepare(self, step, parts):
-        labelled = sum(int((labels != NO_CLASS).sum()) for (_, labels), _ in parts)
+        labelled = sum(int((labels != NO_CLASS).sum()) for (*_, labels), _ in parts)
         self._labelled = max(1.0, float(all_reduce(np.array([labelled]))[0])) / self.training.batch  # pixels a photo
 
     def losses(self, step, part):
         """Means over the labelled pixels of the whole batch, whichever of its photos they are in."""
-        photos, truth = (jt.array(each) for each in part)
-        logits = resize_bilinear(self.network(photos), *truth.shape[1:])
+        *inputs, truth = (jt.array(each) for each in part)
+        logits = resize_bilinear(self.logits(inputs), *truth.shape[1:])
         count = len(truth) * self._labelled
         loss = nn.cross_entropy_loss(logits, truth, ignore_index=NO_CLASS, reduction="sum") / count
         return Losses([loss], [loss, (logits.argmax(1)[0] == truth).float32().sum() / count])
+
+    def logits(self, inputs):
+        """N, classes, h, w of what `batch` returns before the labels."""
+        return self.network(*inputs)
 
     def save_weights(self, path, step):
         save_segmenter(path, self.ema.arrays(), self.config.segmenter, step)
@@ -232,15 +170,22 @@ class SegmenterTrainer(Trainer):
         rows, matrix = {"photo": [], "label map": [], "prediction": []}, 0
         with self._inference():
             for name in folder.names if self.validation else dict.fromkeys(shown):
-                (photo, labels, predicted), = predictions(self.network, folder, [name])
-                matrix = matrix + confusion(labels, predicted, self.config.segmenter.num_classes)
+                photo, labels, predicted = self.predict(folder, name)
+                matrix = matrix + confusion(labels, predicted, len(CLASSES) + 1)
                 if name in shown:
                     for row, picture in zip(rows.values(), (photo, colorize(labels), colorize(predicted)), strict=True):
                         row.append(picture)
         if self.validation:
-            self.log_quality("validation", step, mask_accuracy=float(mask_accuracy(matrix)),
-                             mean_iou=float(mean_iou(matrix)))
+            self.log_quality("validation", step, **self.quality(matrix))
         return rows
+
+    def predict(self, folder, name):
+        """The photo `name` of a `TrainingFolder`, its labels and the predicted ones, by the averaged weights."""
+        return next(predictions(self.network, folder, [name]))
+
+    def quality(self, matrix):
+        """What the table of the validation says of a confusion matrix, by name."""
+        return {"mask_accuracy": float(mask_accuracy(matrix)), "mean_iou": float(mean_iou(matrix))}
 
     @contextlib.contextmanager
     def _inference(self):

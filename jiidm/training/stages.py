@@ -28,7 +28,7 @@ from jiidm.training.unet import UNetTrainer, check_same_network
 def check_run(config, device="auto"):
     """Chooses the device; raises InputError where a `Config` cannot be trained on it."""
     check_config(config)
-    check_training(config)
+    check_training(config, "train_autoencoder", "train_unet")
     make_plan(config.inference, Schedule(config.diffusion))  # raises now, not after the autoencoder's hours
     use_device(device)
     if config.train_unet.precision == "bf16" and not bfloat16_available():
@@ -82,7 +82,8 @@ class Stages:
 
     def decoder(self):
         """Trains the decoder further, by perceptual and adversarial losses: `decoder.safetensors`, the autoencoder with
-        that decoder. Encoder and codebook are those of `autoencoder.safetensors`: latents and UNet stay valid."""
+        that decoder. Encoder and codebook are those of `autoencoder.safetensors`: latents and UNet stay valid. With
+        `train_decoder.encoder` all is trained, and the stages after this one take it."""
         run_stage(DecoderTrainer(self.config, self.folder, self.run, self.run / "autoencoder.safetensors",
                                  self.validation, self.tensorboard), self._resume_of("decoder"))
 
@@ -116,8 +117,7 @@ class Stages:
         if not is_main_process():
             return
         further = self.run / "decoder.safetensors"
-        path = further if further.exists() else self.run / "autoencoder.safetensors"
-        autoencoder = load_checkpoint(path, "autoencoder")
+        autoencoder = load_checkpoint(further if further.exists() else self._autoencoder_path(), "autoencoder")
         unets = [load_checkpoint(self.run / f"unet-{step:07d}.safetensors", "unet")
                  for step in self.config.train_unet.keep_at]
         self._export("autoencoder", autoencoder)
@@ -147,8 +147,13 @@ class Stages:
                              f"run the latents stage again")
         return store
 
+    def _autoencoder_path(self):
+        """The autoencoder whose latents the UNet learns."""
+        name = "decoder" if self.config.train_decoder.encoder else "autoencoder"
+        return self.run / f"{name}.safetensors"
+
     def _trained_autoencoder(self):
-        checkpoint = load_checkpoint(self.run / "autoencoder.safetensors", "autoencoder")
+        checkpoint = load_checkpoint(self._autoencoder_path(), "autoencoder")
         if checkpoint.config.autoencoder != self.config.autoencoder:
             raise InputError(f"{checkpoint.path}: its network differs from the configuration's autoencoder section")
         network = Autoencoder(self.config.autoencoder)

@@ -4,13 +4,10 @@ import json
 import re
 import sys
 
-import numpy as np
-
-from jiidm.checkpoint import Source, open_tensors
+from jiidm.checkpoint import Source, open_tensors, save_tensors
 from jiidm.config import from_dict, to_dict
 from jiidm.system.distributed import broadcast_numbers, broadcast_text, broadcast_vars, is_main_process
 from jiidm.system.errors import InputError
-from jiidm.system.files import written_whole
 from jiidm.system.runtime import jt
 
 # settings that may differ between a run and its continuation: apart from the learning rates, they change nothing that
@@ -32,35 +29,6 @@ def saved_states(run, stage):
     name = re.compile(rf"{stage}-state-(\d+)\.safetensors")
     return sorted(((int(match[1]), path) for path in run.iterdir() if (match := name.fullmatch(path.name))),
                   reverse=True)
-
-
-def write_state(path, variables, metadata):
-    """Writes a state with its checksum; it is on disk when this returns.
-
-    Args:
-        path: the file.
-        variables: names to float32 Vars; they are copied to the host one at a time.
-        metadata: names to strings.
-
-    Raises:
-        InputError: when it cannot be written, as on a full disk; `path` is as it was then.
-    """
-    header, end = {"__metadata__": {**metadata, CHECKSUM: _ZEROS}}, 0
-    for name, value in variables.items():
-        begin, end = end, end + 4 * int(np.prod(value.shape))
-        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    head = len(text).to_bytes(8, "little") + text
-    digest = hashlib.sha256(head)
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
-        file.write(head)
-        for value in variables.values():
-            array = np.ascontiguousarray(value.numpy(), "<f4")
-            file.write(array.data)
-            digest.update(array.data)
-        file.seek(head.index(_ZEROS.encode()))
-        file.write(digest.hexdigest().encode())
 
 
 def read_state(path):
@@ -130,8 +98,8 @@ class TrainingState:
         """Writes the state after `step` steps and deletes what `keep_last` and `keep_every` do not keep."""
         metadata = {"step": step, "counts": self._counts(), "config": self.fingerprint, "watch": self.watch.state(),
                     "origin": to_dict(self.origin)}
-        write_state(state_path(self.run, self.stage, step), self.variables,
-                    {name: json.dumps(value) for name, value in metadata.items()})
+        save_tensors(state_path(self.run, self.stage, step), self.variables,
+                     {name: json.dumps(value) for name, value in metadata.items()}, checksum=CHECKSUM)
         prune(self.run, self.stage, self.keep_last, self.keep_every)
 
     def resume(self, source):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from jiidm.config import check_training
 from jiidm.data.pictures import sheet_of
 from jiidm.system.distributed import all_reduce, barrier, is_main_process
 from jiidm.system.errors import InputError
@@ -53,6 +54,9 @@ class Trainer:
         validation: a `TrainingFolder` of held-out photos for the sample grids; None takes those of the training.
         tensorboard: whether to write TensorBoard's files, into `run`/tensorboard.
 
+    Raises:
+        InputError: the section "train_STAGE" cannot be trained.
+
     Attributes:
         stage: prefix of the run's files.
         title: what messages call the networks.
@@ -71,6 +75,7 @@ class Trainer:
     def __init__(self, config, samples, run, validation=None, tensorboard=False):
         self.config, self.samples, self.run, self.validation = config, samples, Path(run), validation
         self.training = getattr(config, f"train_{self.stage}")
+        check_training(config, f"train_{self.stage}")
         self.events = self.run / "tensorboard" if tensorboard else None
 
     # ------------------------------------------------------------------------------------ what a subclass writes

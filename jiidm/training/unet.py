@@ -3,6 +3,7 @@ import numpy as np
 
 from jiidm.checkpoint import load_checkpoint, load_into, save_checkpoint, source_of
 from jiidm.config import to_dict
+from jiidm.data.hand_drawn import draw_by_hand
 from jiidm.data.labels import colorize
 from jiidm.data.latents import one_hot_batch
 from jiidm.data.pictures import to_pixels
@@ -18,6 +19,8 @@ from jiidm.system.runtime import jt
 from jiidm.training.gradients import Learner
 from jiidm.training.recompute import recomputing
 from jiidm.training.trainer import SAMPLES, Losses, Trainer
+
+_FOCUS = 0.8  # share of the timesteps below `focus_below`
 
 
 class UNetTrainer(Trainer):
@@ -75,12 +78,26 @@ class UNetTrainer(Trainer):
 
     def batch(self, step):
         indices = self.indices(step)
-        t = self.rng(step, "timesteps").integers(0, self.config.diffusion.timesteps, len(indices))
+        t = self._draw_timesteps(step, len(indices))
         noise = self.rng(step, "noise").standard_normal((len(indices), *self.samples.shape), np.float32)
         keep = (self.rng(step, "mask drop").random(len(indices)) >= self.training.mask_drop).astype(np.float32)
         own = shard(len(indices))
         rows, labels = self.samples.batch(indices, own, self.rng(step, "views"))
-        return rows, labels, t[own], noise[own], keep[own]
+        return rows, self._draw_by_hand(step, own, labels), t[own], noise[own], keep[own]
+
+    def _draw_timesteps(self, step, count):
+        """Timesteps of a batch, most of them below `focus_below`."""
+        rng, below = self.rng(step, "timesteps"), self.training.focus_below
+        t = rng.integers(0, self.config.diffusion.timesteps, count)
+        return np.where(rng.random(count) < _FOCUS, rng.integers(0, below, count), t) if below else t
+
+    def _draw_by_hand(self, step, own, labels):
+        """The label maps `own` of a batch; some as a hand would draw them."""
+        if not self.training.hand_drawn:
+            return labels
+        rngs = [self.rng(step, f"hand-drawn {i}") for i in range(own.start, own.stop)]
+        return np.stack([draw_by_hand(each, rng) if rng.random() < self.training.hand_drawn else each
+                         for each, rng in zip(labels, rngs, strict=True)])
 
     def losses(self, step, part):
         rows, labels, t, noise, keep = part

@@ -15,7 +15,7 @@ const DRAFT = 'jiidm-draft', TOKEN = 'jiidm-token', THEME = 'jiidm-theme';
 const VARIATIONS = 4;
 
 const state = { tool: 'brush', size: 24, round: true, label: 0, background: 0, space: false };
-const settings = { seed: 0, strength: null };
+const settings = { seed: 0, strength: null, byClass: true };
 let model, engine, buffer, history, view, pen, live, materials, pictures;
 let style = null; // {name} of the gallery, or {base64, blob, title} of the user's own
 let varying = false;
@@ -48,6 +48,7 @@ async function main() {
   bind();
   selected();
   setStrength(null);
+  $('byClassOption').hidden = !model.color_by_class;
   const restored = await restoreDraft();
   document.body.classList.remove('loading');
   live.stopped = false;
@@ -107,7 +108,10 @@ async function project(quality, seed = settings.seed) {
   return {
     map: toBase64(map),
     style: style.name ?? style.base64,
-    settings: { seed, quality, strength: settings.strength, size: quality === 'full' ? 'mask' : 'model' },
+    settings: {
+      seed, quality, strength: settings.strength, size: quality === 'full' ? 'mask' : 'model',
+      ...(model.color_by_class ? { color_by_class: settings.byClass } : {}),
+    },
   };
 }
 
@@ -151,6 +155,10 @@ function setStrength(strength) {
   const percent = Math.round(100 * (strength ?? model.strength));
   $('strength').value = percent;
   $('strengthValue').value = `${percent} %`;
+}
+
+function setByClass(byClass) {
+  settings.byClass = $('byClass').checked = byClass;
 }
 
 function setSeed(seed) {
@@ -361,6 +369,7 @@ async function openProject({ map, style: its, settings: values, title }, compute
   }
   setSeed(values.seed);
   setStrength(values.strength);
+  setByClass(values.color_by_class !== false);
   setLabels(labels);
   if (compute) changed();
   else refresh();
@@ -592,6 +601,7 @@ function bind() {
   $('full').addEventListener('change', () => { live.full = $('full').checked; if (live.full) live.changed(); });
   $('strength').addEventListener('input', () => { setStrength($('strength').value / 100); changed(); });
   $('strength').addEventListener('dblclick', () => { setStrength(null); changed(); });
+  $('byClass').addEventListener('change', () => { setByClass($('byClass').checked); changed(); });
   $('seed').addEventListener('change', () => { setSeed(Number($('seed').value)); changed(); });
   for (const dialog of document.querySelectorAll('dialog')) {
     dialog.querySelector('.close').addEventListener('click', () => dialog.close());

@@ -54,7 +54,11 @@ export function parseProject(text) {
   if (typeof project?.map !== 'string' || typeof project.style !== 'string') {
     throw new Error('This file is no project: it has no map and style');
   }
-  const settings = { seed: 0, strength: null, ...project.settings };
+  const settings = { seed: 0, strength: null, color_by_class: true, ...project.settings };
+  const { strength } = settings;
+  if (strength !== null && !(typeof strength === 'number' && strength >= 0 && strength <= 1)) {
+    throw new Error('This project cannot be read: its strength is no number from 0 to 1');
+  }
   return { map: fromBase64(project.map), style: project.style, settings, title: project.title };
 }
 
