@@ -43,7 +43,7 @@ def main(folder):
     pictures = {}
     for name, (style, settings) in CASES.items():
         photo, events = fit_photo(read_photo(PHOTOS / f"{style}.jpg"), TINY.image.width, TINY.image.height), []
-        engine.paint(drawing(), photo, Settings(**settings), events.append)
+        engine.paint(drawing(), photo, None, Settings(**settings), events.append)
         pictures[name] = events[-1]["picture"]
         pictures[f"{name} steps"] = max(event["done"] for event in events if event["event"] == "progress")
     canvas = engine.describe()["canvas"]

@@ -30,7 +30,7 @@ def weights(tmp_path_factory):
     """A folder with tiny weights and their pictures by Python."""
     folder = tmp_path_factory.mktemp("page")
     subprocess.run([sys.executable, ROOT / "tests" / "static_reference.py", folder], check=True, timeout=300,
-                   env={**os.environ, "PYTHONPATH": str(ROOT)})
+                   start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     return folder / "weights"
 
 

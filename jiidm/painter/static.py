@@ -65,6 +65,7 @@ def build_page(networks, model, gallery, output, runtime=None):
         _write_json(ready / "model.json", {
             **model, **_name_files(gallery.describe(), files), "name": "jiidm", "version": __version__,
             "color_tables": color_tables(), "rotations": [rotation.tolist() for rotation in fixed_rotations()],
+            "color_by_class": False,  # its colour transfers take pictures as wholes
         })
         (ready / "index.html").write_text(_static_index(), "utf-8")
         paths = [path for path in sorted(ready.rglob("*")) if path.is_file()]
