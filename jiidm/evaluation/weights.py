@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from jiidm.checkpoint import FORMAT, load_into, load_tensors, save_tensors, source_of
-from jiidm.config import from_dict, to_dict
+from jiidm.config import from_dict, read_yaml, to_dict
 from jiidm.data.labels import CLASSES
 from jiidm.evaluation.inception import Inception
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
@@ -159,10 +158,7 @@ def load_segmenter(path: str | Path | None = None,
 
 def _read_classes(path: Path) -> dict[int, int]:
     """The table of classes in a YAML or JSON file; names of our classes stand for their index."""
-    try:
-        table = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as YAML or JSON ({' '.join(str(error).split())})") from error
+    table = read_yaml(path)
     if not isinstance(table, dict):
         raise InputError(f"{path}: expected a table {{index in the segmenter: our class}}, such as {{0: road}}")
     # JSON has texts for keys
