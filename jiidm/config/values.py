@@ -101,6 +101,6 @@ def read_yaml(path: str | Path) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
             data = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     return {} if data is None else data

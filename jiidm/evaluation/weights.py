@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from jiidm.checkpoint import FORMAT, load_into, load_tensors, open_tensors, save_tensors, source_of
-from jiidm.config import from_dict, to_dict
+from jiidm.config import from_dict, read_yaml, to_dict
 from jiidm.data.classes import CONTEST, TABLES, ClassTable, load_table
 from jiidm.data.labels import CLASSES
 from jiidm.data.vocabulary import Vocabulary, vocabulary_of
@@ -189,10 +188,7 @@ def _read_classes(source: str | Path) -> dict[int, int]:
     if str(source) in TABLES:
         return _mapping_of(load_table(source))
     path = Path(source)
-    try:
-        table = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as YAML or JSON ({' '.join(str(error).split())})") from error
+    table = read_yaml(path)
     if not isinstance(table, dict):
         raise InputError(f"{path}: expected a table {{index in the segmenter: our class}}, such as {{0: road}}")
     if "classes" in table:

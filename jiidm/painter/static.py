@@ -19,7 +19,7 @@ from jiidm.data.colors import hex_of
 from jiidm.data.labels import CLASSES
 from jiidm.inference.color_transfer import fixed_rotations
 from jiidm.painter.server import PAGE
-from jiidm.painter.uploads import decode_any_map
+from jiidm.painter.uploads import decode_any_map, reader_of
 from jiidm.painter.worker import png_of
 from jiidm.system.errors import InputError, SetupError
 from jiidm.system.files import output_folder, written_whole
@@ -90,7 +90,7 @@ def color_tables():
 
 def _copy_gallery(gallery, ready, model):
     """Copies styles and label maps, the maps at the canvas size; returns their paths in the folder by kind and name."""
-    canvas, count, paths = model["canvas"], len(model["classes"]), {}
+    canvas, reader, paths = model["canvas"], reader_of(model), {}
     (ready / "styles").mkdir()
     (ready / "examples").mkdir()
     for name, path in gallery.styles.items():
@@ -98,7 +98,7 @@ def _copy_gallery(gallery, ready, model):
         shutil.copyfile(path, ready / "styles" / path.name)
     for name, path in gallery.maps.items():
         paths["examples", name] = f"examples/{name}.png"
-        labels, _ = decode_any_map(path.read_bytes(), canvas["width"], canvas["height"], count)
+        labels, _ = decode_any_map(path.read_bytes(), canvas["width"], canvas["height"], reader)
         (ready / "examples" / f"{name}.png").write_bytes(png_of(labels))
     return paths
 
