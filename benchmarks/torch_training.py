@@ -41,7 +41,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint of the UNet (safetensors)")
     parser.add_argument("--inputs", type=Path, required=True, help=".npz file with z0, noise, t and mask")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["eager", "channels_last"], metavar="NAME")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME",
+                        help=f"which of {', '.join(VARIANTS)} (default: all)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps (default %(default)s)")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them (default %(default)s)")
     args = parser.parse_args()

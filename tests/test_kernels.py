@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 from helpers import numbers, relative_error, resident_bytes
 
-from jiidm.kernels import plain_operators
 from jiidm.kernels.attention import attention, attention_plain
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
+from jiidm.kernels.layout import from_blocks, to_blocks
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
-from jiidm.kernels.winograd import pays, winograd
+from jiidm.kernels.pointwise import pointwise
+from jiidm.kernels.winograd import winograd
 from jiidm.system.runtime import jt, nn
 
 # fp32 sums in another order
@@ -157,28 +158,72 @@ def test_nearest_code_needs_little_memory(normal):
     assert resident_bytes() - before < 50e6
 
 
-# ---- convolution for training
+# ---- convolution in blocks of channels
 
 @pytest.mark.parametrize("x, out", [
     ((2, 29, 36, 48), 32),     # channels that fill no block
     ((2, 96, 17, 23), 48),     # rows that are no multiple of a tile
     ((3, 192, 9, 12), 192),
     ((1, 16, 26, 25), 240),
+    ((2, 4, 7, 5), 8),
 ])
 def test_winograd(normal, x, out):
-    weight, coefficients = normal(out, x[1], 3, 3), normal(x[0], out, *x[2:])
-    x = normal(*x)
-    assert pays(x, weight)
-    plain = results(lambda x, weight: nn.conv2d(x, weight, None, 1, 1), [x, weight], coefficients)
-    for found, expected in zip(results(winograd, [x, weight], coefficients), plain, strict=True):
-        assert relative_error(found.numpy(), expected.numpy()) < CLOSE
+    inputs = normal(*x), normal(out, x[1], 3, 3), normal(out), normal(x[0], out, *x[2:])
+    coefficients = normal(x[0], out, *x[2:])
+
+    def ours(x, weight, bias, added):
+        return from_blocks(winograd(to_blocks(x), weight, bias, to_blocks(added)), out)
+
+    plain = results(lambda x, weight, bias, added: nn.conv2d(x, weight, bias, 1, 1) + added, inputs, coefficients)
+    for found, expected in zip(results(ours, inputs, coefficients), plain, strict=True):
+        assert relative_error(found, expected) < CLOSE
 
 
-def test_winograd_where_it_pays(normal):
-    x, weight = normal(1, 48, 36, 48), normal(48, 48, 3, 3)
-    assert pays(x, weight)
-    assert not pays(normal(1, 4, 36, 48), normal(48, 4, 3, 3)) and not pays(x, normal(48, 48, 1, 1))
-    assert not pays(x.float64(), weight.float64())
-    assert not pays(jt.zeros((64, 256, 96, 128)), normal(256, 256, 3, 3))  # too much memory at once
-    with plain_operators():
-        assert not pays(x, weight)
+@pytest.mark.parametrize("x, out", [((2, 144, 9, 12), 48), ((2, 32, 17, 23), 576), ((3, 64, 1, 1), 16)])
+def test_pointwise(normal, x, out):
+    inputs = normal(*x), normal(out, x[1]), normal(out), normal(x[0], out, *x[2:])
+    coefficients = normal(x[0], out, *x[2:])
+
+    def ours(x, weight, bias, added):
+        return from_blocks(pointwise(to_blocks(x), weight, bias, to_blocks(added)), out)
+
+    def theirs(x, weight, bias, added):
+        return nn.conv2d(x, weight.reshape(*weight.shape, 1, 1), bias) + added
+
+    for found, expected in zip(results(ours, inputs, coefficients), results(theirs, inputs, coefficients), strict=True):
+        assert relative_error(found, expected) < CLOSE
+
+
+@pytest.mark.parametrize("given", ["nothing", "channels", "maps", "both"])
+@pytest.mark.parametrize("shape, groups", [
+    ((2, 48, 9, 12), 12),     # four groups a block
+    ((2, 144, 5, 7), 12),     # groups of three quarters of a block
+    ((1, 64, 31, 33), 2),     # groups of two blocks; more positions than a chunk
+])
+def test_gradients_of_group_norm_in_blocks(normal, shape, groups, given):
+    images, channels = shape[:2]
+    x, weight = normal(*shape) * 2 + 3, normal(*shape)
+    maps = [normal(*shape) for _ in range(2)] * (given in ("maps", "both"))
+    pair = [normal(images, channels) for _ in range(2)] * (given in ("channels", "both"))
+
+    def ours(x, *rest):
+        joint = (to_blocks(jt.concat([rest[0] - 1, rest[1]], 1)),) if maps else None
+        modulation = rest[-2:] if pair else None
+        return from_blocks(group_norm(to_blocks(x), groups, EPS, joint, modulation, silu=True), channels)
+
+    def theirs(x, *rest):
+        return group_norm_plain(x, groups, EPS, rest[:2] if maps else None, rest[-2:] if pair else None, silu=True)
+
+    inputs = x, *maps, *pair
+    for found, expected in zip(results(ours, inputs, weight), results(theirs, inputs, weight), strict=True):
+        assert relative_error(found, expected) < CLOSE
+
+
+@pytest.mark.parametrize("shape", [(2, 29, 5, 7), (1, 16, 4, 8), (3, 3, 1, 1)])
+def test_blocks_hold_the_channels(normal, shape):
+    x, channels = normal(*shape), shape[1]
+    blocks = to_blocks(x)
+    assert blocks.shape == [shape[0], -(-channels // 16), *shape[2:], 16]
+    assert np.array_equal(from_blocks(blocks, channels).numpy(), x.numpy())
+    whole = from_blocks(blocks, blocks.shape[1] * 16).numpy()
+    assert not whole[:, channels:].any()

@@ -133,7 +133,7 @@ def group_norm(x, groups, eps, maps=None, modulation=None, silu=False):
     Compiled on the CPU, forward and backward, and on CUDA, forward.
 
     Args:
-        x: N, C, H, W; without gradients also in blocks of 16 channels, and then the maps too.
+        x: N, C, H, W; on the CPU also in blocks of 16 channels, and then the maps too (see `blocked_group_norm`).
         groups: how many groups the channels make.
         eps: added to the variance.
         maps: gamma and beta of SPADE (both 1 or N, C, H, W); None leaves them out.

@@ -1,133 +1,300 @@
-"""3x3 convolution for training on the CPU: Winograd's F(4x4, 3x3) forward and for both gradients.
+"""3x3 convolution for training on the CPU: Winograd's F(4x4, 3x3) forward and for both gradients (Lavin & Gray 2016).
 
-Jittor's own convolution asks oneDNN for the direct algorithm alone, which takes four times the multiplications.
+It takes a quarter of the direct method's multiplications. Activations are in blocks of channels (see `layout`).
 """
-from jiidm.kernels import compiled
-from jiidm.system.runtime import device_name, jt, onednn_flags
+from jiidm.kernels.layout import BLOCK, blocks_of
+from jiidm.kernels.products import HEADER
+from jiidm.system.runtime import jt
 
-# below about this many positions times channels the transforms take what the multiplications save
-_LEAST = 10_000
-_MOST_BYTES = 2**29  # of transformed input and result, which oneDNN holds for the whole batch
-
-_HEADER = r"""
-#include <dnnl.hpp>
-#include <array>
-#include <map>
-#include <vector>
+# A tile of 4 x 4 results takes 6 x 6 inputs. Both become 36 numbers: polynomials' values at 0, +-P, +-Q and infinity. P
+# and Q are chosen for small rounding errors. Each of the 36 is a matrix product over the channels. Some tiles at a time
+# go through all three stages, so that they stay in the second-level cache.
+_HEADER = HEADER + r"""
 namespace jittor {
-typedef dnnl::memory::desc Desc;
-typedef dnnl::memory::format_tag Tag;
-enum { FORWARD, TO_INPUT, TO_WEIGHT };
-enum { PASS, IMAGES, IN, OUT, HEIGHT, WIDTH, CASE };
-typedef std::array<int64_t, CASE> Case;
+static const float P = 0.625f, Q = 1.5f, P2 = P * P, Q2 = Q * Q;
+static const float SCALE_0 = 1 / (P2 * Q2), SCALE_P = 1 / (2 * P2 * (P2 - Q2)), SCALE_Q = 1 / (2 * Q2 * (Q2 - P2));
+static const int64_t F = 36, TILES = 24;
 
-static dnnl::engine& engine() { static dnnl::engine e(dnnl::engine::kind::cpu, 0); return e; }
-
-// operands 0 and 1, result 2: as Jittor holds them, as the algorithm wants them
-struct Plan { dnnl::primitive run; int name[3]; Desc given[3], wanted[3]; };
-
-static Plan described(const Case& c, dnnl::algorithm algorithm) {
-    const dnnl::memory::dims one = {1, 1};
-    auto f32 = dnnl::memory::data_type::f32;
-    dnnl::memory::dims x = {c[IMAGES], c[IN], c[HEIGHT], c[WIDTH]}, w = {c[OUT], c[IN], 3, 3},
-                       y = {c[IMAGES], c[OUT], c[HEIGHT], c[WIDTH]};
-    Desc ax(x, f32, Tag::any), aw(w, f32, Tag::any), ay(y, f32, Tag::any);
-    Desc px(x, f32, Tag::nchw), pw(w, f32, Tag::oihw), py(y, f32, Tag::nchw);
-    dnnl::convolution_forward::primitive_desc forward(
-        {dnnl::prop_kind::forward_training, algorithm, ax, aw, ay, one, one, one}, engine());
-    if (c[PASS] == FORWARD)
-        return {dnnl::convolution_forward(forward), {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST}, {px, pw, py},
-                {forward.src_desc(), forward.weights_desc(), forward.dst_desc()}};
-    if (c[PASS] == TO_INPUT) {
-        dnnl::convolution_backward_data::primitive_desc pd({algorithm, ax, aw, ay, one, one, one}, engine(), forward);
-        return {dnnl::convolution_backward_data(pd), {DNNL_ARG_DIFF_DST, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_SRC},
-                {py, pw, px}, {pd.diff_dst_desc(), pd.weights_desc(), pd.diff_src_desc()}};
-    }
-    dnnl::convolution_backward_weights::primitive_desc pd({algorithm, ax, aw, ay, one, one, one}, engine(), forward);
-    return {dnnl::convolution_backward_weights(pd), {DNNL_ARG_SRC, DNNL_ARG_DIFF_DST, DNNL_ARG_DIFF_WEIGHTS},
-            {px, py, pw}, {pd.src_desc(), pd.diff_dst_desc(), pd.diff_weights_desc()}};
+// B^T: 6 inputs to 6 numbers
+__attribute__((always_inline)) static inline void of_input(const vec x[6], vec y[6]) {
+    const vec e = x[4] - Q2 * x[2], f = x[3] - Q2 * x[1], g = x[4] - P2 * x[2], h = x[3] - P2 * x[1];
+    y[0] = x[4] + (P2 * Q2 * x[0] - (P2 + Q2) * x[2]);
+    y[1] = e + P * f; y[2] = e - P * f; y[3] = g + Q * h; y[4] = g - Q * h;
+    y[5] = x[5] + (P2 * Q2 * x[1] - (P2 + Q2) * x[3]);
+}
+// A^T: 6 numbers to 4 results
+__attribute__((always_inline)) static inline void to_result(const vec m[6], vec y[4]) {
+    const vec e = m[1] + m[2], f = m[1] - m[2], g = m[3] + m[4], h = m[3] - m[4];
+    y[0] = m[0] + e + g; y[1] = P * f + Q * h; y[2] = P2 * e + Q2 * g; y[3] = m[5] + P2 * P * f + Q2 * Q * h;
+}
+// A: 4 gradients of results to 6 numbers
+__attribute__((always_inline)) static inline void of_result(const vec y[4], vec m[6]) {
+    const vec e = y[0] + P2 * y[2], f = P * (y[1] + P2 * y[3]), g = y[0] + Q2 * y[2], h = Q * (y[1] + Q2 * y[3]);
+    m[0] = y[0]; m[1] = e + f; m[2] = e - f; m[3] = g + h; m[4] = g - h; m[5] = y[3];
+}
+// G: 3 weights to 6 numbers
+__attribute__((always_inline)) static inline void of_weight(const vec w[3], vec u[6]) {
+    const vec e = SCALE_P * (w[0] + P2 * w[2]), f = SCALE_P * P * w[1];
+    const vec g = SCALE_Q * (w[0] + Q2 * w[2]), h = SCALE_Q * Q * w[1];
+    u[0] = SCALE_0 * w[0]; u[1] = e + f; u[2] = e - f; u[3] = g + h; u[4] = g - h; u[5] = w[2];
+}
+// G^T: 6 numbers to 3 gradients of weights
+__attribute__((always_inline)) static inline void to_weight(const vec u[6], vec w[3]) {
+    const vec e = SCALE_P * (u[1] + u[2]), f = SCALE_P * (u[1] - u[2]);
+    const vec g = SCALE_Q * (u[3] + u[4]), h = SCALE_Q * (u[3] - u[4]);
+    w[0] = SCALE_0 * u[0] + e + g; w[1] = P * f + Q * h; w[2] = u[5] + P2 * e + Q2 * g;
 }
 
-static Plan& plan(const Case& c) {
-    static std::map<Case, Plan> plans;
-    auto found = plans.find(c);
-    if (found == plans.end()) {
-        try {
-            found = plans.emplace(c, described(c, dnnl::algorithm::convolution_winograd)).first;
-        } catch (const dnnl::error&) {  // a processor without AVX-512
-            found = plans.emplace(c, described(c, dnnl::algorithm::convolution_direct)).first;
+struct Tiles {
+    int64_t height, width, rows, columns;
+    Tiles(int64_t h, int64_t w) : height(h), width(w), rows((h + 3) / 4), columns((w + 3) / 4) {}
+    int64_t image(int64_t t) const { return t / (rows * columns); }
+    int64_t top(int64_t t) const { return t / columns % rows * 4; }
+    int64_t left(int64_t t) const { return t % columns * 4; }
+};
+
+// tile t of x (images, blocks, H, W, 16) as 36 numbers a channel, `stride` floats apart
+static void tile_of_input(const Tiles& s, const float* x, int64_t blocks, int64_t t, float* v, int64_t stride) {
+    const int64_t top = s.top(t) - 1, left = s.left(t) - 1;
+    const bool inside = top >= 0 && left >= 0 && top + 6 <= s.height && left + 6 <= s.width;
+    for (int64_t c = 0; c < blocks; c++) {
+        const float* xc = x + (s.image(t) * blocks + c) * s.height * s.width * 16;
+        vec half[6][6];
+        for (int j = 0; j < 6; j++) {
+            vec column[6], out[6];
+            for (int i = 0; i < 6; i++) {
+                const bool in = inside || (top + i >= 0 && top + i < s.height && left + j >= 0 && left + j < s.width);
+                column[i] = in ? *(const vec*)(xc + ((top + i) * s.width + left + j) * 16) : vec{};
+            }
+            of_input(column, out);
+            for (int i = 0; i < 6; i++) half[i][j] = out[i];
+        }
+        for (int i = 0; i < 6; i++) {
+            vec out[6];
+            of_input(half[i], out);
+            for (int j = 0; j < 6; j++) *(vec*)(v + (i * 6 + j) * stride + c * 16) = out[j];
         }
     }
-    return found->second;
+}
+// tile t of the gradient of the result, likewise; adds it up into `sums`, a number a channel
+static void tile_of_result(const Tiles& s, const float* y, int64_t blocks, int64_t t, float* d, int64_t stride,
+                           float* sums) {
+    for (int64_t c = 0; c < blocks; c++) {
+        const float* yc = y + (s.image(t) * blocks + c) * s.height * s.width * 16;
+        vec half[6][4], sum = {};
+        for (int j = 0; j < 4; j++) {
+            vec column[4], out[6];
+            for (int i = 0; i < 4; i++) {
+                const bool in = s.top(t) + i < s.height && s.left(t) + j < s.width;
+                column[i] = in ? *(const vec*)(yc + ((s.top(t) + i) * s.width + s.left(t) + j) * 16) : vec{};
+                sum += column[i];
+            }
+            of_result(column, out);
+            for (int i = 0; i < 6; i++) half[i][j] = out[i];
+        }
+        *(vec*)(sums + c * 16) += sum;
+        for (int i = 0; i < 6; i++) {
+            vec out[6];
+            of_result(half[i], out);
+            for (int j = 0; j < 6; j++) *(vec*)(d + (i * 6 + j) * stride + c * 16) = out[j];
+        }
+    }
+}
+// 36 numbers a channel to tile t of y, plus bias, plus what `added` has there (either may be null)
+static void tile_to_result(const Tiles& s, float* y, int64_t blocks, int64_t t, const float* m, int64_t stride,
+                           const float* bias, const float* added) {
+    for (int64_t c = 0; c < blocks; c++) {
+        vec half[4][6];
+        for (int j = 0; j < 6; j++) {
+            vec column[6], out[4];
+            for (int i = 0; i < 6; i++) column[i] = *(const vec*)(m + (i * 6 + j) * stride + c * 16);
+            to_result(column, out);
+            for (int i = 0; i < 4; i++) half[i][j] = out[i];
+        }
+        const vec b = bias ? *(const vec*)(bias + c * 16) : vec{};
+        const int64_t o = ((s.image(t) * blocks + c) * s.height + s.top(t)) * s.width + s.left(t);
+        const int64_t h = std::min<int64_t>(4, s.height - s.top(t)), w = std::min<int64_t>(4, s.width - s.left(t));
+        for (int i = 0; i < h; i++) {
+            vec out[4];
+            to_result(half[i], out);
+            for (int j = 0; j < w; j++) {
+                const int64_t at = (o + i * s.width + j) * 16;
+                *(vec*)(y + at) = added ? out[j] + b + *(const vec*)(added + at) : out[j] + b;
+            }
+        }
+    }
 }
 
-// room for an operand in another layout, kept: fresh pages cost as much as the re-ordering
-static dnnl::memory room(int i, const Desc& desc) {
-    static std::vector<dnnl::memory> kept(3);
-    if (!kept[i] || kept[i].get_desc().get_size() < desc.get_size()) kept[i] = dnnl::memory(desc, engine());
-    return dnnl::memory(desc, engine(), kept[i].get_data_handle());
+// Weights out x in x 3 x 3 to 36 matrices (channels read x channels written), both filled up to blocks. The gradient
+// with respect to the input reads the result's channels: `back` exchanges the two and turns each kernel by half a turn.
+static void matrices_of_weights(const float* w, int64_t out, int64_t in, bool back, float* u) {
+    const int64_t O = (out + 15) / 16, I = (in + 15) / 16, columns = (back ? I : O) * 16, size = I * O * 256;
+    #pragma omp for schedule(static)
+    for (int64_t k = 0; k < O * I; k++) {
+        const int64_t o0 = k / I * 16, i0 = k % I * 16, n = std::min<int64_t>(16, in - i0) * 9;
+        vec lines[144];   // 16 outputs of each input and position of the kernel
+        for (int64_t at = 0; at < 144; at += 16) {
+            for (int64_t o = 0; o < 16; o++) {
+                const float* from = w + ((o0 + o) * in + i0) * 9 + at;
+                if (o0 + o < out && at + 16 <= n) { lines[at + o] = *(const vec*)from; continue; }
+                lines[at + o] = vec{};
+                for (int64_t l = 0; o0 + o < out && l < n - at; l++) lines[at + o][l] = from[l];
+            }
+            transpose(lines + at);
+        }
+        if (back) {   // 16 inputs of each output and position
+            for (int64_t at = 0; at < 9; at++) {
+                vec square[16];
+                for (int64_t i = 0; i < 16; i++) square[i] = lines[i * 9 + at];
+                transpose(square);
+                for (int64_t i = 0; i < 16; i++) lines[i * 9 + at] = square[i];
+            }
+        }
+        for (int64_t r = 0; r < 16; r++) {
+            vec half[6][3];
+            for (int j = 0; j < 3; j++) {
+                vec column[3], result[6];
+                for (int i = 0; i < 3; i++) column[i] = lines[r * 9 + (back ? 8 - (i * 3 + j) : i * 3 + j)];
+                of_weight(column, result);
+                for (int i = 0; i < 6; i++) half[i][j] = result[i];
+            }
+            float* to = u + (back ? (o0 + r) * columns + i0 : (i0 + r) * columns + o0);
+            for (int i = 0; i < 6; i++) {
+                vec result[6];
+                of_weight(half[i], result);
+                for (int j = 0; j < 6; j++) *(vec*)(to + (i * 6 + j) * size) = result[j];
+            }
+        }
+    }
+}
+// 36 matrices of gradients (in x out) back to gradients of weights out x in x 3 x 3
+static void weights_of_matrices(const float* u, int64_t out, int64_t in, float* w) {
+    const int64_t O = (out + 15) / 16, I = (in + 15) / 16, columns = O * 16, size = I * O * 256;
+    #pragma omp for schedule(static)
+    for (int64_t k = 0; k < O * I; k++) {
+        const int64_t o0 = k / I * 16, i0 = k % I * 16, n = std::min<int64_t>(16, in - i0) * 9;
+        vec lines[144];
+        for (int64_t r = 0; r < 16; r++) {
+            vec half[3][6];
+            const float* from = u + (i0 + r) * columns + o0;
+            for (int j = 0; j < 6; j++) {
+                vec column[6], result[3];
+                for (int i = 0; i < 6; i++) column[i] = *(const vec*)(from + (i * 6 + j) * size);
+                to_weight(column, result);
+                for (int i = 0; i < 3; i++) half[i][j] = result[i];
+            }
+            for (int i = 0; i < 3; i++) to_weight(half[i], lines + r * 9 + i * 3);
+        }
+        for (int64_t at = 0; at < 144; at += 16) {
+            transpose(lines + at);
+            for (int64_t o = 0; o < 16 && o0 + o < out; o++) {
+                float* to = w + ((o0 + o) * in + i0) * 9 + at;
+                if (at + 16 <= n) *(vec*)to = lines[at + o];
+                else for (int64_t l = 0; l < n - at; l++) to[l] = lines[at + o][l];
+            }
+        }
+    }
 }
 }
 """
 
-_RUN = r"""
-    @alias(a, in0) @alias(b, in1) @alias(result, out0)
-    Plan& p = plan({(int64_t)data["pass"], (int64_t)data["images"], (int64_t)data["in"], (int64_t)data["out"],
-                    (int64_t)data["height"], (int64_t)data["width"]});
-    dnnl::stream stream(engine());
-    float* pointers[3] = {a_p, b_p, result_p};
-    dnnl::memory given[3], wanted[3];
-    for (int i = 0; i < 3; i++) {
-        given[i] = wanted[i] = dnnl::memory(p.given[i], engine(), pointers[i]);
-        if (p.wanted[i] != p.given[i]) {
-            wanted[i] = room(i, p.wanted[i]);
-            if (i < 2) dnnl::reorder(given[i], wanted[i]).execute(stream, given[i], wanted[i]);
+_CONVOLVE = r"""
+    @alias(x, in0) @alias(weight, in1) @alias(bias, in2) @alias(added, in3) @alias(y, out0)
+    const bool back = data["back"] > 0, with_bias = data["bias"] > 0, with_added = data["added"] > 0;
+    const int64_t I = x_shape1, O = y_shape1, i_all = I * 16, o_all = O * 16;
+    const Tiles s(x_shape2, x_shape3);
+    const int64_t tiles = x_shape0 * s.rows * s.columns, threads = omp_get_max_threads();
+    // as many tiles at a time as give each thread the same number of turns
+    const int64_t share = (tiles + threads - 1) / threads, turns = std::max<int64_t>(1, share / TILES);
+    const int64_t some = (share + turns - 1) / turns, room = (some + 3) / 4 * 4;
+    static Room matrices;
+    float* u = matrices.of(F * i_all * o_all);
+    std::vector<float> b(o_all, 0.f);
+    if (with_bias) std::copy(bias_p, bias_p + bias_shape0, b.begin());
+    #pragma omp parallel
+    {
+        matrices_of_weights(weight_p, weight_shape0, weight_shape1, back, u);
+        static thread_local Room inputs, results;
+        float *v = inputs.of(F * room * i_all), *m = results.of(F * room * o_all);
+        #pragma omp for schedule(static)
+        for (int64_t t0 = 0; t0 < tiles; t0 += some) {
+            const int64_t n = std::min(some, tiles - t0);
+            for (int64_t t = 0; t < n; t++) tile_of_input(s, x_p, I, t0 + t, v + t * i_all, room * i_all);
+            for (int64_t f = 0; f < F; f++)
+                product((n + 3) / 4 * 4, O, {v + f * room * i_all, i_all, 16}, I, {u + f * i_all * o_all, o_all, 16},
+                        {m + f * room * o_all, o_all, 16});
+            for (int64_t t = 0; t < n; t++)
+                tile_to_result(s, y_p, O, t0 + t, m + t * o_all, room * o_all, with_bias ? b.data() : nullptr,
+                               with_added ? added_p : nullptr);
         }
     }
-    p.run.execute(stream, {{p.name[0], wanted[0]}, {p.name[1], wanted[1]}, {p.name[2], wanted[2]}});
-    if (p.wanted[2] != p.given[2]) dnnl::reorder(wanted[2], given[2]).execute(stream, wanted[2], given[2]);
-    stream.wait();
 """
-_FORWARD, _TO_INPUT, _TO_WEIGHT = range(3)
+
+# All threads transform some tiles, then share the 36 products among them: no sum depends on the number of threads.
+_TO_WEIGHT = r"""
+    @alias(x, in0) @alias(dy, in1) @alias(dweight, out0) @alias(dbias, out1)
+    const int64_t I = x_shape1, O = dy_shape1, i_all = I * 16, o_all = O * 16;
+    const Tiles s(x_shape2, x_shape3);
+    const int64_t tiles = x_shape0 * s.rows * s.columns, some = std::min<int64_t>(tiles, 96);
+    static Room inputs, results, matrices;
+    float *v = inputs.of(F * some * i_all), *d = results.of(F * some * o_all), *u = matrices.of(F * i_all * o_all);
+    std::vector<float> sums(some * o_all, 0.f);
+    #pragma omp parallel
+    {
+        #pragma omp for schedule(static)
+        for (int64_t f = 0; f < F; f++) std::fill_n(u + f * i_all * o_all, i_all * o_all, 0.f);
+        for (int64_t t0 = 0; t0 < tiles; t0 += some) {
+            const int64_t n = std::min(some, tiles - t0);
+            #pragma omp for schedule(static)
+            for (int64_t t = 0; t < n; t++) {
+                tile_of_input(s, x_p, I, t0 + t, v + t * i_all, some * i_all);
+                tile_of_result(s, dy_p, O, t0 + t, d + t * o_all, some * o_all, &sums[t * o_all]);
+            }
+            #pragma omp for collapse(2) schedule(static)
+            for (int64_t f = 0; f < F; f++)
+                for (int64_t c = 0; c < I; c++)
+                    accumulate(n, O, v + f * some * i_all + c * 16, i_all, {d + f * some * o_all, o_all, 16},
+                               {u + (f * i_all + c * 16) * o_all, o_all, 16});
+        }
+        weights_of_matrices(u, dweight_shape0, dweight_shape1, dweight_p);
+    }
+    for (int64_t o = 0; o < dbias_shape0; o++) {
+        double sum = 0;
+        for (int64_t t = 0; t < some; t++) sum += sums[t * o_all + o];
+        dbias_p[o] = sum;
+    }
+"""
 
 
-def pays(x, weight):
-    """Whether `winograd` takes the 3x3 convolution of x (N, C, H, W), and is faster than Jittor's convolution."""
-    images, channels, height, width = x.shape
-    out, _, *kernel = weight.shape
-    positions = height * width
-    transformed = 4 * 2.25 * images * (channels + out) * positions
-    return (
-        compiled() and device_name() == "cpu" and kernel == [3, 3] and x.dtype == weight.dtype == "float32"
-        and positions * min(channels, out) >= _LEAST and transformed <= _MOST_BYTES and onednn_flags() is not None
-    )
-
-
-def winograd(x, weight):
-    """3x3 convolution with one row and column of zeros around the input; differentiable in both arguments.
+def winograd(x, weight, bias, added=None):
+    """3x3 convolution with one row and column of zeros around the input; differentiable in all arguments.
 
     Args:
-        x: N, C, H, W.
+        x: N, C/16, H, W, 16.
         weight: C_out, C, 3, 3.
+        bias: C_out.
+        added: what is added to the result; None for nothing.
 
     Returns:
-        N, C_out, H, W.
+        N, C_out/16, H, W, 16.
     """
-    return _Winograd.apply(x, weight)
+    return _Winograd.apply(x, weight, bias, added)
 
 
 class _Winograd(jt.Function):
-    def execute(self, x, weight):
-        self.saved = x, weight
-        images, channels, height, width = x.shape
-        self.case = {"images": images, "in": channels, "out": weight.shape[0], "height": height, "width": width}
-        return self._run(_FORWARD, (images, weight.shape[0], height, width), x, weight)
+    def execute(self, x, weight, bias, added):
+        self.saved, self.has_added = (x, weight, bias), added is not None
+        return _convolve(x, weight, bias, added, back=False)
 
     def grad(self, dy):
-        x, weight = self.saved
-        return self._run(_TO_INPUT, x.shape, dy, weight), self._run(_TO_WEIGHT, weight.shape, x, dy)
+        x, weight, bias = self.saved
+        dweight, dbias = jt.code([weight.shape, bias.shape], ["float32"] * 2, [x, dy], cpu_header=_HEADER,
+                                 cpu_src=_TO_WEIGHT)
+        return _convolve(dy, weight, bias, None, back=True), dweight, dbias, dy if self.has_added else None
 
-    def _run(self, which, shape, a, b):
-        with jt.flag_scope(compile_options=onednn_flags()):
-            return jt.code(shape, "float32", [a, b], cpu_header=_HEADER, cpu_src=_RUN,
-                           data={"pass": which, **self.case})
+
+def _convolve(x, weight, bias, added, back):
+    shape = [x.shape[0], blocks_of(weight.shape[1 if back else 0]), *x.shape[2:4], BLOCK]
+    # unused inputs are of the same kinds as used ones, so that all share one compiled kernel
+    return jt.code(shape, "float32", [x, weight, bias, x if added is None else added], cpu_header=_HEADER,
+                   cpu_src=_CONVOLVE, data={"back": int(back), "bias": int(not back), "added": int(added is not None)})

@@ -1,7 +1,7 @@
 """The VQ autoencoder of latent diffusion (Esser et al. 2021; Rombach et al. 2022)."""
 from jiidm.kernels.attention import attention
 from jiidm.kernels.nearest_code import nearest_code
-from jiidm.models.blocks import GroupNorm, conv1x1, conv3x3, upsample_nearest
+from jiidm.models.blocks import GroupNorm, conv1x1, conv3x3, upsample_nearest, use_blocks
 from jiidm.system.runtime import jt, nn
 
 _EPS = 1e-6
@@ -106,6 +106,7 @@ class Encoder(nn.Module):
         self.mid = Middle(widths[-1], config.norm_groups)
         self.norm_out = GroupNorm(widths[-1], config.norm_groups, _EPS)
         self.conv_out = conv3x3(widths[-1], config.z_channels, plain=True)
+        use_blocks(self, config.ch)
 
     def execute(self, x):
         h = self.conv_in(x)
@@ -129,6 +130,7 @@ class Decoder(nn.Module):
             level.upsample = Upsample(level.block[-1].conv2.out_channels)
         self.norm_out = GroupNorm(widths[0], config.norm_groups, _EPS)
         self.conv_out = conv3x3(widths[0], 3, plain=True)
+        use_blocks(self, config.ch)
 
     def execute(self, z):
         h = self.mid(self.conv_in(z))

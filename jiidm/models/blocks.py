@@ -3,7 +3,9 @@ from fractions import Fraction
 
 from jiidm.kernels.convolution import rounded_convolution
 from jiidm.kernels.group_norm import group_norm
-from jiidm.kernels.winograd import pays, winograd
+from jiidm.kernels.layout import BLOCK, blocks_available, from_blocks, to_blocks
+from jiidm.kernels.pointwise import pointwise
+from jiidm.kernels.winograd import winograd
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
 
@@ -13,11 +15,12 @@ _FEW = 8  # channels; a tensor core works on that many at a time
 class Convolution(nn.Conv):
     """Convolution of N, C, H, W with (before, after) rows and columns of zeros around the input.
 
-    After `prepare` it may take and give blocks of channels, N, C/16, H, W, 16 (see `jiidm.kernels.convolution`). With
-    `plain` it always gives N, C, H, W: for what is not a norm, a convolution or a sum.
+    After `prepare` or `use_blocks` it may take and give blocks of channels, N, C/16, H, W, 16 (see
+    `jiidm.kernels.layout`). With `plain` it always gives N, C, H, W: for what is not a norm, a convolution or a sum.
     """
 
     prepared = None  # what `prepare` made of it
+    blocked = False  # see `use_blocks`
     rounded = False  # see `round_operands`
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=(0, 0), plain=False):
@@ -27,13 +30,24 @@ class Convolution(nn.Conv):
     def execute(self, x):
         if self.prepared is not None:
             return self.prepared(x, self.plain)
+        if self.blocked and blocks_available():
+            return self._in_blocks(x)
         before, after = self.zeros
         padded = pad_right_below(x, after - before, after - before)
         if self.rounded:
             return rounded_convolution(padded, self.weight, self.bias, self.stride[0], before)
-        if self.zeros == (1, 1) and self.stride == (1, 1) and pays(x, self.weight):
-            return winograd(x, self.weight) + self.bias.reshape(1, -1, 1, 1)
         return super().execute(padded)
+
+    def _in_blocks(self, x):
+        if self.zeros == (1, 1) and self.stride == (1, 1):
+            y = winograd(x if x.ndim == 5 else to_blocks(x), self.weight, self.bias)
+        elif self.kernel_size == (1, 1) and x.ndim == 5 and self.out_channels % BLOCK == 0:
+            y = pointwise(x, self.weight.reshape(self.out_channels, self.in_channels), self.bias)
+        else:
+            before, after = self.zeros
+            x = from_blocks(x, self.in_channels) if x.ndim == 5 else x
+            y = to_blocks(super().execute(pad_right_below(x, after - before, after - before)))
+        return from_blocks(y, self.out_channels) if self.plain else y
 
 
 class PointwiseConv(nn.Module):
@@ -43,6 +57,7 @@ class PointwiseConv(nn.Module):
     """
 
     prepared = None
+    blocked = False
     rounded = False
 
     def __init__(self, in_channels, out_channels, plain=False):
@@ -54,6 +69,9 @@ class PointwiseConv(nn.Module):
     def execute(self, x):
         if self.prepared is not None:
             return self.prepared(x, self.plain)
+        if self.blocked and blocks_available():
+            y = pointwise(x if x.ndim == 5 else to_blocks(x), self.weight.squeeze(2), self.bias)
+            return from_blocks(y, self.weight.shape[0]) if self.plain else y
         if self.rounded:
             return rounded_convolution(x, self.weight.unsqueeze(3), self.bias, 1, 0)
         return nn.conv2d(x, self.weight.unsqueeze(3), self.bias)
@@ -83,6 +101,18 @@ def prepare(network, how):
             module.prepared = how and how(module.weight.unsqueeze(3), module.bias, 1, (0, 0))
 
 
+def use_blocks(network, *widths):
+    """Makes the convolutions of a network compute in blocks of channels on the CPU, if they fill the blocks.
+
+    Args:
+        network: any module.
+        widths: channels of the tensors between the convolutions.
+    """
+    for module in network.modules():
+        if isinstance(module, Convolution | PointwiseConv):
+            module.blocked = not any(width % BLOCK for width in widths)
+
+
 def round_operands(network):
     """Makes the convolutions of a network in training cast their operands to bfloat16 (see `rounded_convolution`).
 
@@ -90,6 +120,7 @@ def round_operands(network):
     """
     for module in network.modules():
         if isinstance(module, Convolution | PointwiseConv):
+            module.blocked = False
             module.rounded = min(module.weight.shape[:2]) >= _FEW
 
 

@@ -9,6 +9,7 @@ import math
 from jiidm.kernels import plain_operators
 from jiidm.kernels.attention import attention
 from jiidm.kernels.group_norm import group_norm
+from jiidm.kernels.winograd import winograd
 from jiidm.models.blocks import (
     GroupNorm,
     PointwiseConv,
@@ -19,6 +20,7 @@ from jiidm.models.blocks import (
     pad_right_below,
     resize_nearest,
     upsample_nearest,
+    use_blocks,
     zero_init,
 )
 from jiidm.system.errors import InputError
@@ -78,8 +80,11 @@ class SpadeNorm(nn.Module):
         self.mlp_beta = conv3x3(hidden, channels)
 
     def maps(self, mask):
-        """1 + gamma and beta (N, C, H, W) for a one-hot mask of the same H, W."""
+        """1 + gamma and beta (N, C, H, W) for a one-hot mask of the same H, W; or one Var, see `group_norm`."""
         hidden = self.mlp_shared(mask)
+        gamma, beta = self.mlp_gamma, self.mlp_beta
+        if hidden.ndim == 5 and gamma.prepared is None:  # both at once: what `blocked_group_norm` has gradients for
+            return (winograd(hidden, jt.concat([gamma.weight, beta.weight]), jt.concat([gamma.bias, beta.bias])),)
         return 1 + self.mlp_gamma(hidden), self.mlp_beta(hidden)
 
     def execute(self, x, condition, modulation=None):
@@ -193,6 +198,7 @@ class UNet(nn.Module):
             zero_init(conv3x3(width, 2 * config.in_channels, plain=True)),
         )
 
+        use_blocks(self, width)
         self._residual = [b for group in self.input_blocks for b in group if isinstance(b, ResBlock)]
         self._spade = [
             b for group in (self.middle_block, *self.output_blocks) for b in group if isinstance(b, SpadeResBlock)
