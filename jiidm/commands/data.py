@@ -11,12 +11,14 @@
 """
 import argparse
 import json
+from pathlib import Path
 
 from jiidm.commands.options import add_label_options
-from jiidm.data.check import check_folder, report_text
+from jiidm.data.check import check_folder, match_pairs, report_text
 from jiidm.data.classes import CONTEST, MAX_CLASSES, TABLES, load_table
+from jiidm.data.contact_sheet import contact_sheet
 from jiidm.data.drawn.scenes import SMALLEST, draw_landscape
-from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
+from jiidm.data.folders import TrainingFolder, list_pairs, write_test_folder, write_training_folder
 from jiidm.data.sets.landscapes import write_landscapes
 from jiidm.data.sets.layouts import SET_TABLES, find_pairs, find_plain_pairs
 from jiidm.data.sets.pairs import Conversion, check_conversion, split_pairs, write_sets
@@ -63,6 +65,7 @@ def parse_arguments():
     check.add_argument("--width", type=int, default=512, help="of the training's pictures (default %(default)s)")
     check.add_argument("--height", type=int, default=384, help="of the training's pictures (default %(default)s)")
     check.add_argument("--json", metavar="FILE", help="also write the report to FILE")
+    check.add_argument("--sheet", metavar="FILE", help="also draw photos with their label maps, a JPEG or a PNG")
     return parser.parse_args()
 
 
@@ -149,6 +152,8 @@ def convert_set(arguments):
 
 def check(arguments):
     """Prints the report on a training folder; returns the exit code, 1 where a training would stop."""
+    if arguments.sheet and not arguments.sheet.lower().endswith((".jpg", ".jpeg", ".png")):
+        raise InputError(f"--sheet {arguments.sheet}: expected the name of a picture, such as sheet.jpg")
     count = int(arguments.classes) if arguments.classes.isdecimal() else len(CONTEST)
     if not 1 <= count <= MAX_CLASSES:
         raise InputError(f"--classes {count}: 1 to {MAX_CLASSES} were expected, or a table's name or file")
@@ -158,6 +163,11 @@ def check(arguments):
     if arguments.json:
         with written_whole(arguments.json) as path:
             path.write_text(json.dumps(report.as_dict(), indent=1) + "\n", "utf-8")
+    if arguments.sheet:
+        pairs = match_pairs(*list_pairs(Path(arguments.folder)))
+        sheet = contact_sheet([pair for pair in pairs if None not in pair], reader)
+        with written_whole(arguments.sheet) as path:
+            sheet.save(path, quality=92)
     return 1 if report.faults else 0
 
 
