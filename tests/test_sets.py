@@ -157,7 +157,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_left(tmp_path):
     assert "--val-share 1" in fails("--val-share", 1) and "6 photos" in fails("--val-share", 0.99)
     assert "no such table" in fails("--classes", "none") and "ade20k" in fails("--classes", "none")
     assert "lower --min-known" in fails("--keep", "sea", "--min-known", 0.1)
-    assert "p0_mask.png: label 14 " in fails("--classes", "stanford")
+    assert "_mask.png: label 14 " in fails("--classes", "stanford")
     save(maps / "p3_mask.png", [SKY], (30, 30))
     assert "p3_mask.png: 30x30, but its photo" in fails()
     assert "images/training: no such folder" in fails(command="ade20k", source=tmp_path)

@@ -134,6 +134,11 @@ class ClassTable:
                 kept[c.becomes] = c
         return table_of(list(kept), [c.color for c in kept.values()], [c.nearest for c in kept.values()], self.name)
 
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The names of the classes that this table's classes become."""
+        return self.target_table().names
+
     def read(self, source: Source, target_names: Sequence[str] | None = None, name: str | None = None,
              snap: bool = False) -> np.ndarray:
         """Reads a label map of this table's numbers or colours.
@@ -141,7 +146,7 @@ class ClassTable:
         Args:
             source: the path of a picture, a PIL image, or an array: H x W integers or H x W x 3 (or 4) uint8. A
                 palette picture is read by its colours where the table has all that it uses, else by its indices.
-            target_names: the names of the classes that the result counts in. None: those of `target_table`.
+            target_names: the names of the classes that the result counts in. None: `self.target_names`.
             name: what errors call the source. None: the path.
             snap: give stray colours (smoothed edges, a JPEG) the nearest class among those around them.
 
@@ -152,7 +157,7 @@ class ClassTable:
             InputError: a number or a colour that the table lacks, a class that `target_names` lacks, half-transparent
                 pixels, 16 bits without `bits: 16`, a broken file. It names the place of the first wrong pixel.
         """
-        return read_by(self, read_stored(source, name), target_names or self.target_table().names, snap)[0]
+        return read_by(self, read_stored(source, name), target_names or self.target_names, snap)[0]
 
 
 def table_of(names: Sequence[str], colors: Sequence[Color | None] = (), nearest: Sequence[Sequence[str]] = (),

@@ -5,15 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jiidm.data.labels import CLASSES, NO_CLASS, read_label_map
+from jiidm.data.classes import load_table
+from jiidm.data.labels import NO_CLASS
 from jiidm.data.sets.pairs import read_pair
 from jiidm.system.errors import InputError
-
-# The contest's names for the classes 0..7 of the data set; its "foreground object" is the contest's "other".
-STANFORD_CLASSES = ("sky", "tree", "road", "grass", "water", "building", "mountain", "other")
-
-_TO_CONTEST = np.full(256, NO_CLASS, np.uint8)
-_TO_CONTEST[:len(STANFORD_CLASSES)] = [CLASSES.index(name) for name in STANFORD_CLASSES]
 
 
 def read_stanford(source: str | Path, split: str, width: int,
@@ -32,11 +27,10 @@ def read_stanford(source: str | Path, split: str, width: int,
         InputError: a missing or broken file, an unknown label, or labels of another size than the photo's.
     """
     source = Path(source)
-    names = split_names(source / f"{split}.txt")
+    names, table = split_names(source / f"{split}.txt"), load_table("stanford")
     for name in names:
         yield name, *read_pair(source / "images" / f"{name}.jpg", source / "labels" / f"{name}.png",
-                               lambda path: _TO_CONTEST[read_label_map(path, len(STANFORD_CLASSES),
-                                                                       allow_no_class=True)], width, height)
+                               table.read, width, height)
 
 
 def split_names(path):
