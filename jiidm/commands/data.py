@@ -21,7 +21,7 @@ from jiidm.data.drawn.scenes import SMALLEST, draw_landscape
 from jiidm.data.folders import TrainingFolder, list_pairs, write_test_folder, write_training_folder
 from jiidm.data.sets.landscapes import write_landscapes
 from jiidm.data.sets.layouts import SET_TABLES, find_pairs, find_plain_pairs
-from jiidm.data.sets.pairs import Conversion, check_conversion, split_pairs, write_sets
+from jiidm.data.sets.pairs import CLASSES_FILE, Conversion, check_conversion, split_pairs, write_sets
 from jiidm.data.sets.stanford import fill_no_class, read_stanford
 from jiidm.system.errors import InputError
 from jiidm.system.files import written_whole
@@ -141,9 +141,11 @@ def convert_set(arguments):
     counts = write_sets(arguments.destination, splits, conversion)
     written = ", ".join(f"{split} {count.written} photos" for split, count in counts.items())
     print(f"{arguments.destination}: {written}")
-    names = conversion.class_names
-    owner = "the contest's" if names == CONTEST.names else "the table's own"
-    print(f"maps read by the table {table.name} ({table.title}); classes written: {owner} {len(names)}")
+    contest = conversion.classes is CONTEST
+    print(f"maps read by the table {table.name}; they count in {'the contest' if contest else 'the table'}'s "
+          f"{len(conversion.classes)} classes")
+    if not contest:
+        print(f"train with --classes {Path(arguments.destination) / CLASSES_FILE}")
     left_out = sum(count.left_out for count in counts.values())
     if left_out:
         print(f"{left_out} photos are left out: fewer than {100 * arguments.min_known:g} % of their pixels have a "
