@@ -1,5 +1,8 @@
 """The report over a training folder, and `jiidm data check`."""
 import json
+import time
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +11,18 @@ from PIL import Image
 
 from jiidm.data.check import FAULTS, REMARKS, check_folder, report_text
 from jiidm.data.folders import TrainingFolder
+from jiidm.data.labels import PALETTE
+from jiidm.data.photo_checks import near_copies
 from jiidm.data.pictures import read_photo
 from jiidm.system.errors import InputError
 
 SIZE = (24, 32)
+
+
+def photo(name, size=SIZE):
+    """A smooth picture of random colours, another one for each name."""
+    colors = np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (6, 8, 3), np.uint8)
+    return np.asarray(Image.fromarray(colors).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def good_pair(path, name, value=0):
@@ -20,7 +31,7 @@ def good_pair(path, name, value=0):
     labels[12:] = 5
     for part in ("imgs", "labels"):
         (path / part).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(path / "imgs" / f"{name}.jpg")
+    Image.fromarray(photo(name)).save(path / "imgs" / f"{name}.jpg")
     Image.fromarray(labels).save(path / "labels" / f"{name}.png")
     return labels
 
@@ -171,7 +182,75 @@ def test_the_tool_and_its_exit_codes(good, tmp_path):
     read = json.loads((tmp_path / "report.json").read_text())
     assert read["photos"] == 3 and read["pixels"]["5"] == 4 * 384
     assert {found["kind"] for found in read["faults"]} <= FAULTS.keys()
-    assert {found["kind"] for found in read["remarks"]} == {"small"} <= REMARKS.keys()
+    assert {found["kind"] for found in read["remarks"]} == {"small", "tiny"} <= REMARKS.keys()
     for arguments in ((tmp_path / "none",), (good, "--classes", 0), (good, "--json", tmp_path / "none" / "r.json")):
         done = run_main("data", "check", *arguments)
         assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: "), done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------ looks of photos
+
+def put(path, name, picture):
+    """Replaces the photo `name` by another of any size, with its label map."""
+    Image.fromarray(picture).save(path / "imgs" / f"{name}.jpg", quality=60)
+    label_map(path, name, np.arange(picture.shape[0] * picture.shape[1]).reshape(picture.shape[:2]) % 2)
+
+
+def test_near_copies_are_found_whatever_their_size_and_light(good):
+    big = photo("big", (90, 120))
+    put(good, "a", big)
+    put(good, "b", np.asarray(Image.fromarray(big).resize((70, 50))))
+    put(good, "d", np.clip(big * 0.8 + 20, 0, 255).astype(np.uint8))
+    copies = [found for found in check(good).remarks if found.kind == "copy"]
+    assert [(found.path, found.text) for found in copies] == [("imgs/a.jpg", "much like b.jpg, d.jpg")]
+
+
+def test_a_group_of_many_copies_is_one_short_line(good):
+    for name in "efghijklm":
+        put(good, name, photo("same"))
+    text = report_text(check(good))
+    assert "## Remark: near copies (1)" in text
+    assert "- imgs/e.jpg: much like f.jpg, g.jpg, h.jpg, i.jpg, j.jpg and 3 more" in text
+
+
+def test_thousands_of_photos_are_compared_in_seconds():
+    bits = np.where(np.random.default_rng(0).random((10_000, 143)) < 0.5, -1, 1).astype(np.int8)
+    bits[9_000] = bits[17]
+    bits[9_000, :20] *= -1  # 20 of 143 bits
+    bits[9_001] = bits[18]
+    bits[9_001, :30] *= -1
+    begin = time.process_time()
+    groups = list(near_copies([Path(f"{i:05}") for i in range(len(bits))], list(bits)))
+    assert groups == [[Path("00017"), Path("09000")]]
+    assert time.process_time() - begin < 30
+
+
+def test_frames_grey_pictures_and_odd_sizes_are_remarked(good):
+    framed = photo("framed", (60, 80)).copy()
+    framed[:8], framed[-12:] = 0, 0
+    put(good, "a", framed)
+    put(good, "b", np.repeat(photo("grey", (60, 80)).mean(2, keepdims=True).astype(np.uint8), 3, 2))
+    put(good, "c", photo("wide", (30, 200)))
+    put(good, "d", np.full((60, 80, 3), (30, 90, 160), np.uint8))
+    good_pair(good, "e")
+    report = check(good, width=66, height=40)
+    found = {(found.kind, found.path): found.text for found in report.remarks if not found.path.startswith("labels")}
+    assert found.pop(("frame", "imgs/a.jpg")) == "a plain frame of 7 and 12 pixels above and below"
+    assert found.pop(("grey", "imgs/b.jpg")) == "without colour"
+    assert found.pop(("aspect", "imgs/c.jpg")) == "200x30, of which a crop to 66:40 keeps 25 %"
+    assert found.pop(("frame", "imgs/d.jpg")) == "one colour all over"
+    assert found.pop(("tiny", "imgs/e.jpg")) == "32x24, less than half of 66x40"
+    assert set(found) == {("small", "imgs/c.jpg")}
+
+
+def test_a_contact_sheet_shows_photos_with_their_maps(good, tmp_path):
+    (good / "labels" / "b.png").unlink()
+    (good / "imgs" / "c.jpg").write_bytes(b"no photo")
+    done = run_main("data", "check", good, "--sheet", tmp_path / "sheet.png", "--width", 32, "--height", 24)
+    assert done.returncode == 1, done.stderr
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (6 + 142, 6 + 2 * 326, 3)  # two pairs, 160x120 each picture
+    assert (sheet[20, 6 + 240] == PALETTE[0]).all() and (sheet[100, 6 + 240] == PALETTE[5]).all()
+    assert (sheet[20, 6 + 326 + 240] == PALETTE[3]).all()
+    refused = run_main("data", "check", good, "--sheet", tmp_path / "sheet.gif")
+    assert refused.returncode == 2 and "sheet.gif: expected the name of a picture" in refused.stderr

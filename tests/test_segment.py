@@ -1,20 +1,25 @@
 """Label maps from photos: the command, the choice of a segmenter, and what becomes of its outputs."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from foreign_files import hugging_face, torch_zip
 from helpers import refused, run_main
 from PIL import Image
 
-from jiidm.checkpoint import arrays_of
-from jiidm.data.classes import table_of
+from jiidm.checkpoint import arrays_of, load_tensors
+from jiidm.data.classes import CONTEST, table_of
 from jiidm.data.labels import CLASSES, read_label_map
 from jiidm.data.pictures import read_photo
 from jiidm.data.vocabulary import Vocabulary
 from jiidm.evaluation import segment as segment_module
 from jiidm.evaluation.class_maps import class_map, class_map_with_confidence, merge_outputs
+from jiidm.evaluation.features import predict
 from jiidm.evaluation.judge import NOTHING, Judge, JudgeConfig
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.segment import PhotoSegmenter, open_segmenter, segment
-from jiidm.evaluation.weights import save_segmenter
+from jiidm.evaluation.weights import load_segmenter, save_segmenter
+from jiidm.painter.engine import GeneratorEngine
 
 TINY = SegformerConfig(5, (8, 16), (1, 2), (1, 2), (2, 1), 2, 12, 48, 32)
 SKY, WATER, SEA, TREE, ROAD = (CLASSES.index(name) for name in ("sky", "water", "sea", "tree", "road"))
@@ -100,6 +105,16 @@ def test_the_better_segmenter_is_taken_where_it_is_installed(monkeypatch):
     assert open_segmenter() == "judge"
 
 
+def test_the_painter_takes_the_default_segmenter_in_the_classes_of_its_weights(monkeypatch):
+    engine = GeneratorEngine.__new__(GeneratorEngine)
+    engine._generator = SimpleNamespace(vocabulary=Vocabulary(CONTEST, known=("sky", "water")))
+    logits = np.float32([[0, 0, 9, 9], [9, 9, 0, 0]]).reshape(2, 1, 4)
+    monkeypatch.setattr(segment_module, "open_segmenter",
+                        lambda: PhotoSegmenter("x", "", lambda photo: logits, (SEA, SKY)))
+    labels = engine.segment(np.zeros((40, 90, 3), np.uint8), 8, 4)
+    assert labels.shape == (4, 8) and labels[0].tolist() == [SKY] * 4 + [WATER] * 4
+
+
 # ------------------------------------------------------------------------------------------------------------- command
 
 def test_maps_have_the_photos_size_and_the_classes_colours(weights, photos, tmp_path):
@@ -133,6 +148,24 @@ def test_maps_are_not_replaced_by_mistake_and_a_broken_photo_stops_no_other(weig
     done = run_main("segment", photos, "-o", out, "--segmenter", weights, "--overwrite")
     assert done.returncode == 1 and "not made: " in done.stdout and "0.jpg" in done.stdout
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png"]
+
+
+def test_public_weights_of_other_classes(weights, photos, tmp_path):
+    arrays = load_tensors(weights)[0]
+    (tmp_path / "public.pth").write_bytes(torch_zip(hugging_face(arrays)))
+    (tmp_path / "mine.yaml").write_text(
+        "target: contest\nclasses:\n- {number: 0, name: lake}\n- {number: 1, name: bay, becomes: sea}\n"
+        "- {number: 4, name: ocean, becomes: sea}\n")
+    done = run_main("segment", photos / "a.jpg", "-o", tmp_path / "maps", "--segmenter", tmp_path / "public.pth",
+                    "--segmenter-classes", tmp_path / "mine.yaml")
+    assert done.returncode == 0 and "SegFormer for 512x384, 2 classes" in done.stdout, done.stderr
+    labels = read_label_map(tmp_path / "maps/a.png")
+    evaluator = load_segmenter(tmp_path / "public.pth", tmp_path / "mine.yaml")
+    (expected,) = predict(evaluator, [read_photo(photos / "a.jpg")], [labels.shape])
+    assert np.array_equal(labels, expected)
+    assert {CLASSES[c] for c in np.unique(labels)} <= {"lake", "sea"}
+    refused = run_main("segment", photos / "a.jpg", "-o", tmp_path / "other", "--segmenter", tmp_path / "public.pth")
+    assert refused.returncode == 2 and "predicts 5 classes" in refused.stderr and not (tmp_path / "other").exists()
 
 
 def test_mistakes(weights, photos, tmp_path):

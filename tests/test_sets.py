@@ -126,7 +126,10 @@ def test_a_table_of_other_classes_keeps_its_own(tmp_path):
     table.write_text("classes:\n" + "".join(f"- {{number: {n}, name: {name}}}\n" for n, name in (
         (SKY, "cloud"), (TREE, "wood"), (PERSON, "people"))))
     done = run_main("data", "folder", photos, tmp_path / "out", *options, "--classes", table, "--val-share", 0, *SIZE)
-    assert done.returncode == 0 and "the table's own 3" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "the table's 3 classes" in done.stdout and f"--classes {tmp_path / 'out' / 'classes.yaml'}" in done.stdout
+    written = load_table(tmp_path / "out/classes.yaml")
+    assert written.names == ("cloud", "wood", "people") and [c.number for c in written.classes] == [0, 1, 2]
     assert np.unique(TrainingFolder(tmp_path / "out/train").labels("p1")).tolist() == [0, 1, 2]
 
 

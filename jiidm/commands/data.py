@@ -11,15 +11,17 @@
 """
 import argparse
 import json
+from pathlib import Path
 
 from jiidm.commands.options import add_label_options
-from jiidm.data.check import check_folder, report_text
+from jiidm.data.check import check_folder, match_pairs, report_text
 from jiidm.data.classes import CONTEST, MAX_CLASSES, TABLES, load_table
+from jiidm.data.contact_sheet import contact_sheet
 from jiidm.data.drawn.scenes import SMALLEST, draw_landscape
-from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
+from jiidm.data.folders import TrainingFolder, list_pairs, write_test_folder, write_training_folder
 from jiidm.data.sets.landscapes import write_landscapes
 from jiidm.data.sets.layouts import SET_TABLES, find_pairs, find_plain_pairs
-from jiidm.data.sets.pairs import Conversion, check_conversion, split_pairs, write_sets
+from jiidm.data.sets.pairs import CLASSES_FILE, Conversion, check_conversion, split_pairs, write_sets
 from jiidm.data.sets.stanford import fill_no_class, read_stanford
 from jiidm.system.errors import InputError
 from jiidm.system.files import written_whole
@@ -63,6 +65,7 @@ def parse_arguments():
     check.add_argument("--width", type=int, default=512, help="of the training's pictures (default %(default)s)")
     check.add_argument("--height", type=int, default=384, help="of the training's pictures (default %(default)s)")
     check.add_argument("--json", metavar="FILE", help="also write the report to FILE")
+    check.add_argument("--sheet", metavar="FILE", help="also draw photos with their label maps, a JPEG or a PNG")
     return parser.parse_args()
 
 
@@ -138,9 +141,11 @@ def convert_set(arguments):
     counts = write_sets(arguments.destination, splits, conversion)
     written = ", ".join(f"{split} {count.written} photos" for split, count in counts.items())
     print(f"{arguments.destination}: {written}")
-    names = conversion.class_names
-    owner = "the contest's" if names == CONTEST.names else "the table's own"
-    print(f"maps read by the table {table.name} ({table.title}); classes written: {owner} {len(names)}")
+    contest = conversion.classes is CONTEST
+    print(f"maps read by the table {table.name}; they count in {'the contest' if contest else 'the table'}'s "
+          f"{len(conversion.classes)} classes")
+    if not contest:
+        print(f"train with --classes {Path(arguments.destination) / CLASSES_FILE}")
     left_out = sum(count.left_out for count in counts.values())
     if left_out:
         print(f"{left_out} photos are left out: fewer than {100 * arguments.min_known:g} % of their pixels have a "
@@ -149,6 +154,8 @@ def convert_set(arguments):
 
 def check(arguments):
     """Prints the report on a training folder; returns the exit code, 1 where a training would stop."""
+    if arguments.sheet and not arguments.sheet.lower().endswith((".jpg", ".jpeg", ".png")):
+        raise InputError(f"--sheet {arguments.sheet}: expected the name of a picture, such as sheet.jpg")
     count = int(arguments.classes) if arguments.classes.isdecimal() else len(CONTEST)
     if not 1 <= count <= MAX_CLASSES:
         raise InputError(f"--classes {count}: 1 to {MAX_CLASSES} were expected, or a table's name or file")
@@ -158,6 +165,11 @@ def check(arguments):
     if arguments.json:
         with written_whole(arguments.json) as path:
             path.write_text(json.dumps(report.as_dict(), indent=1) + "\n", "utf-8")
+    if arguments.sheet:
+        pairs = match_pairs(*list_pairs(Path(arguments.folder)))
+        sheet = contact_sheet([pair for pair in pairs if None not in pair], reader)
+        with written_whole(arguments.sheet) as path:
+            sheet.save(path, quality=92)
     return 1 if report.faults else 0
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from jiidm.data.classes import CONTEST
 from jiidm.data.folders import Finding, find_name_faults, list_pairs
 from jiidm.data.labels import NO_CLASS, check_size, check_values, read_label_map
+from jiidm.data.photo_checks import fingerprint, look_at, near_copies
 from jiidm.data.pictures import PHOTO_SUFFIXES, open_image, read_photo
 from jiidm.data.stored import read_stored
 from jiidm.data.vocabulary import LabelReader, numbered
@@ -30,10 +31,16 @@ FAULTS = {
 }
 REMARKS = {
     "nearly empty": "label maps of nearly one class",
+    "copy": "near copies",
+    "frame": "photos with a plain frame, or plain all over",
+    "grey": "grey photos",
+    "tiny": "photos of less than half the size",
+    "aspect": "photos that lose most to the crop",
     "small": "pictures that would be enlarged",
     "ignored": "files that are not used",
 }
 NEARLY_ALL = 0.99  # of a label map's pixels
+_NAMED = 5  # copies in a line
 _CHUNK = 256  # pairs in flight: bounds the memory, whatever the folder's size
 
 
@@ -95,9 +102,9 @@ def check_folder(path: str | Path, num_classes: int = 29, width: int = 512, heig
         raise InputError(f"{path}: no such folder; a folder with imgs/ and labels/ was expected")
     photos, labels = list_pairs(path)
     findings = _find_ignored(path, photos + labels) + find_name_faults(photos, labels)
-    pairs = _match_pairs(photos, labels)
+    pairs = match_pairs(photos, labels)
 
-    sizes, pixels, maps = Counter(), Counter(), Counter()
+    sizes, pixels, maps, fingerprints = Counter(), Counter(), Counter(), {}
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool, \
             tqdm(total=len(pairs), desc="check", unit="pair", dynamic_ncols=True, mininterval=1) as bar:
         for start in range(0, len(pairs), _CHUNK):
@@ -107,7 +114,9 @@ def check_folder(path: str | Path, num_classes: int = 29, width: int = 512, heig
                 sizes.update(result.sizes)
                 pixels.update(result.pixels)
                 maps.update(result.pixels.keys())
+                fingerprints |= result.fingerprints
                 bar.update()
+    findings += _find_copies(fingerprints)
     findings = [found._replace(path=os.path.relpath(found.path, path)) for found in findings]
     return Report(
         os.fspath(path), num_classes, len(photos), len(labels), dict(sizes.most_common()),
@@ -127,7 +136,7 @@ def _find_ignored(folder, used):
             for file in sorted((folder / part).iterdir()) if file not in used and not file.name.startswith(".")]
 
 
-def _match_pairs(photos, labels):
+def match_pairs(photos, labels):
     """Every file with its partner, (photo, label map); None stands for a missing one.
 
     Where a name comes twice, the further files stand alone.
@@ -141,20 +150,26 @@ def _match_pairs(photos, labels):
 # ------------------------------------------------------------------------------------------------------------ contents
 
 class _PairResult(NamedTuple):
-    """Of one pair: findings, the photo's size as a list of one or none, {value: pixels} of the label map."""
+    """Of one pair: findings, the photo's size as a list of one or none, {value: pixels} of the label map, {photo:
+    fingerprint}."""
 
     findings: list
     sizes: list
     pixels: dict
+    fingerprints: dict
 
 
 def _check_pair(pair, reader, width, height):
     """Decodes a photo and its label map, either of which may be None; returns a `_PairResult`."""
     photo, label = pair
-    findings, sizes, pixels, num_classes = [], {}, {}, len(reader.vocabulary)
+    findings, sizes, pixels, fingerprints, num_classes = [], {}, {}, {}, len(reader.vocabulary)
     if photo:
         try:
-            sizes[photo] = read_photo(photo).shape[1::-1]
+            picture = read_photo(photo)
+            sizes[photo] = picture.shape[1::-1]
+            findings += [Finding(kind, photo, text) for kind, text in look_at(picture, width, height)]
+            bits = fingerprint(picture)
+            fingerprints = {} if bits is None else {photo: bits}
         except Exception as error:  # noqa: BLE001 - whatever a broken file raises, the report goes on
             findings.append(Finding("unreadable", photo, _reason(error, photo)))
     if label:
@@ -168,10 +183,18 @@ def _check_pair(pair, reader, width, height):
             findings += _find_nearly_empty(label, pixels, values.size, reader.vocabulary.names)
             if photo in sizes:
                 findings += _try("size", label, lambda: check_size(values, sizes[photo], label))
+    tiny = {found.path for found in findings if found.kind == "tiny"}
     for file, size in sizes.items():
-        if size[0] < width or size[1] < height:
+        if file not in tiny and (size[0] < width or size[1] < height):
             findings.append(Finding("small", file, f"{_size(size)}, smaller than {width}x{height}"))
-    return _PairResult(findings, [_size(sizes[photo])] if photo in sizes else [], pixels)
+    return _PairResult(findings, [_size(sizes[photo])] if photo in sizes else [], pixels, fingerprints)
+
+
+def _find_copies(fingerprints):
+    """A finding for each group of near copies."""
+    for first, *others in near_copies(list(fingerprints), list(fingerprints.values())):
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        yield Finding("copy", first, f"much like {', '.join(path.name for path in others[:_NAMED])}{more}")
 
 
 def _read_labels(path, reader):

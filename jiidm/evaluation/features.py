@@ -35,17 +35,18 @@ def predict(segmenter: Evaluator, photos: list[np.ndarray], sizes: list[tuple[in
     Returns:
         height x width uint8 each.
     """
-    logits, classes = segmenter_logits(segmenter, photos)
+    logits, classes = segmenter_logits(segmenter, photos), segmenter.classes
+    if classes:
+        logits, classes = merge_outputs(logits, classes)
     return [class_map(values, size, classes) for values, size in zip(logits, sizes, strict=True)]
 
 
-def segmenter_logits(segmenter: Evaluator, photos: list[np.ndarray]) -> tuple[np.ndarray, tuple[int, ...] | None]:
-    """Returns the logits of photos, N, classes, h, w, and the class of each, or None where these are 0, 1, ..."""
+def segmenter_logits(segmenter: Evaluator, photos: list[np.ndarray]) -> np.ndarray:
+    """Returns the network's logits of photos, N, outputs, h, w; several outputs may mean one class."""
     config = segmenter.network.config
     batch = normalised(np.stack([resize_photo(photo, config.width, config.height) for photo in photos]))
     with jt.no_grad():
-        logits = segmenter.network(jt.array(batch)).numpy()
-    return merge_outputs(logits, segmenter.classes) if segmenter.classes else (logits, None)
+        return segmenter.network(jt.array(batch)).numpy()
 
 
 class FeatureNetwork:

@@ -101,7 +101,7 @@ def open_segmenter(name: str | os.PathLike | None = None,
     outputs = evaluator.classes or tuple(range(network.config.num_classes))
     known = evaluator.known.classes if evaluator.known else outputs
     about = f"SegFormer for {network.config.width}x{network.config.height}, {len(set(known))} classes"
-    return PhotoSegmenter(os.fspath(name), about, lambda photo: segmenter_logits(evaluator, [photo])[0][0], outputs,
+    return PhotoSegmenter(os.fspath(name), about, lambda photo: segmenter_logits(evaluator, [photo])[0], outputs,
                           evaluator.vocabulary.table)
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import yaml
 from tqdm import tqdm
 
 from jiidm.data.classes import CONTEST, ClassTable
+from jiidm.data.colors import hex_of
 from jiidm.data.folders import folder_written_whole, write_training_folder
 from jiidm.data.labels import NO_CLASS, check_size, fit_labels, resize_labels
 from jiidm.data.loader import Loader
@@ -16,6 +18,7 @@ from jiidm.system.errors import InputError
 from jiidm.system.rng import rng_for
 
 Fit = Literal["crop", "stretch"]
+CLASSES_FILE = "classes.yaml"
 _SHOWN = 3  # names in a message
 
 
@@ -56,10 +59,10 @@ class Conversion:
     snap: bool = False
 
     @property
-    def class_names(self) -> tuple[str, ...]:
+    def classes(self) -> ClassTable:
         """The classes of what is written: the contest's if all classes become one of them, else the table's own."""
         contest = all(c.ignore or c.becomes in CONTEST.names for c in self.table.classes)
-        return CONTEST.names if contest else self.table.target_names
+        return CONTEST if contest else self.table.target_table()
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Returns the photo, height x width x 3, and the labels, height x width, of a pair, both uint8.
@@ -67,7 +70,7 @@ class Conversion:
         Raises:
             InputError: a file is missing or broken, a value or a colour is not in the table, or the sizes differ.
         """
-        names = self.class_names
+        names = self.classes.names
         photo, labels = read_pair(pair.photo, pair.map, lambda path: self.table.read(path, names, snap=self.snap),
                                   self.width, self.height, self.fit)
         if self.keep is not None:
@@ -77,7 +80,7 @@ class Conversion:
 
 def check_conversion(conversion: Conversion) -> None:
     """Raises InputError for a class to keep that is none, and for a share beyond 0..1."""
-    names = conversion.class_names
+    names = conversion.classes.names
     for name in conversion.keep or ():
         if name not in names:
             raise InputError(f"--keep {name}: no class of the maps to write; expected some of {', '.join(names)}")
@@ -164,6 +167,8 @@ def split_pairs(pairs: list[Pair], share: float, seed: int = 0) -> dict[str, lis
 def write_sets(destination: str | Path, splits: dict[str, list[Pair]], conversion: Conversion) -> dict[str, Written]:
     """Writes a training folder for each split into one new folder, complete or not at all.
 
+    Where its maps count in other classes than the contest's, `classes.yaml` is their table.
+
     Args:
         destination: the folder; it must not exist or be empty.
         splits: the pairs by split; its name is that of the folder.
@@ -185,7 +190,16 @@ def write_sets(destination: str | Path, splits: dict[str, list[Pair]], conversio
                                  f"{100 * conversion.min_known:g} % of its pixels; lower --min-known, keep more "
                                  f"classes, or check the table {conversion.table.name}")
             counts[split] = Written(written, len(pairs) - written)
+        if conversion.classes is not CONTEST:
+            (folder / CLASSES_FILE).write_text(_yaml_of(conversion.classes), "utf-8")
     return counts
+
+
+def _yaml_of(table):
+    """A table of numbers, names and colours as YAML."""
+    classes = [{"number": c.number, "name": c.name, "color": hex_of(c.color)} for c in table.classes]
+    return yaml.safe_dump({"title": f"written by the table {table.name}", "classes": classes}, sort_keys=False,
+                          allow_unicode=True)
 
 
 def _known_enough(pairs, conversion, title) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
