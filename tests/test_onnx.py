@@ -10,8 +10,8 @@ import pytest
 from helpers import ROOT, TINY, relative_error, run_main, write_random_weights
 from PIL import Image
 
-onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'jiidm[onnx]'")
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'jiidm[onnx]'")
+onnx = pytest.importorskip("onnx", reason="needs onnx: pip install '.[onnx]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install '.[onnx]'")
 
 from jiidm.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from jiidm.config import DiffusionConfig, InferenceConfig  # noqa: E402

@@ -3,7 +3,7 @@
   jiidm export default -o onnx
   cd onnx && python -m jiidm_onnx draw MASK.png STYLE.jpg -o picture.jpg
 
-The second line needs numpy, pillow and onnxruntime alone. It needs the extra `onnx`: pip install 'jiidm[onnx]'.
+The second line needs numpy, pillow and onnxruntime alone. It needs the extra `onnx`: pip install '.[onnx]'.
 """
 import argparse
 from pathlib import Path
