@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from helpers import numbers, relative_error, resident_bytes
 
+from jiidm.kernels.adamw import adamw_step
 from jiidm.kernels.attention import attention, attention_plain
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.kernels.layout import from_blocks, to_blocks
@@ -167,28 +168,30 @@ def test_nearest_code_needs_little_memory(normal):
     ((1, 16, 26, 25), 240),
     ((2, 4, 7, 5), 8),
 ])
-def test_winograd(normal, x, out):
-    inputs = normal(*x), normal(out, x[1], 3, 3), normal(out), normal(x[0], out, *x[2:])
-    coefficients = normal(x[0], out, *x[2:])
+@pytest.mark.parametrize("relu", [False, True])
+def test_winograd(normal, x, out, relu):
+    inputs, coefficients = (normal(*x), normal(out, x[1], 3, 3), normal(out)), normal(x[0], out, *x[2:])
 
-    def ours(x, weight, bias, added):
-        return from_blocks(winograd(to_blocks(x), weight, bias, to_blocks(added)), out)
+    def ours(x, weight, bias):
+        return from_blocks(winograd(to_blocks(x), weight, bias, relu), out)
 
-    plain = results(lambda x, weight, bias, added: nn.conv2d(x, weight, bias, 1, 1) + added, inputs, coefficients)
-    for found, expected in zip(results(ours, inputs, coefficients), plain, strict=True):
+    def theirs(x, weight, bias):  # near zero the two would cut at different places: hence the same places for both
+        y = nn.conv2d(x, weight, bias, 1, 1)
+        return y * (ours(x, weight, bias).detach() > 0) if relu else y
+
+    for found, expected in zip(results(ours, inputs, coefficients), results(theirs, inputs, coefficients), strict=True):
         assert relative_error(found, expected) < CLOSE
 
 
 @pytest.mark.parametrize("x, out", [((2, 144, 9, 12), 48), ((2, 32, 17, 23), 576), ((3, 64, 1, 1), 16)])
 def test_pointwise(normal, x, out):
-    inputs = normal(*x), normal(out, x[1]), normal(out), normal(x[0], out, *x[2:])
-    coefficients = normal(x[0], out, *x[2:])
+    inputs, coefficients = (normal(*x), normal(out, x[1]), normal(out)), normal(x[0], out, *x[2:])
 
-    def ours(x, weight, bias, added):
-        return from_blocks(pointwise(to_blocks(x), weight, bias, to_blocks(added)), out)
+    def ours(x, weight, bias):
+        return from_blocks(pointwise(to_blocks(x), weight, bias), out)
 
-    def theirs(x, weight, bias, added):
-        return nn.conv2d(x, weight.reshape(*weight.shape, 1, 1), bias) + added
+    def theirs(x, weight, bias):
+        return nn.conv2d(x, weight.reshape(*weight.shape, 1, 1), bias)
 
     for found, expected in zip(results(ours, inputs, coefficients), results(theirs, inputs, coefficients), strict=True):
         assert relative_error(found, expected) < CLOSE
@@ -227,3 +230,20 @@ def test_blocks_hold_the_channels(normal, shape):
     assert np.array_equal(from_blocks(blocks, channels).numpy(), x.numpy())
     whole = from_blocks(blocks, blocks.shape[1] * 16).numpy()
     assert not whole[:, channels:].any()
+
+
+# ---- the optimiser
+
+def test_adamw(normal):
+    shapes, found = [(8, 4, 3, 3), (7,)], []
+    start, gradients = [normal(*s).numpy() for s in shapes], [[normal(*s) for s in shapes] for _ in range(3)]
+    for step in (adamw_step, lambda optimizer: optimizer.step()):
+        parameters = [jt.array(value) for value in start]
+        optimizer = jt.optim.AdamW(parameters, 0.1, betas=(0.5, 0.9), weight_decay=0.2)
+        for n, values in enumerate(gradients):
+            optimizer.n_step, group = n + 1, optimizer.param_groups[0]
+            group["grads"] = values
+            step(optimizer)
+        found.append([*parameters, *group["values"], *group["m"]])
+    for one, other in zip(*found, strict=True):
+        assert relative_error(one, other) < CLOSE

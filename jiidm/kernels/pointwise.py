@@ -5,8 +5,8 @@ from jiidm.system.runtime import jt
 
 # Weights are a matrix of channels read x channels written: as they are for the gradient with respect to the input.
 _CONVOLVE = r"""
-    @alias(x, in0) @alias(weight, in1) @alias(bias, in2) @alias(added, in3) @alias(y, out0)
-    const bool back = data["back"] > 0, with_bias = data["bias"] > 0, with_added = data["added"] > 0;
+    @alias(x, in0) @alias(weight, in1) @alias(bias, in2) @alias(y, out0)
+    const bool back = data["back"] > 0;
     const int64_t N = x_shape0, I = x_shape1, O = y_shape1, S = x_shape2 * x_shape3, SOME = 48;
     static Room room;
     const float* w = weight_p;
@@ -26,8 +26,7 @@ _CONVOLVE = r"""
         for (int64_t p = 0; p < S; p += SOME) {
             const int64_t o = (n * O * S + p) * 16;
             product(std::min(SOME, S - p), O, {x_p + (n * I * S + p) * 16, 16, S * 16}, I,
-                    {const_cast<float*>(w), O * 16, 16}, {y_p + o, 16, S * 16}, with_bias ? bias_p : nullptr,
-                    with_added ? added_p + o : nullptr);
+                    {const_cast<float*>(w), O * 16, 16}, {y_p + o, 16, S * 16}, back ? nullptr : bias_p);
         }
 """
 
@@ -51,35 +50,32 @@ _TO_WEIGHT = r"""
 """
 
 
-def pointwise(x, weight, bias, added=None):
+def pointwise(x, weight, bias):
     """1x1 convolution; differentiable in all arguments.
 
     Args:
         x: N, C/16, H, W, 16.
         weight: C_out, C; both are multiples of 16.
         bias: C_out.
-        added: what is added to the result; None for nothing.
 
     Returns:
         N, C_out/16, H, W, 16.
     """
-    return _Pointwise.apply(x, weight, bias, added)
+    return _Pointwise.apply(x, weight, bias)
 
 
 class _Pointwise(jt.Function):
-    def execute(self, x, weight, bias, added):
-        self.saved, self.has_added = (x, weight, bias), added is not None
-        return _convolve(x, weight, bias, added, back=False)
+    def execute(self, x, weight, bias):
+        self.saved = x, weight, bias
+        return _convolve(x, weight, bias, back=False)
 
     def grad(self, dy):
         x, weight, bias = self.saved
         dweight, dbias = jt.code([weight.shape, bias.shape], ["float32"] * 2, [x, dy], cpu_header=HEADER,
                                  cpu_src=_TO_WEIGHT)
-        return _convolve(dy, weight, bias, None, back=True), dweight, dbias, dy if self.has_added else None
+        return _convolve(dy, weight, bias, back=True), dweight, dbias
 
 
-def _convolve(x, weight, bias, added, back):
+def _convolve(x, weight, bias, back):
     shape = [x.shape[0], blocks_of(weight.shape[1 if back else 0]), *x.shape[2:4], BLOCK]
-    # unused inputs are of the same kinds as used ones, so that all share one compiled kernel
-    return jt.code(shape, "float32", [x, weight, bias, x if added is None else added], cpu_header=HEADER,
-                   cpu_src=_CONVOLVE, data={"back": int(back), "bias": int(not back), "added": int(added is not None)})
+    return jt.code(shape, "float32", [x, weight, bias], cpu_header=HEADER, cpu_src=_CONVOLVE, data={"back": int(back)})

@@ -27,18 +27,14 @@ struct Rows { const float* data; int64_t row, block; };
 // Rows of vectors: vector v of row r is data[r * row + v * vec]
 struct Vectors { float* data; int64_t row, vector; };
 
-// C = start + A B for R rows of A with 16 * blocks columns and V vectors of B; start is a row of bias or nothing, and
-// the same place of `added` or nothing
+// C = bias + A B for R rows of A with 16 * blocks columns and V vectors of B; bias is a row, or null for nothing
 template <int R, int V> __attribute__((noinline))
-static void multiply(Rows a, int64_t blocks, Vectors b, Vectors c, const float* bias, const float* added) {
+static void multiply(Rows a, int64_t blocks, Vectors b, Vectors c, const float* bias) {
     vec acc[R][V];
     #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
         #pragma GCC unroll 4
-        for (int v = 0; v < V; v++) {
-            acc[r][v] = bias ? *(const vec*)(bias + 16 * v) : vec{};
-            if (added) acc[r][v] += *(const vec*)(added + r * c.row + v * c.vector);
-        }
+        for (int v = 0; v < V; v++) acc[r][v] = bias ? *(const vec*)(bias + 16 * v) : vec{};
     const float *x = a.data, *y = b.data;
     for (int64_t i = 0; i < blocks; i++, x += a.block)
         for (int k = 0; k < 16; k++, y += b.row) {
@@ -58,33 +54,31 @@ static void multiply(Rows a, int64_t blocks, Vectors b, Vectors c, const float* 
         for (int v = 0; v < V; v++) *(vec*)(c.data + r * c.row + v * c.vector) = acc[r][v];
 }
 template <int R, int V>
-static void multiply_rows(int64_t rows, Rows a, int64_t blocks, Vectors b, Vectors c, const float* bias,
-                          const float* added) {
+static void multiply_rows(int64_t rows, Rows a, int64_t blocks, Vectors b, Vectors c, const float* bias) {
     for (int64_t r = 0; r < rows;) {
         const int64_t left = rows - r;
         const Rows ar = {a.data + r * a.row, a.row, a.block};
         const Vectors cr = {c.data + r * c.row, c.row, c.vector};
-        const float* add = added ? added + r * c.row : nullptr;
-        if (left >= R) { multiply<R, V>(ar, blocks, b, cr, bias, add); r += R; }
-        else if (left >= 4) { multiply<4, V>(ar, blocks, b, cr, bias, add); r += 4; }
-        else { multiply<1, V>(ar, blocks, b, cr, bias, add); r += 1; }
+        if (left >= R) { multiply<R, V>(ar, blocks, b, cr, bias); r += R; }
+        else if (left >= 4) { multiply<4, V>(ar, blocks, b, cr, bias); r += 4; }
+        else { multiply<1, V>(ar, blocks, b, cr, bias); r += 1; }
     }
 }
 // the same for any number of rows and vectors
 static void product(int64_t rows, int64_t vectors, Rows a, int64_t blocks, Vectors b, Vectors c,
-                    const float* bias = nullptr, const float* added = nullptr) {
+                    const float* bias = nullptr) {
     for (int64_t v = 0; v < vectors;) {
         const int64_t left = vectors - v;
         const Vectors bv = {b.data + v * b.vector, b.row, b.vector}, cv = {c.data + v * c.vector, c.row, c.vector};
-        const float *bias_v = bias ? bias + 16 * v : nullptr, *added_v = added ? added + v * c.vector : nullptr;
+        const float* bias_v = bias ? bias + 16 * v : nullptr;
         if (WIDEST == 1 || left == 1) {
-            multiply_rows<WIDEST == 1 ? 6 : 16, 1>(rows, a, blocks, bv, cv, bias_v, added_v); v += 1;
+            multiply_rows<WIDEST == 1 ? 6 : 16, 1>(rows, a, blocks, bv, cv, bias_v); v += 1;
         } else if (left % 3 == 0 || left == 5 || left > 8) {
-            multiply_rows<8, WIDEST == 1 ? 1 : 3>(rows, a, blocks, bv, cv, bias_v, added_v); v += 3;
+            multiply_rows<8, WIDEST == 1 ? 1 : 3>(rows, a, blocks, bv, cv, bias_v); v += 3;
         } else if (left >= 4) {
-            multiply_rows<6, WIDEST == 1 ? 1 : 4>(rows, a, blocks, bv, cv, bias_v, added_v); v += 4;
+            multiply_rows<6, WIDEST == 1 ? 1 : 4>(rows, a, blocks, bv, cv, bias_v); v += 4;
         } else {
-            multiply_rows<12, WIDEST == 1 ? 1 : 2>(rows, a, blocks, bv, cv, bias_v, added_v); v += 2;
+            multiply_rows<12, WIDEST == 1 ? 1 : 2>(rows, a, blocks, bv, cv, bias_v); v += 2;
         }
     }
 }

@@ -100,9 +100,9 @@ static void tile_of_result(const Tiles& s, const float* y, int64_t blocks, int64
         }
     }
 }
-// 36 numbers a channel to tile t of y, plus bias, plus what `added` has there (either may be null)
+// 36 numbers a channel to tile t of y, plus bias (which may be null), not below `least`
 static void tile_to_result(const Tiles& s, float* y, int64_t blocks, int64_t t, const float* m, int64_t stride,
-                           const float* bias, const float* added) {
+                           const float* bias, float least) {
     for (int64_t c = 0; c < blocks; c++) {
         vec half[4][6];
         for (int j = 0; j < 6; j++) {
@@ -118,8 +118,8 @@ static void tile_to_result(const Tiles& s, float* y, int64_t blocks, int64_t t, 
             vec out[4];
             to_result(half[i], out);
             for (int j = 0; j < w; j++) {
-                const int64_t at = (o + i * s.width + j) * 16;
-                *(vec*)(y + at) = added ? out[j] + b + *(const vec*)(added + at) : out[j] + b;
+                const vec sum = out[j] + b;
+                *(vec*)(y + (o + i * s.width + j) * 16) = sum > least ? sum : least + vec{};
             }
         }
     }
@@ -199,8 +199,8 @@ static void weights_of_matrices(const float* u, int64_t out, int64_t in, float* 
 """
 
 _CONVOLVE = r"""
-    @alias(x, in0) @alias(weight, in1) @alias(bias, in2) @alias(added, in3) @alias(y, out0)
-    const bool back = data["back"] > 0, with_bias = data["bias"] > 0, with_added = data["added"] > 0;
+    @alias(x, in0) @alias(weight, in1) @alias(bias, in2) @alias(y, out0)
+    const bool back = data["back"] > 0, relu = data["relu"] > 0;
     const int64_t I = x_shape1, O = y_shape1, i_all = I * 16, o_all = O * 16;
     const Tiles s(x_shape2, x_shape3);
     const int64_t tiles = x_shape0 * s.rows * s.columns, threads = omp_get_max_threads();
@@ -210,7 +210,7 @@ _CONVOLVE = r"""
     static Room matrices;
     float* u = matrices.of(F * i_all * o_all);
     std::vector<float> b(o_all, 0.f);
-    if (with_bias) std::copy(bias_p, bias_p + bias_shape0, b.begin());
+    if (!back) std::copy(bias_p, bias_p + bias_shape0, b.begin());
     #pragma omp parallel
     {
         matrices_of_weights(weight_p, weight_shape0, weight_shape1, back, u);
@@ -224,8 +224,8 @@ _CONVOLVE = r"""
                 product((n + 3) / 4 * 4, O, {v + f * room * i_all, i_all, 16}, I, {u + f * i_all * o_all, o_all, 16},
                         {m + f * room * o_all, o_all, 16});
             for (int64_t t = 0; t < n; t++)
-                tile_to_result(s, y_p, O, t0 + t, m + t * o_all, room * o_all, with_bias ? b.data() : nullptr,
-                               with_added ? added_p : nullptr);
+                tile_to_result(s, y_p, O, t0 + t, m + t * o_all, room * o_all, back ? nullptr : b.data(),
+                               relu ? 0.f : -INFINITY);
         }
     }
 """
@@ -265,36 +265,45 @@ _TO_WEIGHT = r"""
     }
 """
 
+_WHERE_POSITIVE = r"""
+    @alias(dy, in0) @alias(y, in1) @alias(dx, out0)
+    const int64_t n = in0->num;
+    #pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) dx_p[i] = y_p[i] > 0 ? dy_p[i] : 0.f;
+"""
 
-def winograd(x, weight, bias, added=None):
+
+def winograd(x, weight, bias, relu=False):
     """3x3 convolution with one row and column of zeros around the input; differentiable in all arguments.
 
     Args:
         x: N, C/16, H, W, 16.
         weight: C_out, C, 3, 3.
         bias: C_out.
-        added: what is added to the result; None for nothing.
+        relu: whether ReLU follows.
 
     Returns:
         N, C_out/16, H, W, 16.
     """
-    return _Winograd.apply(x, weight, bias, added)
+    return _Winograd.apply(x, weight, bias, relu)
 
 
 class _Winograd(jt.Function):
-    def execute(self, x, weight, bias, added):
-        self.saved, self.has_added = (x, weight, bias), added is not None
-        return _convolve(x, weight, bias, added, back=False)
+    def execute(self, x, weight, bias, relu):
+        y = _convolve(x, weight, bias, back=False, relu=relu)
+        self.saved, self.positive = (x, weight, bias), y if relu else None
+        return y
 
     def grad(self, dy):
         x, weight, bias = self.saved
+        if self.positive is not None:
+            dy = jt.code(dy.shape, "float32", [dy, self.positive], cpu_src=_WHERE_POSITIVE)
         dweight, dbias = jt.code([weight.shape, bias.shape], ["float32"] * 2, [x, dy], cpu_header=_HEADER,
                                  cpu_src=_TO_WEIGHT)
-        return _convolve(dy, weight, bias, None, back=True), dweight, dbias, dy if self.has_added else None
+        return _convolve(dy, weight, bias, back=True), dweight, dbias, None
 
 
-def _convolve(x, weight, bias, added, back):
+def _convolve(x, weight, bias, back, relu=False):
     shape = [x.shape[0], blocks_of(weight.shape[1 if back else 0]), *x.shape[2:4], BLOCK]
-    # unused inputs are of the same kinds as used ones, so that all share one compiled kernel
-    return jt.code(shape, "float32", [x, weight, bias, x if added is None else added], cpu_header=_HEADER,
-                   cpu_src=_CONVOLVE, data={"back": int(back), "bias": int(not back), "added": int(added is not None)})
+    return jt.code(shape, "float32", [x, weight, bias], cpu_header=_HEADER, cpu_src=_CONVOLVE,
+                   data={"back": int(back), "relu": int(relu)})

@@ -30,13 +30,17 @@ class Convolution(nn.Conv):
     def execute(self, x):
         if self.prepared is not None:
             return self.prepared(x, self.plain)
-        if self.blocked and blocks_available():
+        if self.computes_in_blocks():
             return self._in_blocks(x)
         before, after = self.zeros
         padded = pad_right_below(x, after - before, after - before)
         if self.rounded:
             return rounded_convolution(padded, self.weight, self.bias, self.stride[0], before)
         return super().execute(padded)
+
+    def computes_in_blocks(self):
+        """Whether the result is in blocks now, unless it is `plain`, by the kernels that have gradients."""
+        return self.prepared is None and self.blocked and blocks_available()
 
     def _in_blocks(self, x):
         if self.zeros == (1, 1) and self.stride == (1, 1):

@@ -9,6 +9,7 @@ import math
 from jiidm.kernels import plain_operators
 from jiidm.kernels.attention import attention
 from jiidm.kernels.group_norm import group_norm
+from jiidm.kernels.layout import to_blocks
 from jiidm.kernels.winograd import winograd
 from jiidm.models.blocks import (
     GroupNorm,
@@ -81,10 +82,11 @@ class SpadeNorm(nn.Module):
 
     def maps(self, mask):
         """1 + gamma and beta (N, C, H, W) for a one-hot mask of the same H, W; or one Var, see `group_norm`."""
-        hidden = self.mlp_shared(mask)
-        gamma, beta = self.mlp_gamma, self.mlp_beta
-        if hidden.ndim == 5 and gamma.prepared is None:  # both at once: what `blocked_group_norm` has gradients for
+        shared, gamma, beta = self.mlp_shared[0], self.mlp_gamma, self.mlp_beta
+        if gamma.computes_in_blocks():  # both at once: what `blocked_group_norm` has gradients for
+            hidden = winograd(to_blocks(mask), shared.weight, shared.bias, relu=True)
             return (winograd(hidden, jt.concat([gamma.weight, beta.weight]), jt.concat([gamma.bias, beta.bias])),)
+        hidden = self.mlp_shared(mask)
         return 1 + self.mlp_gamma(hidden), self.mlp_beta(hidden)
 
     def execute(self, x, condition, modulation=None):

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 
+from jiidm.kernels.adamw import adamw_step
 from jiidm.system.distributed import all_reduce_vars, shard
 from jiidm.system.runtime import jt
 from jiidm.training.patching import patched
@@ -14,7 +15,7 @@ class Learner:
     Args:
         name: prefix of its variables in saved states, such as "network" or "discriminator".
         network: the module.
-        optimizer: a Jittor Adam optimiser.
+        optimizer: a `jt.optim.AdamW`.
         rate: its learning rate as a multiple of the training's.
     """
 
@@ -91,7 +92,7 @@ class Gradients:
         values = iter(self.values)
         for group in optimizer.param_groups:
             group["grads"] = [next(values) for _ in group["params"]]
-        optimizer.step()
+        adamw_step(optimizer)
         for group in optimizer.param_groups:
             del group["grads"]
         jt.sync(self.learner.parameters)
