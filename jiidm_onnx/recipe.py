@@ -19,13 +19,16 @@ _KEYS = {
     "guidance_rescale": ("a number from 0 to 1", lambda v: _is_number(v) and v <= 1),
     "guidance_from": ("a timestep", lambda v: type(v) is int and v >= 0),
     "guidance_to": ("a timestep, or 0 for all", lambda v: type(v) is int and v >= 0),
+    "color_by_class": ("false, since only jiidm transfers colours by class", lambda v: v is False),
+    "canvas": ("none, since only jiidm draws at other sizes", lambda v: isinstance(v, (list, tuple)) and not v),
 }
 _ROUND_KEYS = {
     "guidance": ("a number of at least 0", lambda v: _is_number(v)),
     "respacing": ('"ddimN"', lambda v: isinstance(v, str)),
     "start": ("a whole number of at least 1", lambda v: type(v) is int and v >= 1),
+    "scale": ("1, since only jiidm draws at other sizes", lambda v: v == 1),
 }
-_ROUND_DEFAULTS = {"guidance": 3.5, "respacing": "ddim500", "start": 300}  # the paper's
+_ROUND_DEFAULTS = {"guidance": 3.5, "respacing": "ddim500", "start": 300, "scale": 1.0}  # the paper's
 
 
 @dataclass(frozen=True)

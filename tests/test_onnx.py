@@ -324,6 +324,8 @@ def test_a_manifest_that_says_other_things_is_refused(copied, key, value):
     ({"rounds": 5}, "rounds 5"), ({"rounds": [{"start": 60, "respacing": "ddim50"}]}, "start index 60"),
     ({"recipe": {"sampler": []}}, "sampler []"), ({"recipe": {"colour": 1}}, "colour"),
     ({"recipe": {"steps": 4}}, "steps 4"), ({"recipe": {"rounds": [3]}}, "a round"), ({"size": "big"}, "size 'big'"),
+    ({"recipe": {"canvas": [128, 96]}}, "canvas"), ({"recipe": {"color_by_class": True}}, "color_by_class"),
+    ({"rounds": [{"scale": 2.0}]}, "scale"),
     ({"color_transfer": "paint"}, "paint"), ({"recipe": {"guidance_from": 1000}}, "guidance_from 1000"),
 ])
 def test_settings_that_cannot_be_used_are_refused(exported, arguments, words):

@@ -49,15 +49,17 @@ def build_page(networks, model, gallery, output, runtime=None):
 
     Raises:
         InputError: a folder of other files, one that cannot be written, a package that is not the pinned one, or a
-            recipe whose rounds grow, which the page does not compute.
+            recipe with keys that the page does not compute.
         SetupError: npm is missing, or does not reach its registry.
     """
     output = Path(output)
     if output.is_dir() and any(output.iterdir()) and not (output / _FILES).is_file():
         raise InputError(f"{output}: has other files than a page; choose a new or an empty folder")
     recipe = json.loads((Path(networks) / "manifest.json").read_text("utf-8"))["recipe"]
-    if any(each.get("scale", 1) != 1 for each in recipe["rounds"]):
-        raise InputError("the recipe of these weights has rounds with a scale, which the static page does not compute; "
+    others = [key for key in ("canvas", "color_by_class") if recipe.get(key)]
+    others += ["scale"] * any(each.get("scale", 1) != 1 for each in recipe["rounds"])
+    if others:
+        raise InputError(f"the recipe of these weights has {', '.join(others)}, which the static page does not compute; "
                          "use jiidm paint, or weights whose recipe has none")
     output_folder(output)
     packed = _check_runtime(Path(runtime)) if runtime else _fetch_runtime()
