@@ -59,8 +59,8 @@ def build_page(networks, model, gallery, output, runtime=None):
     others = [key for key in ("canvas", "color_by_class") if recipe.get(key)]
     others += ["scale"] * any(each.get("scale", 1) != 1 for each in recipe["rounds"])
     if others:
-        raise InputError(f"the recipe of these weights has {', '.join(others)}, which the static page does not compute; "
-                         "use jiidm paint, or weights whose recipe has none")
+        raise InputError(f"the recipe of these weights has {', '.join(others)}, which the page does not compute; use jiidm "
+                         f"paint, or weights whose recipe has none")
     output_folder(output)
     packed = _check_runtime(Path(runtime)) if runtime else _fetch_runtime()
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent) as place:
