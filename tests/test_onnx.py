@@ -123,6 +123,7 @@ def test_the_segmenter_gives_the_labels_of_jittor(exported):
     assert (Generator(exported).segment(photo, (96, 128)) == segment(photo, size=(96, 128))).mean() > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
 def test_a_guided_chain_of_20_steps_gives_the_latents_of_jittor(exported, networks, sampler):
     from jiidm.data.latents import one_hot_batch
@@ -142,6 +143,7 @@ def test_a_guided_chain_of_20_steps_gives_the_latents_of_jittor(exported, networ
     assert relative_error(found, expected) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [
     {}, {"rounds": 1, "ensemble": False}, {"color_transfer": "histogram", "recipe": {"sampler": "dpmpp", "steps": 5}},
 ])
