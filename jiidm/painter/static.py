@@ -16,6 +16,7 @@ from pathlib import Path
 from jiidm import __version__
 from jiidm.data.color_maps import COLOR_TABLES
 from jiidm.data.labels import CLASSES
+from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.inference.color_transfer import fixed_rotations
 from jiidm.painter.server import PAGE
 from jiidm.painter.uploads import decode_any_map
@@ -93,13 +94,18 @@ def color_tables():
 
 
 def _copy_gallery(gallery, ready, model):
-    """Copies styles and label maps, the maps at the canvas size; returns their paths in the folder by kind and name."""
-    canvas, count, paths = model["canvas"], len(model["classes"]), {}
-    (ready / "styles").mkdir()
+    """Copies styles and label maps, the maps at the canvas size; returns their paths in the folder by kind and name.
+
+    Styles are there twice: to be seen, and at the networks' size as PNG, since browsers decode a JPEG in their own way.
+    """
+    canvas, size, count, paths = model["canvas"], model["picture"], len(model["classes"]), {}
+    (ready / "styles" / "fitted").mkdir(parents=True)
     (ready / "examples").mkdir()
     for name, path in gallery.styles.items():
         paths["styles", name] = f"styles/{path.name}"
         shutil.copyfile(path, ready / "styles" / path.name)
+        fitted = fit_photo(read_photo(path), size["width"], size["height"])
+        (ready / "styles" / "fitted" / f"{name}.png").write_bytes(png_of(fitted))
     for name, path in gallery.maps.items():
         paths["examples", name] = f"examples/{name}.png"
         labels, _ = decode_any_map(path.read_bytes(), canvas["width"], canvas["height"], count)
