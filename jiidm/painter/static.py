@@ -17,6 +17,7 @@ from jiidm import __version__
 from jiidm.data.classes import colored_tables
 from jiidm.data.colors import hex_of
 from jiidm.data.labels import CLASSES
+from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.inference.color_transfer import fixed_rotations
 from jiidm.painter.server import PAGE
 from jiidm.painter.uploads import decode_any_map, reader_of
@@ -59,8 +60,8 @@ def build_page(networks, model, gallery, output, runtime=None):
     others = [key for key in ("canvas", "color_by_class") if recipe.get(key)]
     others += ["scale"] * any(each.get("scale", 1) != 1 for each in recipe["rounds"])
     if others:
-        raise InputError(f"the recipe of these weights has {', '.join(others)}, which the page does not compute; use jiidm "
-                         f"paint, or weights whose recipe has none")
+        raise InputError(f"the recipe of these weights has {', '.join(others)}, which the page does not compute; use "
+                         f"jiidm paint, or weights whose recipe has none")
     output_folder(output)
     packed = _check_runtime(Path(runtime)) if runtime else _fetch_runtime()
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent) as place:
@@ -96,13 +97,18 @@ def color_tables():
 
 
 def _copy_gallery(gallery, ready, model):
-    """Copies styles and label maps, the maps at the canvas size; returns their paths in the folder by kind and name."""
-    canvas, reader, paths = model["canvas"], reader_of(model), {}
-    (ready / "styles").mkdir()
+    """Copies styles and label maps, the maps at the canvas size; returns their paths in the folder by kind and name.
+
+    Styles are there twice: to be seen, and at the networks' size as PNG, since browsers decode a JPEG in their own way.
+    """
+    canvas, size, reader, paths = model["canvas"], model["picture"], reader_of(model), {}
+    (ready / "styles" / "fitted").mkdir(parents=True)
     (ready / "examples").mkdir()
     for name, path in gallery.styles.items():
         paths["styles", name] = f"styles/{path.name}"
         shutil.copyfile(path, ready / "styles" / path.name)
+        fitted = fit_photo(read_photo(path), size["width"], size["height"])
+        (ready / "styles" / "fitted" / f"{name}.png").write_bytes(png_of(fitted))
     for name, path in gallery.maps.items():
         paths["examples", name] = f"examples/{name}.png"
         labels, _ = decode_any_map(path.read_bytes(), canvas["width"], canvas["height"], reader)

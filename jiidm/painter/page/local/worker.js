@@ -137,7 +137,7 @@ async function styleOf(style, width, height) {
   if (lastStyle.key !== style) {
     const known = model.styles.find(({ name }) => name === style);
     if (!known && style.length < 64) throw new Error(`There is no style ${style} here`);
-    const photo = known ? await (await fetch(address(known.file))).blob() : new Blob([fromBase64(style)]);
+    const photo = known ? await (await fetch(address(`styles/fitted/${encodeURIComponent(style)}.png`))).blob() : new Blob([fromBase64(style)]);
     lastStyle = { key: style, picture: fitPhoto(await decodePhoto(photo), width, height) };
   }
   return lastStyle.picture;
