@@ -13,7 +13,7 @@ from jiidm.checkpoint import KINDS, Checkpoint, load_checkpoint, load_into, open
 from jiidm.config import InferenceConfig, RoundConfig, check_config, with_recipe
 from jiidm.data.inputs import prepare_inputs
 from jiidm.data.latents import one_hot_batch
-from jiidm.data.vocabulary import Vocabulary, vocabulary_of
+from jiidm.data.vocabulary import vocabulary_of
 from jiidm.diffusion.schedule import Schedule
 from jiidm.evaluation.segment import open_segmenter
 from jiidm.inference.ensemble import average, check_alike, ensemble_weights
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from jiidm.data.classes import ClassTable
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
-# The classes of their training photos (weights/default/README.md), for weights whose metadata do not say it.
-SEEN_BY_DEFAULT = ("sky", "tree", "road", "grass", "water", "building", "mountain", "other")
 _CPU_CACHE_MB = 2048
 
 Mask = str | Path | Image.Image | np.ndarray
@@ -73,7 +71,7 @@ class Generator:
         check_config(self.config)
         self.width, self.height = self.config.image.width, self.config.image.height
         self.num_classes = self.config.unet.num_classes
-        self.vocabulary = unet_vocabulary(unets[-1])
+        self.vocabulary = vocabulary_of(unets[-1].classes, self.num_classes, unets[-1].path)
         self.schedule = Schedule(self.config.diffusion)
         self.checkpoints, self.autoencoder_checkpoint = unets, autoencoder
         self._autoencoder = Autoencoder(autoencoder.config.autoencoder)
@@ -274,14 +272,6 @@ class Generator:
         conditions = Conditions(self._unet, hot, height, width, budget, null, joint)
         self._null = size, conditions.null  # serves all pictures of this size to come
         return conditions
-
-
-def unet_vocabulary(unet: Checkpoint) -> Vocabulary:
-    """Returns what a UNet knows of classes; of the package's own weights also where their metadata do not say it."""
-    found = vocabulary_of(unet.classes, unet.config.unet.num_classes, unet.path)
-    if unet.classes is None and unet.path.parent.absolute() == DEFAULT_WEIGHTS.absolute():
-        return Vocabulary(found.table, known=SEEN_BY_DEFAULT)
-    return found
 
 
 def load(paths: Paths = "default", device: str = "auto", precision: str = "auto",

@@ -15,12 +15,12 @@ from jiidm.data.classes import CONTEST, load_table, table_of
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
 from jiidm.data.labels import CLASSES, NO_CLASS, colorize
 from jiidm.data.vocabulary import Seen, Vocabulary, count_classes, numbered, vocabulary_of
-from jiidm.generator import SEEN_BY_DEFAULT
 from jiidm.training.classes import reader_of_training, with_classes
 
 SKY, TREE, GRASS, SEA, WATER, HILL, MOUNTAIN = map(
     CLASSES.index, ("sky", "tree", "grass", "sea", "water", "hill", "mountain"))
-EIGHT = Vocabulary(CONTEST, known=SEEN_BY_DEFAULT)
+SEEN = "sky", "tree", "road", "grass", "water", "building", "mountain", "other"
+EIGHT = Vocabulary(CONTEST, known=SEEN)
 CONFIG = dataclasses.replace(TINY, inference=InferenceConfig((RoundConfig(2.0, "ddim20", 3),)))
 COLORED = "contest", "ade20k", "cityscapes", "gaugan"
 OWN = """
@@ -85,7 +85,7 @@ def test_metadata_that_name_no_classes_are_refused(change, words):
 def test_the_substitute_is_the_nearest_class_that_was_seen():
     found = EIGHT.substitutes()
     assert found["sea"] == "water" and found["hill"] == "mountain" and found["plant"] == "tree"
-    assert "sky" not in found and set(found) == set(CLASSES) - set(SEEN_BY_DEFAULT) - {"wall"} | {"wall"}
+    assert "sky" not in found and set(found) == set(CLASSES) - set(SEEN) - {"wall"} | {"wall"}
     few = Vocabulary(CONTEST, Seen(1, (0.0,) * 29, tuple(int(c in ("lake", "sky")) for c in CLASSES)))
     assert few.substitutes()["sea"] == "lake" and "hill" not in few.substitutes()
     other = dataclasses.replace(CONTEST, classes=(dataclasses.replace(CONTEST.classes[SEA], nearest=("sky",)),))
@@ -144,13 +144,13 @@ def test_what_no_table_has_is_refused_or_snapped(tmp_path):
 
 
 def test_unseen_classes_are_named_once():
-    vocabulary = Vocabulary(CONTEST, known=SEEN_BY_DEFAULT)
+    vocabulary = Vocabulary(CONTEST, known=SEEN)
     with pytest.warns(UserWarning) as told:
         for bottom in (SEA, HILL, SEA):
             assert (vocabulary.reader().read(landscape(SKY, bottom)) == landscape(SKY, bottom)).all()
     assert len(told) == 2 and "sea" in str(told[0].message) and "sea as water" in str(told[0].message)
     assert "hill as mountain" in str(told[1].message) and "sea" not in str(told[1].message)
-    fresh = Vocabulary(CONTEST, known=SEEN_BY_DEFAULT)
+    fresh = Vocabulary(CONTEST, known=SEEN)
     with pytest.warns(UserWarning, match="sea; drawn: sea as water"):
         assert (fresh.reader(nearest_class=True).read(landscape(SKY, SEA)) == landscape(SKY, WATER)).all()
 
@@ -162,7 +162,7 @@ def weights(tmp_path_factory):
     """A folder of weights that have seen the eight classes."""
     folder = tmp_path_factory.mktemp("weights") / "weights"
     write_random_weights(folder, CONFIG, [1])
-    seen = count_classes([np.array([[CLASSES.index(name) for name in SEEN_BY_DEFAULT]], np.uint8)], CONTEST)
+    seen = count_classes([np.array([[CLASSES.index(name) for name in SEEN]], np.uint8)], CONTEST)
     unet = load_checkpoint(folder / "unet-1.safetensors")
     save_checkpoint(unet.path, "unet", unet.tensors, unet.config, unet.step, classes=seen.as_dict())
     return folder
@@ -214,7 +214,7 @@ def test_unpainted_pixels_are_filled_in(generator):
 
 def test_unseen_classes_have_a_warning_and_a_substitute(weights):
     generator = Generator.from_checkpoint(weights, "cpu")
-    assert generator.vocabulary.seen_names == tuple(c for c in CLASSES if c in SEEN_BY_DEFAULT)
+    assert generator.vocabulary.seen_names == tuple(c for c in CLASSES if c in SEEN)
     with pytest.warns(UserWarning, match="never seen sea; drawn: sea as water") as told:
         found = drawn(generator, landscape(SKY, SEA), nearest_class=True)
         assert (drawn(generator, landscape(SKY, SEA)) != found).any()
@@ -225,7 +225,7 @@ def test_unseen_classes_have_a_warning_and_a_substitute(weights):
 
 
 def test_the_packages_weights_have_seen_eight_classes():
-    assert set(Generator.from_checkpoint().vocabulary.seen_names) >= set(SEEN_BY_DEFAULT) - {"other"}
+    assert set(Generator.from_checkpoint().vocabulary.seen_names) >= set(SEEN) - {"other"}
 
 
 def test_the_commands_read_maps_by_tables(weights, tmp_path):

@@ -41,10 +41,12 @@ def _color(color):
 def _seen_by_default():
     """The names of the classes that the default weights have seen."""
     from jiidm.checkpoint import open_checkpoint
-    from jiidm.generator import DEFAULT_WEIGHTS, unet_vocabulary
+    from jiidm.data.vocabulary import vocabulary_of
+    from jiidm.generator import DEFAULT_WEIGHTS
 
     path = max(DEFAULT_WEIGHTS.glob("unet*.safetensors"))
-    return unet_vocabulary(open_checkpoint(path, "unet")).seen_names
+    unet = open_checkpoint(path, "unet")
+    return vocabulary_of(unet.classes, unet.config.unet.num_classes, path).seen_names
 
 
 def setup(app):

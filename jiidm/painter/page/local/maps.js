@@ -10,7 +10,7 @@ const NO_CLASS = 255, LEAST_MATCH = 0.5;
 export async function readAnyMap(bytes, width, height, count, tables) {
   const image = await decodeRows(bytes).catch((error) => { throw new Error(`label map: ${error.message}`); });
   if (image.depth > 8) throw new Error('label map: 16 bits; expected 8');
-  let labels = image.color === 0 || image.color === 3 ? stored(image) : null;
+  let labels = image.color === 0 || image.color === 3 && !hasTableColors(image, tables) ? stored(image) : null;
   if (labels?.some((label) => label >= count)) {
     if (image.color === 0) throw new Error(`label map: class ${Math.max(...new Set(labels))}; expected 0..${count - 1}`);
     labels = null; // the palette's colours may tell
@@ -27,6 +27,12 @@ function stored({ width, height, depth, rows }) {
     const x = i % width * depth;
     return rows[(i - i % width) / width * length + (x >> 3)] >> (8 - depth - (x & 7)) & mask;
   });
+}
+
+// Whether all colours of a palette picture are of exactly one table: then its indices mean nothing.
+function hasTableColors(image, tables) {
+  const used = [...new Set(colors(image))].map((code) => `#${code.toString(16).padStart(6, '0')}`);
+  return Object.values(tables).filter((entries) => used.every((color) => color in entries)).length === 1;
 }
 
 // The classes of a picture's colours, by the table that fits most pixels.
