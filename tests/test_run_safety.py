@@ -226,7 +226,8 @@ class Small(Trainer):
     stage, title, columns, sections = "unet", "a layer", ("mse", "other"), ("train_unet",)
 
     def __init__(self, run, spoilt=(), **settings):
-        training = UNetTrainingConfig(**{"steps": 60, "batch": 4, "save_every": 10, "sheet_every": 0, **settings})
+        own = {"steps": 60, "batch": 4, "keep_at": (60,), "save_every": 10, "sheet_every": 0}
+        training = UNetTrainingConfig(**{**own, **settings})
         super().__init__(Config(train_unet=training, seed=5), range(4), run)
         self.spoilt, self.saw = dict(spoilt), []
         self.build()
