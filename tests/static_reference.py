@@ -36,6 +36,7 @@ def drawing():
 
 def main(folder):
     """Writes the weights and the pictures."""
+    from jiidm.evaluation.segment import open_segmenter
     from jiidm.painter.engine import GeneratorEngine
 
     write_random_weights(folder / "weights", dataclasses.replace(TINY, inference=RECIPE), [1])
@@ -48,7 +49,8 @@ def main(folder):
         pictures[f"{name} steps"] = max(event["done"] for event in events if event["event"] == "progress")
     canvas = engine.describe()["canvas"]
     photo = fit_photo(read_photo(PHOTOS / f"{SEGMENTED}.jpg"), canvas["width"], canvas["height"])
-    np.savez(folder / "pictures.npz", segmented=engine.segment(photo, canvas["width"], canvas["height"]), **pictures)
+    segmented = open_segmenter("small").segment(photo, (canvas["height"], canvas["width"])).labels  # the exported one
+    np.savez(folder / "pictures.npz", segmented=segmented, **pictures)
 
 
 if __name__ == "__main__":
