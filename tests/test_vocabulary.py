@@ -224,8 +224,16 @@ def test_unseen_classes_have_a_warning_and_a_substitute(weights):
         assert (found == drawn(generator, landscape(SKY, WATER))).all()
 
 
-def test_the_packages_weights_have_seen_eight_classes():
-    assert set(Generator.from_checkpoint().vocabulary.seen_names) >= set(SEEN) - {"other"}
+def test_the_packages_weights_have_seen_landscapes():
+    seen = Generator.from_checkpoint().vocabulary.seen_names
+    assert {*SEEN, "sea", "rock", "sand", "river", "field", "waterfall"} <= set(seen) and "ship" not in seen
+
+
+def test_a_class_of_hardly_any_map_is_not_seen():
+    table = table_of(["sky", "sea", "pier"])
+    vocabulary = Vocabulary(table, Seen(1000, (0.5, 0.4, 0.0), (900, 5, 4)))
+    assert vocabulary.seen_names == ("sky", "sea")
+    assert Vocabulary(table, Seen(10, (0.5, 0.4, 0.0), (9, 1, 0))).seen_names == ("sky", "sea")
 
 
 def test_the_commands_read_maps_by_tables(weights, tmp_path):

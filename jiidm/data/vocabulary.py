@@ -22,6 +22,8 @@ from jiidm.data.reading import LEAST_MATCH, check_numbers, colored, means_colors
 from jiidm.data.stored import NO_CLASS, Source, Stored, read_stored
 from jiidm.system.errors import InputError
 
+_LEAST_SEEN = 0.005  # of the label maps: what a training met less often has no effect
+
 
 class Seen(NamedTuple):
     """How often a training saw each class.
@@ -63,10 +65,11 @@ class Vocabulary:
 
     @property
     def seen_names(self) -> tuple[str, ...]:
-        """The names of the classes that the training has seen."""
+        """The names of the classes that the training has seen in at least one of 200 label maps."""
         if self.seen is None:
             return self.names if self.known is None else self.known
-        return tuple(name for name, count in zip(self.names, self.seen.in_maps, strict=True) if count)
+        least = max(1, _LEAST_SEEN * self.seen.maps)
+        return tuple(name for name, count in zip(self.names, self.seen.in_maps, strict=True) if count >= least)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns what the metadata of weights hold of it, for JSON."""
