@@ -42,7 +42,7 @@ page: .venv/page-ready
 	$(BIN)/python -m pip install --quiet -e '.[onnx,painter]'
 	@touch $@
 
-# the quick tests: at most 3 minutes on two cores where Jittor has compiled its kernels before
+# the quick tests; the first run compiles kernels
 check: setup
 	$(BIN)/python -m pytest -q -m "not slow and not mpi and not baselines and not bench"
 

@@ -226,6 +226,7 @@ class Generator:
         """The networks themselves; `ensemble` says which mean of the checkpoints the UNet holds, as in `infer`."""
         self._load_mean(ensemble_weights(ensemble, len(self.checkpoints)))
         return self._autoencoder, self._unet
+
     @functools.cached_property
     def _segmenter(self):
         """Finds classes in style photos; always the small one: pictures must not depend on what is installed."""

@@ -75,9 +75,9 @@ def relative_error(actual, expected):
     return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
-def refused(call, *words):
-    """Checks that the call raises an InputError of one line with these words."""
-    with pytest.raises(InputError) as caught:
+def refused(call, *words, error=InputError):
+    """Checks that the call raises an `error` of one line with these words."""
+    with pytest.raises(error) as caught:
         call()
     text = str(caught.value)
     assert "\n" not in text

@@ -316,7 +316,7 @@ def test_a_segmenter_of_other_classes_needs_a_table(copy, whole, monkeypatch):
     """A segmenter of nineteen classes whose rows are those of the tiny one: with the table it is the same."""
     arrays = arrays_of(load_segmenter(copy / "segmenter.safetensors").network)
     small = functools.partial(SegformerConfig, width=64, height=48)  # public weights are for 512x384
-    monkeypatch.setattr("jiidm.evaluation.weights.SegformerConfig", small)
+    monkeypatch.setattr("jiidm.evaluation.public_segformer.SegformerConfig", small)
     names = [f"decode_head.classifier.{part}" for part in ("weight", "bias")]
     few = {**arrays, **{name: arrays[name][5:23] for name in names}}  # no public weights have eighteen
     (copy / "few.bin").write_bytes(safetensors(hugging_face(few)))

@@ -12,6 +12,7 @@ from jiidm.config import Config
 from jiidm.data.classes import load_table
 from jiidm.data.labels import CLASSES
 from jiidm.evaluation.features import predict
+from jiidm.evaluation.public_segformer import segformer_name
 from jiidm.evaluation.segformer import (
     Attention,
     DepthwiseConvolution,
@@ -28,7 +29,6 @@ from jiidm.evaluation.weights import (
     load_segmenter,
     save_known,
     save_segmenter,
-    segformer_name,
 )
 from jiidm.system.runtime import jt
 
