@@ -14,12 +14,10 @@ SHARES = (0.4, 0.6)
 STEPS = (10, 20, 50, 100, 200, 300)
 OPTIONS = (
     ("guidance rescale 0.3", {"guidance_rescale": 0.3}), ("guidance rescale 0.7", {"guidance_rescale": 0.7}),
-    ("guidance below timestep 400 alone", {"guidance_to": 400}),
-    ("guidance from timestep 200 on alone", {"guidance_from": 200}),
 )
 # the paper's guidance and starts, in chains of 50 steps as the default recipe has them
 PAPER_ROUNDS = [RoundConfig(3.5, "ddim50", 30), RoundConfig(3.7, "ddim50", 32), RoundConfig(3.7, "ddim50", 20)]
-PAPER_OPTIONS = {"guidance_rescale": 0.0, "guidance_from": 0, "guidance_to": 0, "sampler": "ddim"}
+PAPER_OPTIONS = {"guidance_rescale": 0.0, "sampler": "ddim"}
 ONE_ROUND = {"rounds": 1, "color_transfer": False, "ensemble": False}
 
 
