@@ -17,9 +17,9 @@ from jiidm.evaluation.class_maps import class_map, class_map_with_confidence, me
 from jiidm.evaluation.features import predict
 from jiidm.evaluation.judge import NOTHING, Judge, JudgeConfig
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
-from jiidm.evaluation.segment import PhotoSegmenter, open_segmenter, segment
+from jiidm.evaluation.segment import PhotoSegmenter, open_segmenter
 from jiidm.evaluation.weights import load_segmenter, save_segmenter
-from jiidm.painter.engine import GeneratorEngine
+from jiidm.painter.engine import Engine
 
 TINY = SegformerConfig(5, (8, 16), (1, 2), (1, 2), (2, 1), 2, 12, 48, 32)
 SKY, WATER, SEA, TREE, ROAD = (CLASSES.index(name) for name in ("sky", "water", "sea", "tree", "road"))
@@ -106,7 +106,7 @@ def test_the_better_segmenter_is_taken_where_it_is_installed(monkeypatch):
 
 
 def test_the_painter_takes_the_default_segmenter_in_the_classes_of_its_weights(monkeypatch):
-    engine = GeneratorEngine.__new__(GeneratorEngine)
+    engine = Engine.__new__(Engine)
     engine._generator = SimpleNamespace(vocabulary=Vocabulary(CONTEST, known=("sky", "water")))
     logits = np.float32([[0, 0, 9, 9], [9, 9, 0, 0]]).reshape(2, 1, 4)
     monkeypatch.setattr(segment_module, "open_segmenter",
@@ -125,7 +125,7 @@ def test_maps_have_the_photos_size_and_the_classes_colours(weights, photos, tmp_
     segmenter = open_segmenter(weights)
     for name, file, size in (("a", "a.jpg", (50, 70)), ("b", "b.png", (33, 21))):
         photo, labels = read_photo(photos / file), read_label_map(out / f"{name}.png")
-        expected, confidence = segment(photo, segmenter)
+        expected, confidence = segmenter.segment(photo)
         assert labels.shape == size and np.array_equal(labels, expected) and labels.max() < 5
         assert Image.open(out / f"{name}.png").mode == "P"
         colors = np.asarray(Image.open(out / f"{name}.png").convert("RGB"))

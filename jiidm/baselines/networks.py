@@ -6,9 +6,8 @@ from jiidm.baselines.encoder import StyleEncoder, drawn_style
 from jiidm.baselines.generator import LayoutGenerator
 from jiidm.baselines.layers import Layout
 from jiidm.baselines.positions import region_positions
-from jiidm.checkpoint import load_into, load_tensors, save_checkpoint
+from jiidm.checkpoint import check_numbers, load_into, load_tensors, save_checkpoint
 from jiidm.data.latents import one_hot_batch
-from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
 
 
@@ -73,9 +72,6 @@ def baseline_of(checkpoint):
     tensors, and for NaN."""
     network = Baseline(checkpoint.config)
     ours = {name.split(".", 1)[1]: name for name, _ in network.named_parameters()}
-    for name, value in checkpoint.tensors.items():
-        if not np.isfinite(value).all() or name.endswith("running_var") and (value < 0).any():
-            raise InputError(f"{checkpoint.path}: NaN, Inf or a negative variance in {name}; the weights cannot be "
-                             f"used")
+    check_numbers(checkpoint.tensors, checkpoint.path)
     load_into(network, {ours.get(name, name): value for name, value in checkpoint.tensors.items()}, checkpoint.path)
     return network

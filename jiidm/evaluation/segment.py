@@ -1,7 +1,6 @@
 """Label maps of photos: by the package's small segmenter, by the judge's network, or by a segmenter of one's own."""
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -118,21 +117,3 @@ def _of_judge(name, network):
              f"{network.config.picture_height}, {len(kept)} classes")
     return PhotoSegmenter(name, about, lambda photo: network.logits([photo])[0][0, kept],
                           tuple(network.classes[place] for place in kept))
-
-
-def segment(photo: np.ndarray, segmenter: PhotoSegmenter | None = None,
-            size: tuple[int, int] | None = None) -> Segmentation:
-    """Finds the class of each pixel of a photo.
-
-    Args:
-        photo: H x W x 3 uint8 RGB.
-        segmenter: from `open_segmenter`. None: the default, loaded once.
-        size: (height, width) of the label map. None: the photo's.
-    """
-    return (segmenter or default_segmenter()).segment(photo, size)
-
-
-@functools.cache
-def default_segmenter() -> PhotoSegmenter:
-    """Returns what `open_segmenter` gives without a name, loaded once."""
-    return open_segmenter()
