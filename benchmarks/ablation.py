@@ -16,11 +16,10 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from benchmarks.ablation_report import check_drawing
-from benchmarks.ablation_settings import CURVES, ONE_ROUND, TABLES, Setting, evaluations, settings_of
+from benchmarks.ablation_settings import CURVES, TABLES, settings_of
 from benchmarks.gallery import (
     Gallery,
     about_weights,
@@ -29,14 +28,11 @@ from benchmarks.gallery import (
     keep_section,
     kept_figures,
     row_of,
-    style_of,
     weights_of,
-    write_sheet,
 )
 from jiidm import Generator, load
 from jiidm.commands.entry import run_tool
 from jiidm.config import COLOR_TRANSFERS, to_dict, with_recipe
-from jiidm.inference.color_transfer import transfer_color
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder
 
@@ -128,17 +124,6 @@ def to_plain(arguments):
     return {**arguments, "rounds": rounds if isinstance(rounds, int) else [to_dict(r) for r in rounds]}
 
 
-def pictures_to_look_at(studio, tasks):
-    """{title: pictures} of one round, all together, and the latter after the transfer of the final picture."""
-    together = {"rounds": None, "color_transfer": True, "ensemble": True}
-    made = {title: [np.asarray(p) for _, pictures in studio.make(Setting(title, arguments), tasks) for p in pictures]
-            for title, arguments in (("one round", ONE_ROUND), ("all together", together))}
-    made["all together, transport at the end"] = [
-        transfer_color(picture, style_of(task, studio.size), "transport")
-        for picture, task in zip(made["all together"], tasks, strict=True)]
-    return made
-
-
 # --------------------------------------------------------------------------------------------------------- the command
 
 def main():
@@ -154,13 +139,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="jiidm-ablation-") as folder:
         studio = Studio(generator, arguments, Path(folder))
         tasks = {s: studio.tasks[: arguments.limit] if s in CURVES else studio.tasks for s in wanted}
-        if arguments.dry_run:
-            return print_plan(studio, tasks)
         measure_all(studio, tasks, arguments)
-        if arguments.sheet is not None:
-            shown = studio.tasks[: arguments.sheet_count]
-            write_sheet(arguments.sheet, shown, studio.size, pictures_to_look_at(studio, shown))
-            print(f"written: {arguments.sheet}")
     return 0
 
 
@@ -174,34 +153,16 @@ def parse_arguments():
                         help=f"some of {', '.join((*TABLES, *CURVES))} (default: all)")
     parser.add_argument("--again", action="store_true", help="measure these sections anew though they are there")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N label maps for the curves (default: all)")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write a sheet of pictures to look at")
-    parser.add_argument("--sheet-count", type=int, default=8, metavar="N", help="label maps on it (default 8)")
-    parser.add_argument("--dry-run", action="store_true", help="only print how many pictures each section makes")
     return parser.parse_args()
 
 
 def _check_arguments(arguments, wanted):
-    for name, least in (("limit", 2), ("sheet_count", 1)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
-    if arguments.sheet is not None and arguments.sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise InputError(f"--sheet {arguments.sheet}: expected the name of a picture, such as sheet.jpg")
+    if arguments.limit is not None and arguments.limit < 2:
+        raise InputError(f"--limit {arguments.limit}: expected at least 2")
     if set(wanted) & set(CURVES):
         check_drawing()
-    for folder in (arguments.output, arguments.docs, *([arguments.sheet.parent] if arguments.sheet else [])):
+    for folder in (arguments.output, arguments.docs):
         output_folder(folder)
-
-
-def print_plan(studio, tasks):
-    """Prints how many pictures each section makes, and in how many evaluations of the network."""
-    for section, some in tasks.items():
-        if section == "real":
-            print(f"{section}: none, {len(some)} photos")
-            continue
-        made = {repr(s[1:3]): evaluations(s, studio.generator) for s in settings_of(section, studio.generator)}
-        print(f"{section}: {len(made) * len(some)} pictures, {sum(made.values()) * len(some)} guided steps")
-    return 0
 
 
 def measure_all(studio, tasks, arguments):

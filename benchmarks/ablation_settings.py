@@ -1,11 +1,9 @@
 """The settings that the ablation measures: rows of its tables and points of its curves."""
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from jiidm.config import COLOR_TRANSFERS, RoundConfig
-from jiidm.inference.plan import make_plan
 
 TABLES, CURVES = ("real", "modules", "options"), ("guidance", "start", "steps")
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
@@ -102,10 +100,3 @@ def _steps(first, schedule):
         arguments, recipe = {**ONE_ROUND, "rounds": [first]}, {"sampler": "dpmpp", "steps": steps}
         found.append(Setting(f"DPM-Solver++, {steps} steps", arguments, recipe, x=steps, line="DPM-Solver++"))
     return found
-
-
-def evaluations(setting, generator):
-    """How often the network is evaluated for one picture (both branches of guidance counted as one)."""
-    recipe = dataclasses.replace(generator.config.inference, **setting.recipe)
-    plan = make_plan(recipe, generator.schedule, setting.arguments["rounds"])
-    return sum(len(planned.timesteps) for planned in plan.rounds)

@@ -9,43 +9,33 @@ the photos of TEST's label maps. The table goes where benchmarks/ablation.py put
 import argparse
 import dataclasses
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from benchmarks.gallery import (
     Gallery,
-    about_weights,
     add_arguments,
     emptied,
-    keep_section,
+    keep_rows,
     kept_figures,
-    row_of,
 )
+from benchmarks.measuring import reconstruct
 from benchmarks.training_options import (
     Option,
     add_training_arguments,
     check_trained,
     with_keys,
 )
-from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint
+from jiidm.checkpoint import load_checkpoint, open_checkpoint
 from jiidm.commands.entry import run_tool
 from jiidm.config import config_path, load_config
-from jiidm.data.pictures import (
-    from_pixels,
-    read_photo,
-    resize_photo,
-    to_pixels,
-)
+from jiidm.data.pictures import read_photo, resize_photo
 from jiidm.evaluation import metrics
 from jiidm.generator import DEFAULT_WEIGHTS
-from jiidm.models.autoencoder import Autoencoder
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder
-from jiidm.system.runtime import jt
 from jiidm.system.stopping import stoppable
 from jiidm.training.quality import psnr_ssim
 from jiidm.training.stages import Stages
@@ -83,20 +73,11 @@ def train(arguments, config, name):
     return path
 
 
-def reconstructed(checkpoint, photos):
-    """What the autoencoder of a checkpoint makes of photos (list of H x W x 3 uint8), the codebook in between."""
-    network = Autoencoder(checkpoint.config.autoencoder)
-    load_into(network, checkpoint.tensors, checkpoint.path)
-    for photo in tqdm(photos, checkpoint.path.parent.name, unit="image", mininterval=1, leave=False):
-        with jt.no_grad():
-            yield to_pixels(network(jt.array(from_pixels(photo[None])), True)[0].numpy())[0]
-
-
 def measured(gallery, checkpoint):
     """The `Measured` of a checkpoint's reconstructions of the real photos, with PSNR and SSIM."""
     size = checkpoint.config.image.width, checkpoint.config.image.height
     photos = [resize_photo(read_photo(gallery.real.files[task.stem]), *size) for task in gallery.tasks]
-    pictures, folder, quality = reconstructed(checkpoint, photos), emptied(gallery.folder / "made"), []
+    pictures, folder, quality = reconstruct(photos, checkpoint), emptied(gallery.folder / "made"), []
     for task, photo, picture in zip(gallery.tasks, photos, pictures, strict=True):
         Image.fromarray(picture).save(folder / f"{task.stem}.png")
         quality.append(psnr_ssim(photo[None], picture[None]))
@@ -112,21 +93,18 @@ def measured(gallery, checkpoint):
 
 def measure(arguments, files):
     """Measures {words: file of weights} and writes the section."""
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
-    rows, base, named = [], None, {}
     with tempfile.TemporaryDirectory(prefix="jiidm-autoencoders-") as folder:
         gallery = Gallery(arguments, Path(folder))
-        for words, file in files.items():
-            checkpoint = load_checkpoint(file, "autoencoder")
-            numbers = sum(value.size for value in checkpoint.tensors.values())
-            words = words.format(ch=checkpoint.config.autoencoder.ch)
-            words = f"{words}, {numbers / 1e6:.1f} M, {checkpoint.step} steps"
-            found = measured(gallery, checkpoint)
-            rows.append(row_of(words, found, base))
-            base, named[words] = base or found, file
-    section = {"identity": {}, "rows": rows, "terms": list(found.score_terms), "pictures": len(gallery.tasks),
-               "protocol": gallery.said, **about_weights(named)}
-    print(f"written: {', '.join(map(str, keep_section(arguments, 'autoencoder', section)))}")
+
+        def rows():
+            for words, file in files.items():
+                checkpoint = load_checkpoint(file, "autoencoder")
+                numbers = sum(value.size for value in checkpoint.tensors.values())
+                words = words.format(ch=checkpoint.config.autoencoder.ch)
+                yield (f"{words}, {numbers / 1e6:.1f} M, {checkpoint.step} steps", file, gallery,
+                       measured(gallery, checkpoint), None)
+
+        keep_rows(arguments, "autoencoder", rows())
 
 
 def main():

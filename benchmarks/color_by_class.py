@@ -7,23 +7,21 @@ histograms, of the whole pictures and of each class that both have.
   python -m benchmarks.color_by_class --input_path data/test --img_path data/val --limit 40
 """
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.judge import eight_classes, generated, kept
-from benchmarks.measuring import machine
+from benchmarks.judge import eight_classes, generated, kept, table_of
+from benchmarks.measuring import machine, write_files
 from jiidm.commands.entry import run_tool
 from jiidm.data.folders import TestFolder, TrainingFolder
 from jiidm.data.labels import CLASSES, fit_labels
 from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.evaluation.judge import load_judge
-from jiidm.evaluation.judged import JUDGED, judge_folders
-from jiidm.evaluation.metrics import Figure, figure, resamples, style_correlation
+from jiidm.evaluation.judged import judge_folders
+from jiidm.evaluation.metrics import figure, resamples, style_correlation
 from jiidm.evaluation.pairing import Task
 from jiidm.generator import DEFAULT_WEIGHTS
-from jiidm.system.files import output_folder, written_whole
 
 _SHOWN = ("judge", "judge_near", "judge_of_real", "KID", "sharpness_of_real")
 _LEAST = 0.02  # of both pictures: a class's colours in less say little
@@ -85,28 +83,15 @@ def main():
         whole = np.array([style_correlation(*pair) for pair in zip(shown, styles, strict=True)])
         classes = np.array([of_classes(*each) for each in zip(shown, styles, labels, maps, strict=True)])
         figures[row] = {name: judged[row].figures[name] for name in _SHOWN}
-        for name, values in (("style", whole), ("style of classes", classes)):
+        for name, values in (("style correlation", whole), ("style of classes", classes)):
             figures[row][name] = figure(np.nanmean(values), np.nanmean(values[draws], 1))
-    text = _report(figures, len(items), args)
-    output_folder(args.output)
-    about = {"judge": judge.sha256, "label maps": len(items), **machine()}
-    content = {row: {name: list(f) for name, f in found.items()} for row, found in figures.items()}
-    for suffix, written in (("md", text), ("json", json.dumps({"about": about, "rows": content}, indent=1) + "\n")):
-        with written_whole(args.output / f"color_by_class.{suffix}") as path:
-            path.write_text(written, "utf-8")
-    print(text)
+    text = (f"# Colour transfer by class\n\n{len(items)} label maps; weights {args.checkpoint.name}"
+            f"{', eight classes' if args.eight_classes else ''}; brackets: 95 %\n\n"
+            f"{table_of(figures, list(figures['real']))}\n")
+    rows = {row: {name: list(f) for name, f in found.items()} for row, found in figures.items()}
+    print(write_files(args.output, "color_by_class", text, rows,
+                      {"judge": judge.sha256, "label maps": len(items), **machine()}))
     return 0
-
-
-def _report(figures: dict[str, dict[str, Figure]], count, args):
-    names = list(next(iter(figures.values())))
-    titles = [JUDGED[name][0] if name in JUDGED else {"style": "style correlation"}.get(name, name) for name in names]
-    lines = [f"| | {' | '.join(titles)} |", f"| --- |{' ---: |' * len(names)}"]
-    for row, found in figures.items():
-        cells = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in found.values()]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    about = f"{count} label maps; weights {args.checkpoint.name}{', eight classes' if args.eight_classes else ''}"
-    return f"# Colour transfer by class\n\n{about}; brackets: 95 %\n\n" + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from jiidm.kernels.convolution import PackedConvolution, blocked
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
 from jiidm.models.autoencoder import Autoencoder
-from jiidm.models.blocks import prepare, upsample_nearest
+from jiidm.models.blocks import prepare
 from jiidm.models.unet import Conditions, ReferenceConditions, UNet
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
@@ -193,23 +193,6 @@ def kernels(_):
             yield row(f"convolution {size}x{size}, {channels} to {out}, {height} x {width}", 1e3 * ours, "ms",
                       "Jittor's", 1e3 * plain, note=f"{flop / ours / 1e9:.0f} GFLOP/s of the direct method's FLOP, "
                                                     f"{flop / ours / rate:.2f} of the matrix product's rate")
-        yield from upsampling()
-
-
-def upsampling():
-    """Nearest x2 and a 3x3 convolution against its fold: four convolutions of 2x2 at the low size."""
-    x, weight, bias = normal(1, 256, 48, 64), normal(256, 256, 3, 3), normal(256)
-    packed, low = PackedConvolution(weight, bias, 1, (1, 1)), blocked(x)
-    # one phase of the four: rows 0 | 1 + 2 of the kernel, columns likewise
-    kernel = jt.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], 2)
-    kernel = jt.stack([kernel[..., 0], kernel[..., 1] + kernel[..., 2]], 3)
-    phase = PackedConvolution(kernel, bias, 1, (1, 0))
-    jt.sync([low, kernel])
-    ours = seconds(lambda: packed(upsample_nearest(low)))
-    folded = 4 * seconds(lambda: phase(low))
-    yield row("nearest x2 and convolution 256 to 256, 48 x 64", 1e3 * ours, "ms",
-              "the same folded into four 2x2 convolutions (their interleaving not counted)", 1e3 * folded,
-              note="Winograd on the large map needs as few multiplications: not folded")
 
 
 def autoencoder(_):

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from benchmarks.ablation_report import AXES, check_drawing, markdown_of, write_results
 from benchmarks.measuring import machine
 from jiidm.checkpoint import source_of
+from jiidm.config import to_dict
 from jiidm.data.labels import colorize, read_label_map, resize_labels
 from jiidm.data.pictures import fit_photo, read_photo, resize_photo, sheet_of
 from jiidm.evaluation.measure import FRECHET_RESAMPLES, Protocol, evaluate, subtract
@@ -155,6 +157,25 @@ def keep_section(arguments, section, found=None):
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     return [path, *write_results(kept, arguments.docs)]
+
+
+def keep_rows(arguments, section, rows):
+    """Writes a section whose first row is what the others are compared with.
+
+    Args:
+        arguments: the command line.
+        section: its name.
+        rows: an iterable of (words, file or folder of weights, `Gallery`, `Measured`, seconds an image or None).
+    """
+    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
+    found, base, named = [], None, {}
+    for words, path, gallery, measured, seconds in rows:
+        found.append(row_of(words, measured, base, seconds))
+        base, named[words] = base or measured, path
+        about = {"identity": {"recipe": to_dict(gallery.recipe)} if hasattr(gallery, "recipe") else {},
+                 "terms": list(measured.score_terms), "pictures": len(gallery.tasks), "protocol": gallery.said}
+    written = keep_section(arguments, section, {**about, "rows": found, **about_weights(named)})
+    print(f"written: {', '.join(map(str, written))}")
 
 
 def _command():

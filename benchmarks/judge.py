@@ -7,7 +7,6 @@ as one; KID and sharpness against the real photos of the same masks.
   python -m benchmarks.judge --input_path data/test --img_path data/val
 """
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -15,22 +14,18 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.measuring import machine
+from benchmarks.measuring import autoencoder_in, machine, reconstruct, write_files
 from jiidm import Generator
-from jiidm.checkpoint import load_checkpoint, load_into
 from jiidm.commands.entry import run_tool
 from jiidm.data.folders import TestFolder, TrainingFolder
 from jiidm.data.labels import CLASSES, fit_labels, read_label_map
-from jiidm.data.pictures import fit_photo, from_pixels, read_photo, sheet_of, to_pixels
+from jiidm.data.pictures import fit_photo, read_photo, sheet_of
 from jiidm.evaluation.judge import load_judge
 from jiidm.evaluation.judged import JUDGED, judge_folders
 from jiidm.evaluation.metrics import resamples
 from jiidm.evaluation.pairing import Task
 from jiidm.generator import DEFAULT_WEIGHTS
-from jiidm.models.autoencoder import Autoencoder
-from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
-from jiidm.system.runtime import jt
 
 BATCH = 4
 BLURS = 1, 2, 4  # pixels
@@ -62,22 +57,6 @@ def flat(photo, labels):
     return picture
 
 
-def reconstructed(photos, weights):
-    """Returns what the autoencoder of a folder of weights makes of the photos."""
-    found = [c for c in (load_checkpoint(p) for p in sorted(Path(weights).glob("*.safetensors")))
-             if c.kind == "autoencoder"]
-    if len(found) != 1:
-        raise InputError(f"{weights}: {len(found)} autoencoders, one was expected")
-    network = Autoencoder(found[0].config.autoencoder)
-    load_into(network, found[0].tensors, found[0].path)
-    network.eval()
-    pictures = []
-    for photo in photos:
-        with jt.no_grad():
-            pictures.append(to_pixels(network.decode(network.encode(jt.array(from_pixels(photo[None])))).numpy())[0])
-    return pictures
-
-
 def eight_classes():
     """Returns 29 uint8: each class as the nearest of Stanford's eight."""
     table = np.zeros(len(CLASSES), np.uint8)
@@ -106,7 +85,7 @@ def rows_of(items, photos, labels, weights, reduce):
     yield "real", lambda: photos
     for sigma in BLURS:
         yield f"blurred, {sigma} px", lambda sigma=sigma: [blurred(photo, sigma) for photo in photos]
-    yield "reconstruction by the autoencoder", lambda: reconstructed(photos, weights)
+    yield "reconstruction by the autoencoder", lambda: list(reconstruct(photos, autoencoder_in(weights)))
     yield "reduced to 3/4 and enlarged again", lambda: [enlarged(photo) for photo in photos]
     yield "flat colours", lambda: [flat(*each) for each in zip(photos, labels, strict=True)]
     yield "one round", lambda: generated(items, weights, reduce, rounds=1)
@@ -123,12 +102,12 @@ def kept(folder, stems, make):
     return files
 
 
-def table_of(judged):
-    """Returns the Markdown table of {row: `Judged`}."""
-    names = [name for name in JUDGED if name != "sharpness"]
-    lines = [f"| | {' | '.join(JUDGED[name][0] for name in names)} |", f"| --- |{' ---: |' * len(names)}"]
-    for row, found in judged.items():
-        cells = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in (found.figures[name] for name in names)]
+def table_of(figures, names):
+    """Returns the Markdown table of {row: {name: `Figure`}}; `names` are those of the columns."""
+    titles = [JUDGED[name][0] if name in JUDGED else name for name in names]
+    lines = [f"| | {' | '.join(titles)} |", f"| --- |{' ---: |' * len(names)}"]
+    for row, found in figures.items():
+        cells = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in (found[name] for name in names)]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -162,15 +141,12 @@ def main():
             break
     tasks = [Task(stem, folder.paths(stem)[1], item.reference) for stem, item in zip(stems, items, strict=True)]
     judged = judge_folders(judge, tasks, pictures, resamples(len(tasks), args.resamples))
+    table = table_of({row: found.figures for row, found in judged.items()}, [n for n in JUDGED if n != "sharpness"])
     text = (f"# The judge's rows\n\n{len(items)} hand-made label maps, {size[0]}x{size[1]}; judge {judge.file}, sha256 "
             f"{judge.sha256[:16]}; weights {args.checkpoint.name}{', eight classes' if args.eight_classes else ''}; "
-            f"brackets: 95 %\n\n{table_of(judged)}\n")
-    output_folder(args.output)
-    about = {"judge": judge.sha256, "label maps": len(items), **machine()}
+            f"brackets: 95 %\n\n{table}\n")
     figures = {row: {name: list(f) for name, f in found.figures.items()} for row, found in judged.items()}
-    for suffix, content in (("md", text), ("json", json.dumps({"about": about, "rows": figures}, indent=1) + "\n")):
-        with written_whole(args.output / f"judge.{suffix}") as path:
-            path.write_text(content, "utf-8")
+    write_files(args.output, "judge", text, figures, {"judge": judge.sha256, "label maps": len(items), **machine()})
     some = [stems[i] for i in np.linspace(0, len(stems) - 1, 8).astype(int)]
     shown = [[read_photo(files[stem]) for stem in some] for files in pictures.values()]
     with written_whole(args.pictures / "sheet.jpg") as path:

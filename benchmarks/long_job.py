@@ -1,13 +1,12 @@
 """Whether memory grows with the number of images: a long contest job with tiny networks, measured as it goes."""
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measuring import machine, resident_gb
+from benchmarks.measuring import machine, resident_gb, write_files
 from jiidm.checkpoint import arrays_of, save_checkpoint
 from jiidm.commands.entry import run_tool
 from jiidm.config import AutoencoderConfig, Config, ImageConfig, InferenceConfig, RoundConfig, UNetConfig
@@ -18,7 +17,7 @@ from jiidm.generator import Generator
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
 from jiidm.system.errors import InputError
-from jiidm.system.files import output_folder, written_whole
+from jiidm.system.files import output_folder
 from jiidm.system.runtime import device_name, jt
 
 WIDTH, HEIGHT = 96, 64
@@ -77,11 +76,7 @@ def report(folder, rows, about):
     lines = ["# Memory of a long job", "", *(f"- {key}: {value}" for key, value in about.items()), "",
              f"| {' | '.join(columns.values())} |", "| ---: | ---: | ---: | ---: | ---: |",
              *(f"| {' | '.join(f'{row[name]:.1f}'.removesuffix('.0') for name in columns)} |" for row in rows)]
-    text = "\n".join(lines) + "\n"
-    for suffix, content in ((".md", text), (".json", json.dumps({"about": about, "rows": rows}, indent=1))):
-        with written_whole(output_folder(folder) / f"long_job{suffix}") as path:
-            path.write_text(content)
-    return text
+    return write_files(folder, "long_job", "\n".join(lines) + "\n", rows, about)
 
 
 def main():

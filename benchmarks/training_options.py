@@ -11,13 +11,12 @@ puts its own.
 import argparse
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.ablation import Studio
 from benchmarks.ablation_settings import ONE_ROUND, Setting
-from benchmarks.gallery import Gallery, about_weights, add_arguments, keep_section, kept_figures, row_of
+from benchmarks.gallery import Gallery, add_arguments, keep_rows, kept_figures
 from jiidm import Generator
 from jiidm.checkpoint import open_checkpoint, source_of
 from jiidm.commands.entry import run_tool
@@ -115,22 +114,15 @@ def train(arguments, config, name):
 
 def measure(arguments, weights):
     """Measures {option: folder of weights} and writes the section."""
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
-    rows, base, named = [], None, {}
     with tempfile.TemporaryDirectory(prefix="jiidm-options-") as folder:
-        for name, path in weights.items():
-            generator = Generator.from_checkpoint(path)
-            studio = Studio(generator, arguments, Path(folder))
-            words = f"{OPTIONS[name].words}, {generator.checkpoints[0].step} steps"
-            measured, seconds = studio.figures(Setting(words, ONE_ROUND), studio.tasks)
-            rows.append(row_of(words, measured, base, seconds))
-            base, named[words] = base or measured, path
-    found = {
-        "identity": {"recipe": to_dict(studio.recipe)}, "rows": rows, "terms": list(measured.score_terms),
-        "pictures": len(studio.tasks), "protocol": studio.said, **about_weights(named),
-    }
-    written = keep_section(arguments, "longer" if arguments.longer else "training", found)
-    print(f"written: {', '.join(map(str, written))}")
+        def rows():
+            for name, path in weights.items():
+                generator = Generator.from_checkpoint(path)
+                studio = Studio(generator, arguments, Path(folder))
+                words = f"{OPTIONS[name].words}, {generator.checkpoints[0].step} steps"
+                yield words, path, studio, *studio.figures(Setting(words, ONE_ROUND), studio.tasks)
+
+        keep_rows(arguments, "longer" if arguments.longer else "training", rows())
 
 
 def main():

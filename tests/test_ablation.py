@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers import TINY, refused, write_random_weights
@@ -9,9 +10,10 @@ from PIL import Image
 
 from benchmarks import ablation, ablation_settings
 from benchmarks.ablation_report import markdown_of
+from benchmarks.ablation_settings import settings_of
 from jiidm import Generator
 from jiidm.checkpoint import arrays_of
-from jiidm.config import ImageConfig, InferenceConfig, RoundConfig, with_recipe
+from jiidm.config import Config, ImageConfig, InferenceConfig, RoundConfig, with_recipe
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TestFolder as Masks
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
@@ -154,23 +156,19 @@ def test_a_stop_keeps_the_sections_before_it(tool, tmp_path, monkeypatch):
     assert list(json.loads((tmp_path / "ablation.json").read_text())["sections"]) == ["guidance"]
 
 
-def test_ensemble_only_of_several_and_refinement_only_of_several_rounds(tool, place, tmp_path, capsys):
-    (tmp_path / "one.yaml").write_text("rounds: [{guidance: 2.0, respacing: ddim20, start: 5}]")
-    tool(tmp_path, "--only", "modules", "--dry-run", checkpoint="alone")
-    assert capsys.readouterr().out == "modules: 24 pictures, 540 guided steps\n"  # 9, 4 times 9 + 2, and 82; 4 maps
-    tool(tmp_path, "--only", "modules", "--dry-run", "--recipe", tmp_path / "one.yaml")
-    assert capsys.readouterr().out == "modules: 12 pictures, 368 guided steps\n"
+def test_ensemble_only_of_several_and_refinement_only_of_several_rounds():
+    def names(checkpoints, rounds):
+        recipe = InferenceConfig(tuple(RoundConfig(2.0, "ddim20", 5) for _ in range(rounds)))
+        generator = SimpleNamespace(config=Config(inference=recipe), checkpoints=[None] * checkpoints)
+        return [setting.name for setting in settings_of("modules", generator)]
 
-
-def test_sheet(tool, tmp_path):
-    tool(tmp_path, "--only", "--sheet", tmp_path / "sheet.png", "--sheet-count", 2, checkpoint="alone")
-    assert Image.open(tmp_path / "sheet.png").size[0] > 2 * 48
-    assert not (tmp_path / "ablation.json").exists()
+    assert {"one round, ensemble", "2 rounds", "2 rounds, colour transfer between", "all together"} <= {*names(2, 2)}
+    assert not any("ensemble" in name for name in names(1, 2)) and "2 rounds" in names(1, 2)
+    assert not any("rounds" in name and "paper" not in name or "together" in name for name in names(1, 1))
 
 
 def test_wrong_arguments(tool, place, tmp_path):
     refused(lambda: tool(tmp_path, "--limit", 1), "--limit 1", "at least 2")
-    refused(lambda: tool(tmp_path, "--sheet", "sheet.txt"), "sheet.txt")
     refused(lambda: tool(tmp_path, "--real", place / "train"), "mask0.jpg", "missing")
     (tmp_path / "ablation.json").write_text("[1]")
     refused(lambda: tool(tmp_path, "--only", "guidance"), "ablation.json", "remove it")
