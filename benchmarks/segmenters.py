@@ -9,6 +9,7 @@ import argparse
 import numpy as np
 from tqdm import tqdm
 
+from jiidm.commands.options import add_device
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES
 from jiidm.evaluation.judge import NOTHING, merge_near_classes, near_class_table
@@ -23,7 +24,7 @@ def parse_arguments():
     parser.add_argument("--data", required=True, metavar="FOLDER", help="folder of photos and label maps")
     parser.add_argument("--segmenters", nargs="+", default=["judge", "small"], metavar="NAME|FILE",
                         help="as of jiidm segment --segmenter (default: judge small)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_device(parser)
     return parser.parse_args()
 
 

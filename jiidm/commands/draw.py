@@ -5,7 +5,7 @@
 import argparse
 from pathlib import Path
 
-from jiidm.commands.options import add_label_options
+from jiidm.commands.options import add_device, add_label_options
 from jiidm.system.errors import InputError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -32,8 +32,7 @@ def parse_arguments():
                         help="label map of the style photo: colours go from class to class")
     parser.add_argument("--checkpoint", default="default", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
-                        help="where to compute (default: auto, CUDA where it works)")
+    add_device(parser)
     return parser.parse_args()
 
 

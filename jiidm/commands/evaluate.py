@@ -7,7 +7,7 @@ Writes report.md, report.json and report.html, one self-contained page.
 import argparse
 from pathlib import Path
 
-from jiidm.commands.options import add_label_options
+from jiidm.commands.options import add_device, add_label_options
 
 
 def parse_arguments():
@@ -39,7 +39,7 @@ def parse_arguments():
                         help="measure the rest where pictures are missing, extra, unreadable or of another size")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
     add_label_options(parser)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_device(parser)
     return parser.parse_args()
 
 

@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from jiidm.commands.options import add_label_options
+from jiidm.commands.options import add_device, add_label_options
 from jiidm.system.errors import InputError
 
 BASELINES = ("gaugan", "clade")
@@ -37,7 +37,7 @@ def parse_arguments():
     add_folders(parser)
     add_recipe(parser)
     add_output(parser)
-    add_device(parser)
+    add_computing(parser)
     return parser.parse_args()
 
 
@@ -86,10 +86,9 @@ def add_output(parser):
     parser.add_argument("--overview", type=Path, help="write one sheet of styles, coloured masks and results")
 
 
-def add_device(parser):
+def add_computing(parser):
     """Adds where and how the networks run."""
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
-                        help="where to compute (default: auto, CUDA where it works)")
+    add_device(parser)
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),
                         help="of the UNet (default: auto, bf16 on a GPU that has it, else fp32)")
     parser.add_argument("--condition-cache-mb", type=int, metavar="N",

@@ -17,3 +17,9 @@ def add_label_options(parser, nearest=False, number=False):
         parser.add_argument("--nearest-class", action="store_true",
                             help="draw classes that the weights have never seen as their nearest one: sea as water, "
                                  "hill as mountain")
+
+
+def add_device(parser):
+    """Adds where the networks are computed: `device`."""
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
+                        help="where to compute (default: auto, CUDA where it works)")

@@ -9,6 +9,7 @@ import webbrowser
 from pathlib import Path
 
 from jiidm import __version__
+from jiidm.commands.options import add_device
 from jiidm.system.errors import InputError, SetupError
 
 _PORT = 8420
@@ -19,7 +20,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="default", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_device(parser)
     parser.add_argument("--styles", type=Path, metavar="FOLDER",
                         help="photos for the style gallery (default: the examples)")
     parser.add_argument("--port", type=int, help=f"default {_PORT}, or any free one where that is taken")

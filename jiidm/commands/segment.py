@@ -9,6 +9,7 @@ A label map is a PNG whose palette has the class colours: programs that paint sh
 import argparse
 from pathlib import Path
 
+from jiidm.commands.options import add_device
 from jiidm.system.errors import InputError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -31,8 +32,7 @@ def parse_arguments():
                         help="table of the classes of a SegFormer: a name such as ade20k-train, or a YAML file "
                              "(default: by the number of its classes, 150, 171 or 19)")
     parser.add_argument("--overwrite", action="store_true", help="replace maps that exist")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
-                        help="where to compute (default: auto, CUDA where it works)")
+    add_device(parser)
     return parser.parse_args()
 
 

@@ -7,7 +7,7 @@ Several processes: mpirun -np N jiidm train ... gives the same result, up to rou
 import argparse
 from pathlib import Path
 
-from jiidm.commands.options import add_label_options
+from jiidm.commands.options import add_device, add_label_options
 from jiidm.system.errors import InputError
 
 STAGES = ("autoencoder", "latents", "unet", "export")
@@ -39,7 +39,7 @@ def main():
                         help="write the losses and sample grids for TensorBoard too, into RUN/tensorboard")
     parser.add_argument("--average", action="store_true", help="export the mean of the kept UNets as one checkpoint")
     add_label_options(parser)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_device(parser)
     args = parser.parse_args()
     _check_arguments(args)
 
