@@ -26,8 +26,8 @@ def parse_arguments():
     parser.add_argument("--confidence", action="store_true",
                         help="also confidence/NAME.png, grey: the probability of each pixel's class, 255 is certain")
     parser.add_argument("--segmenter", metavar="NAME|FILE",
-                        help="judge (better; needs the extra judge), small, a segmenter of jiidm train segmenter, or "
-                             "public weights of SegFormer (default: judge where its extra is installed, else small)")
+                        help="judge (better; needs the extra judge), small, a file of jiidm train segmenter, or public "
+                             "weights of SegFormer (default: judge where its extra is installed, else small)")
     parser.add_argument("--segmenter-classes", metavar="NAME|FILE",
                         help="table of the classes of a SegFormer: a name such as ade20k-train, or a YAML file "
                              "(default: by the number of its classes, 150, 171 or 19)")

@@ -25,14 +25,14 @@ def main():
     parser.add_argument("--data", required=True, type=Path, help="folder with imgs/ and labels/")
     parser.add_argument("--run", required=True, type=Path, help="folder for checkpoints, tables and sample grids")
     parser.add_argument("--validation", type=Path,
-                        help="folder of held-out photos for the autoencoder's sample grids, with labels/ for those of "
-                             "the segmenter, the judge and the baselines")
+                        help="folder of held-out photos for quality and sample grids; with labels/ for the segmenter, "
+                             "the judge and the baselines")
     parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|STEP|PATH",
-                        help="go on from the newest whole state of --run (auto, the default), or from that of a step "
-                             "or a file; newer ones are set aside as NAME.aside")
+                        help="go on from the newest whole state of --run (auto, the default), or from the state of a "
+                             "step or in a file; newer states are renamed to NAME.aside")
     parser.add_argument("--start-from", type=Path, metavar="FILE",
-                        help="start the UNet's training from this checkpoint's weights (unet-*.safetensors of a run, "
-                             "or what jiidm convert wrote); a resumed state has its own")
+                        help="start the UNet's training from the weights of this checkpoint (unet-*.safetensors of a "
+                             "run, or what jiidm convert wrote)")
     parser.add_argument("--dry-run", action="store_true",
                         help="print parameters, memory, disk and hours, from a few steps that write nothing")
     parser.add_argument("--tensorboard", action="store_true",
