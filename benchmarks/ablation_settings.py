@@ -20,9 +20,16 @@ ONE_ROUND = {"rounds": 1, "color_transfer": False, "ensemble": False}
 
 
 class Setting(NamedTuple):
-    """A row of a table or a point of a curve: arguments of `Generator.infer`, keys of the recipe that differ, and the
-    colour transfer of the final picture, of which a share is taken; `x` is the place on a curve, `line` the curve of
-    several."""
+    """A row of a table or a point of a curve.
+
+    Attributes:
+        name: of the row.
+        arguments: for `Generator.infer`.
+        recipe: the keys of the recipe that differ.
+        final, share: method and share, 0 to 1, of the final colour transfer; "" is none.
+        x: the place on the curve.
+        line: which of several curves.
+    """
 
     name: str
     arguments: dict
@@ -33,8 +40,8 @@ class Setting(NamedTuple):
     line: str = ""
 
 
-def settings_of(section, generator):
-    """The `Setting`s of a section; the first is what the others of a table are compared with."""
+def list_settings(section, generator):
+    """The `Setting`s of a section; a table compares the others with the first."""
     rounds = generator.config.inference.rounds
     if section == "modules":
         return _modules(generator.config.inference, len(generator.checkpoints) > 1)
@@ -87,7 +94,7 @@ def _starts(first, schedule):
 
 
 def _steps(first, schedule):
-    """DDIM on chains whose index nearest to the first round's start leaves so many steps, and DPM-Solver++."""
+    """DDIM on chains that leave about so many steps from the first round's start, and DPM-Solver++."""
     timestep = int(schedule.respaced(first.respacing)[first.start])
     found = []
     for steps in STEPS:

@@ -1,8 +1,8 @@
-"""What the judge says of pictures that everybody can rank: its own test, and the rows that every table starts from.
+"""The judge's test: its figures of pictures that everybody can rank, and of the weights' pictures.
 
-Real photos, the same blurred by a Gaussian, flat colours (each class's mean colour in the photo), the autoencoder's
-reconstruction, one round, and the full recipe. Mask accuracy against hand-made label maps, exact and with near classes
-as one; KID and sharpness against the real photos of the same masks.
+Rows: real photos, the same blurred, reduced or in flat colours (each class in its mean colour), the autoencoder's
+reconstruction, one round, and the full recipe. Mask accuracy is against hand-made label maps, exact and with near
+classes as one; KID and sharpness are against the real photos of the same masks.
 
   python -m benchmarks.judge --input_path data/test --img_path data/val
 """
@@ -29,7 +29,7 @@ from jiidm.system.files import output_folder, written_whole
 
 BATCH = 4
 BLURS = 1, 2, 4  # pixels
-# For weights that know Stanford's eight classes: what each other class is drawn as.
+# For weights that know Stanford's eight classes: the classes that are drawn as each of them.
 _NEAREST_OF_EIGHT = {
     "sky": "sky", "tree": "tree plant", "road": "road path earth land sand", "grass": "grass field",
     "water": "water sea river lake waterfall", "building": "building house bridge wall pier",
@@ -37,41 +37,41 @@ _NEAREST_OF_EIGHT = {
 }
 
 
-def blurred(photo, sigma):
-    """Returns H x W x 3 uint8 blurred by a Gaussian of `sigma` pixels."""
+def blur(photo, sigma):
+    """Blurs a photo (H x W x 3 uint8) by a Gaussian of `sigma` pixels."""
     return cv2.GaussianBlur(photo, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
 
 
-def enlarged(photo):
-    """Returns H x W x 3 uint8 reduced to three quarters of its sides, and enlarged again."""
+def shrink_and_enlarge(photo):
+    """Reduces a photo (H x W x 3 uint8) to three quarters of its sides and enlarges it again."""
     height, width = photo.shape[:2]
     small = cv2.resize(photo, (width * 3 // 4, height * 3 // 4), interpolation=cv2.INTER_AREA)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def flat(photo, labels):
-    """Returns the label map painted in the photo's mean colour of each class."""
+def flatten_classes(photo, labels):
+    """Paints a label map in the photo's mean colour of each class."""
     picture = np.zeros_like(photo)
     for c in np.unique(labels):
         picture[labels == c] = np.rint(photo[labels == c].mean(0))
     return picture
 
 
-def eight_classes():
-    """Returns 29 uint8: each class as the nearest of Stanford's eight."""
+def eight_class_table():
+    """The table (29 uint8) from each class to the nearest of Stanford's eight."""
     table = np.zeros(len(CLASSES), np.uint8)
     for name, members in _NEAREST_OF_EIGHT.items():
         table[[CLASSES.index(member) for member in members.split()]] = CLASSES.index(name)
     return table
 
 
-def generated(items, weights, reduce, style_labels=None, **options):
-    """Returns the pictures that a folder of weights makes of test items; `style_labels` is None or one map an item."""
+def generate(items, weights, reduce, style_labels=None, **options):
+    """Generates the pictures of test items with a folder of weights; `style_labels` is None or a label map an item."""
     generator, pictures = Generator.from_checkpoint(str(weights)), []
     for start in range(0, len(items), BATCH):
         some = items[start:start + BATCH]
         masks = [read_label_map(item.mask) for item in some]
-        masks = [eight_classes()[mask] for mask in masks] if reduce else masks
+        masks = [eight_class_table()[mask] for mask in masks] if reduce else masks
         names = [Path(item.name).stem for item in some]
         maps = style_labels and style_labels[start:start + BATCH]
         made = generator.infer(masks, [item.reference for item in some], names=names, style_labels=maps, **options)
@@ -80,20 +80,20 @@ def generated(items, weights, reduce, style_labels=None, **options):
     return pictures
 
 
-def rows_of(items, photos, labels, weights, reduce):
-    """Yields (name of the row, function that gives its pictures)."""
+def list_rows(items, photos, labels, weights, reduce):
+    """Yields (name of the row, function that makes its pictures)."""
     yield "real", lambda: photos
     for sigma in BLURS:
-        yield f"blurred, {sigma} px", lambda sigma=sigma: [blurred(photo, sigma) for photo in photos]
+        yield f"blurred, {sigma} px", lambda sigma=sigma: [blur(photo, sigma) for photo in photos]
     yield "reconstruction by the autoencoder", lambda: list(reconstruct(photos, autoencoder_in(weights)))
-    yield "reduced to 3/4 and enlarged again", lambda: [enlarged(photo) for photo in photos]
-    yield "flat colours", lambda: [flat(*each) for each in zip(photos, labels, strict=True)]
-    yield "one round", lambda: generated(items, weights, reduce, rounds=1)
-    yield "full recipe", lambda: generated(items, weights, reduce)
+    yield "reduced to 3/4 and enlarged again", lambda: [shrink_and_enlarge(photo) for photo in photos]
+    yield "flat colours", lambda: [flatten_classes(*each) for each in zip(photos, labels, strict=True)]
+    yield "one round", lambda: generate(items, weights, reduce, rounds=1)
+    yield "full recipe", lambda: generate(items, weights, reduce)
 
 
-def kept(folder, stems, make):
-    """Returns {stem: path} of a row's pictures in `folder`, which `make()` gives where they are not there yet."""
+def keep_pictures(folder, stems, make):
+    """Makes a row's pictures by `make()`, unless `folder` has them; returns {stem: path}."""
     files = {stem: folder / f"{stem}.png" for stem in stems}
     if not all(file.exists() for file in files.values()):
         output_folder(folder)
@@ -102,7 +102,7 @@ def kept(folder, stems, make):
     return files
 
 
-def table_of(figures, names):
+def format_table(figures, names):
     """Returns the Markdown table of {row: {name: `Figure`}}; `names` are those of the columns."""
     titles = [JUDGED[name][0] if name in JUDGED else name for name in names]
     lines = [f"| | {' | '.join(titles)} |", f"| --- |{' ---: |' * len(names)}"]
@@ -117,15 +117,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input_path", type=Path, required=True, help="test folder of hand-made label maps")
     parser.add_argument("--img_path", type=Path, required=True,
-                        help="training folder that has the style photos and the masks' own photos")
+                        help="training folder with the style photos and the masks' own photos")
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_WEIGHTS, help="folder of weights")
     parser.add_argument("--judge", type=Path, help="file of the judge's head (default: the package's)")
     parser.add_argument("--eight-classes", action="store_true", help="reduce the maps to Stanford's eight classes")
-    parser.add_argument("--test-only", action="store_true", help="only the rows that need no UNet, the own test")
-    parser.add_argument("--limit", type=int, help="take this many label maps alone")
-    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--test-only", action="store_true", help="only the rows that need no UNet")
+    parser.add_argument("--limit", type=int, help="take only the first N label maps")
+    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
     parser.add_argument("--pictures", type=Path, default=Path("runs/judge-pictures"),
-                        help="folder that keeps the rows' pictures, and a sheet of some; those in it are used again")
+                        help="folder of the rows' pictures and of a sheet of some; those in it are used again")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
     args = parser.parse_args()
     folder, judge = TrainingFolder(args.img_path), load_judge(args.judge)
@@ -135,13 +135,13 @@ def main():
     labels = [fit_labels(folder.labels(stem), *size) for stem in stems]
     photos = [fit_photo(folder.photo(stem), *size) for stem in stems]
     pictures = {}
-    for row, make in rows_of(items, photos, labels, args.checkpoint, args.eight_classes):
-        pictures[row] = kept(args.pictures / row, stems, make)
+    for row, make in list_rows(items, photos, labels, args.checkpoint, args.eight_classes):
+        pictures[row] = keep_pictures(args.pictures / row, stems, make)
         if args.test_only and row == "flat colours":
             break
     tasks = [Task(stem, folder.paths(stem)[1], item.reference) for stem, item in zip(stems, items, strict=True)]
     judged = judge_folders(judge, tasks, pictures, resamples(len(tasks), args.resamples))
-    table = table_of({row: found.figures for row, found in judged.items()}, [n for n in JUDGED if n != "sharpness"])
+    table = format_table({row: found.figures for row, found in judged.items()}, [n for n in JUDGED if n != "sharpness"])
     text = (f"# The judge's rows\n\n{len(items)} hand-made label maps, {size[0]}x{size[1]}; judge {judge.file}, sha256 "
             f"{judge.sha256[:16]}; weights {args.checkpoint.name}{', eight classes' if args.eight_classes else ''}; "
             f"brackets: 95 %\n\n{table}\n")

@@ -1,4 +1,4 @@
-"""Whether memory grows with the number of images: a long contest job with tiny networks, measured as it goes."""
+"""Measures whether memory grows with the number of pictures, in a long contest job with tiny networks."""
 import argparse
 import tempfile
 import time
@@ -43,8 +43,8 @@ def write_inputs(folder, count):
         save_checkpoint(folder / "weights" / f"{kind}.safetensors", kind, arrays_of(network), CONFIG, 1)
 
 
-def watched(rows):
-    """Has every `Generator` add a row of measurements each time that `EVERY` more images are made."""
+def watch_generators(rows):
+    """Makes every `Generator` append a row of measurements to `rows` after each `EVERY` pictures."""
     infer, images = Generator.infer, 0
 
     def infer_and_measure(self, masks, *arguments, **settings):
@@ -63,13 +63,13 @@ def watched(rows):
     Generator.infer = infer_and_measure
 
 
-def growth(rows, column):
-    """How much `column` grows with each image after the first WARM: the slope of the line through the rows."""
+def fit_growth(rows, column):
+    """The growth of `column` a picture, after the first WARM: the slope of a line through the rows."""
     late = [(row["images"], row[column]) for row in rows if row["images"] >= WARM]
     return float(np.polyfit(*zip(*late, strict=True), 1)[0])
 
 
-def report(folder, rows, about):
+def write_job_report(folder, rows, about):
     """Writes long_job.json and long_job.md into the folder and returns the Markdown."""
     columns = {"images": "images", "resident_mb": "resident MB", "cuda_mb": "CUDA MB", "variables": "Jittor variables",
                "operations": "Jittor operations"}
@@ -89,7 +89,7 @@ def main():
     if args.count < WARM + 2 * EVERY:
         raise InputError(f"--count {args.count}: expected at least {WARM + 2 * EVERY}")
     rows = []
-    watched(rows)
+    watch_generators(rows)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         write_inputs(folder, args.count)
@@ -102,10 +102,10 @@ def main():
     about = {
         **machine(), "device": device_name(), "job": f"{args.count} images of {WIDTH}x{HEIGHT}, {args.batch} at a time",
         "seconds": round(seconds, 1),
-        f"growth after {WARM} images": f"{growth(rows, 'resident_mb'):.4f} MB of resident memory and "
-                                       f"{growth(rows, 'variables'):.4f} Jittor variables an image",
+        f"growth after {WARM} images": f"{fit_growth(rows, 'resident_mb'):.4f} MB of resident memory and "
+                                       f"{fit_growth(rows, 'variables'):.4f} Jittor variables an image",
     }
-    print(report(args.output, rows, about))
+    print(write_job_report(args.output, rows, about))
 
 
 if __name__ == "__main__":

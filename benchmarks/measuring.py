@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing, the machine's own limits, and tables in Markdown and JSON."""
+"""What the benchmarks share: timing, memory, the machine, and reports in Markdown and JSON."""
 import json
 import platform
 import statistics
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def seconds(call, repeats=5, warmup=2):
-    """Median seconds of a call that returns Jittor variables or None; they are computed within the time."""
+    """Median seconds of a call; the Jittor variables that it returns are computed within the time."""
     times = []
     for _ in range(warmup + repeats):
         start = time.perf_counter()
@@ -34,19 +34,19 @@ def seconds(call, repeats=5, warmup=2):
 
 
 def program(name, *arguments):
-    """The command that runs benchmarks/`name`.py in a process of its own, in the folder ROOT."""
+    """The command that runs benchmarks/`name`.py in a process of its own; its working directory must be ROOT."""
     return [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
 
 
 def normal(*shape, seed=0):
-    """Standard normal numbers as a Jittor variable, computed."""
+    """Standard normal numbers, as a computed Jittor variable."""
     value = jt.array(np.random.default_rng(seed).standard_normal(shape, np.float32))
     value.sync()
     return value
 
 
 def with_random_weights(network, seed=0):
-    """The network with every weight drawn anew (variance 1 / inputs): nothing stays zero, so every layer counts."""
+    """Draws all weights of a network anew (variance 1 / inputs), so that no layer stays zero; returns the network."""
     random = np.random.default_rng(seed)
     for parameter in network.parameters():
         if parameter.ndim > 1:
@@ -76,12 +76,12 @@ def reconstruct(photos, checkpoint):
 
 
 def resident_gb():
-    """Memory that this process holds now, in GB."""
+    """Resident memory of this process, in GB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e9
 
 
 def peak_gb():
-    """The most that this process has held, in GB."""
+    """Peak memory of this process, in GB."""
     line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e9
 
@@ -99,7 +99,7 @@ def machine():
 
 
 def row(what, value, unit, against=None, other=None, ratio=None, note=""):
-    """One line of the table: a value of ours, and what it is compared with in the same unit."""
+    """A row of the table: our value, and another one in the same unit."""
     if ratio is None and other is not None:
         ratio = other / value
     return {"what": what, "value": value, "unit": unit, "against": against, "other": other, "ratio": ratio,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks import ablation, ablation_settings
 from benchmarks.ablation_report import markdown_of
-from benchmarks.ablation_settings import settings_of
+from benchmarks.ablation_settings import list_settings
 from jiidm import Generator
 from jiidm.checkpoint import arrays_of
 from jiidm.config import Config, ImageConfig, InferenceConfig, RoundConfig, with_recipe
@@ -126,13 +126,13 @@ def test_curves_and_options(tool, place, tmp_path):
 
 def test_what_is_measured_stands_until_something_changes(tool, tmp_path, monkeypatch, capsys):
     made = []
-    figures = ablation.Studio.figures
+    figures = ablation.Studio.measure_setting
 
     def counted(self, setting, tasks):
         made.append(setting.name)
         return figures(self, setting, tasks)
 
-    monkeypatch.setattr(ablation.Studio, "figures", counted)
+    monkeypatch.setattr(ablation.Studio, "measure_setting", counted)
     first = tool(tmp_path, "--only", "guidance", checkpoint="alone")
     assert len(made) == 2
     assert tool(tmp_path, "--only", "guidance", checkpoint="alone") == first and len(made) == 2
@@ -143,14 +143,14 @@ def test_what_is_measured_stands_until_something_changes(tool, tmp_path, monkeyp
 
 
 def test_a_stop_keeps_the_sections_before_it(tool, tmp_path, monkeypatch):
-    figures = ablation.Studio.figures
+    figures = ablation.Studio.measure_setting
 
     def stop(self, setting, tasks):
         if setting.name.startswith("start"):
             raise KeyboardInterrupt
         return figures(self, setting, tasks)
 
-    monkeypatch.setattr(ablation.Studio, "figures", stop)
+    monkeypatch.setattr(ablation.Studio, "measure_setting", stop)
     with pytest.raises(KeyboardInterrupt):
         tool(tmp_path, "--only", "guidance", "start", checkpoint="alone")
     assert list(json.loads((tmp_path / "ablation.json").read_text())["sections"]) == ["guidance"]
@@ -160,7 +160,7 @@ def test_ensemble_only_of_several_and_refinement_only_of_several_rounds():
     def names(checkpoints, rounds):
         recipe = InferenceConfig(tuple(RoundConfig(2.0, "ddim20", 5) for _ in range(rounds)))
         generator = SimpleNamespace(config=Config(inference=recipe), checkpoints=[None] * checkpoints)
-        return [setting.name for setting in settings_of("modules", generator)]
+        return [setting.name for setting in list_settings("modules", generator)]
 
     assert {"one round, ensemble", "2 rounds", "2 rounds, colour transfer between", "all together"} <= {*names(2, 2)}
     assert not any("ensemble" in name for name in names(1, 2)) and "2 rounds" in names(1, 2)
@@ -191,7 +191,7 @@ def test_verdicts_follow_the_intervals():
            "0.010 (-0.020 to 0.030) | -0.100 (-0.150 to -0.050), better |" in text
     assert "- contest score over style only, against one round: better: three." in text
     assert "- mask accuracy, against one round: worse: three." in text
-    assert "- style correlation, against one round: no difference that these pictures show: three." in text
+    assert "- style correlation, against one round: no significant difference: three." in text
     assert "Made by `x` on p, 2 cores, with weights (sha256) unet 0123456789ab." in text
     assert "no rows of the ensemble" in text and "Recipe: 0 rounds (), sampler ddim." in text
 
@@ -200,7 +200,7 @@ def test_steps_of_ddim_start_where_the_recipe_does(place):
     generator = Generator.from_checkpoint(place / "alone")
     generator.config = with_recipe(generator.config, {"rounds": [
         {"guidance": 2.0, "respacing": "ddim50", "start": 30}]})
-    found = [s for s in ablation_settings.settings_of("steps", generator) if s.line == "DDIM"]
+    found = [s for s in ablation_settings.list_settings("steps", generator) if s.line == "DDIM"]
     assert [s.x for s in found] == [10, 20, 50, 100, 200, 300]
     for setting in found:
         settings, = setting.arguments["rounds"]

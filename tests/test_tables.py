@@ -160,13 +160,13 @@ def test_steps_before_a_fine_tuning_count(place, tmp_path):
             origin = ("fine-tuned", [Source("x", "0" * 64, step, 1.0) for step in parents])
             save_checkpoint(tmp_path / folder / file.name, made.kind, made.tensors, made.config, made.step, "float16",
                             *(origin if made.kind == "unet" else ()))
-    parameters, training = tables.training_of(tmp_path / "one", place / "train")
+    parameters, training = tables.measure_training(tmp_path / "one", place / "train")
     assert [steps for steps, _ in training] == [8, 7 + 5] and parameters > 1000
-    refused(lambda: tables.training_of(tmp_path / "two", place / "train"), "unet-4.safetensors", "how long")
+    refused(lambda: tables.measure_training(tmp_path / "two", place / "train"), "unet-4.safetensors", "how long")
 
 
 def test_a_process_that_dies_is_an_error():
-    refused(lambda: tables.apart(os._exit, 1), "_exit of 1", "without a result")
+    refused(lambda: tables.run_apart(os._exit, 1), "_exit of 1", "without a result")
 
 
 def test_options_of_the_training(place, tmp_path, monkeypatch):
