@@ -7,21 +7,18 @@ each class that both pictures have.
   python -m benchmarks.color_by_class --input_path data/test --img_path data/val --limit 40
 """
 import argparse
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.judge import eight_class_table, format_table, generate, keep_pictures
+from benchmarks.judge import add_arguments, eight_class_table, format_table, generate, keep_pictures, read_folders
 from benchmarks.measuring import machine, write_files
 from jiidm.commands.entry import run_tool
-from jiidm.data.folders import TestFolder, TrainingFolder
 from jiidm.data.labels import CLASSES, fit_labels
 from jiidm.data.pictures import fit_photo, read_photo
 from jiidm.evaluation.judge import load_judge
 from jiidm.evaluation.judged import judge_folders
 from jiidm.evaluation.metrics import figure, resamples, style_correlation
 from jiidm.evaluation.pairing import Task
-from jiidm.generator import DEFAULT_WEIGHTS
 
 _SHOWN = ("judge", "judge_near", "judge_of_real", "KID", "sharpness_of_real")
 _LEAST = 0.02  # of both pictures; the colours of a smaller class say little
@@ -41,21 +38,10 @@ def correlate_classes(picture, style, labels, style_labels):
 def main():
     """Measures the rows, prints the table and writes color_by_class.md and color_by_class.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input_path", type=Path, required=True, help="test folder of hand-made label maps")
-    parser.add_argument("--img_path", type=Path, required=True,
-                        help="training folder with the style photos, the masks' own photos and their label maps")
-    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_WEIGHTS, help="folder of weights")
-    parser.add_argument("--eight-classes", action="store_true", help="reduce the maps to Stanford's eight classes")
-    parser.add_argument("--limit", type=int, help="take only the first N label maps")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
-    parser.add_argument("--pictures", type=Path, default=Path("runs/color-by-class"),
-                        help="folder of the rows' pictures; those in it are used again")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
-    args = parser.parse_args()
-    folder, judge = TrainingFolder(args.img_path), load_judge()
-    size = judge.config.picture_width, judge.config.picture_height
-    items = TestFolder(args.input_path, args.img_path).items[:args.limit]
-    stems = [Path(item.name).stem for item in items]
+    add_arguments(parser, "runs/color-by-class")
+    args, judge = parser.parse_args(), load_judge()
+    folder, items, stems, photos = read_folders(args, judge)
+    size = photos[0].shape[1::-1]
     reduced = np.arange(256, dtype=np.uint8)
     if args.eight_classes:
         reduced[:len(CLASSES)] = eight_class_table()
@@ -66,7 +52,7 @@ def main():
         return lambda: generate(items, args.checkpoint, args.eight_classes, **options)
 
     rows = {
-        "real": lambda: [fit_photo(folder.photo(stem), *size) for stem in stems],
+        "real": lambda: photos,
         "whole pictures": make(),
         "by class": make(style_labels=style_labels),
         "by class, predicted maps": make(recipe={"color_by_class": True}),

@@ -24,6 +24,7 @@ from jiidm.evaluation.judge import load_judge
 from jiidm.evaluation.judged import JUDGED, judge_folders
 from jiidm.evaluation.metrics import resamples
 from jiidm.evaluation.pairing import Task
+from jiidm.evaluation.report import format_figure
 from jiidm.generator import DEFAULT_WEIGHTS
 from jiidm.system.files import output_folder, written_whole
 
@@ -107,33 +108,42 @@ def format_table(figures, names):
     titles = [JUDGED[name][0] if name in JUDGED else name for name in names]
     lines = [f"| | {' | '.join(titles)} |", f"| --- |{' ---: |' * len(names)}"]
     for row, found in figures.items():
-        cells = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in (found[name] for name in names)]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        lines.append(f"| {row} | {' | '.join(format_figure(found[name], 3) for name in names)} |")
     return "\n".join(lines)
+
+
+def add_arguments(parser, pictures):
+    """Adds the arguments that rows of pictures need; `pictures` is the usual folder of the pictures."""
+    parser.add_argument("--input_path", type=Path, required=True, help="test folder of hand-made label maps")
+    parser.add_argument("--img_path", type=Path, required=True,
+                        help="training folder with the style photos, the masks' own photos and their label maps")
+    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_WEIGHTS, help="folder of weights")
+    parser.add_argument("--eight-classes", action="store_true", help="reduce the maps to Stanford's eight classes")
+    parser.add_argument("--limit", type=int, help="take only the first N label maps")
+    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
+    parser.add_argument("--pictures", type=Path, default=Path(pictures),
+                        help="folder of the rows' pictures; those in it are used again")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
+
+
+def read_folders(args, judge):
+    """Returns the `TrainingFolder`, the items of the test folder, their names, and their photos at the judge's size."""
+    folder, items = TrainingFolder(args.img_path), TestFolder(args.input_path, args.img_path).items[:args.limit]
+    stems, size = [Path(item.name).stem for item in items], (judge.config.picture_width, judge.config.picture_height)
+    return folder, items, stems, [fit_photo(folder.photo(stem), *size) for stem in stems]
 
 
 def main():
     """Measures the rows, prints the table and writes judge.md and judge.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input_path", type=Path, required=True, help="test folder of hand-made label maps")
-    parser.add_argument("--img_path", type=Path, required=True,
-                        help="training folder with the style photos and the masks' own photos")
-    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_WEIGHTS, help="folder of weights")
+    add_arguments(parser, "runs/judge-pictures")
     parser.add_argument("--judge", type=Path, help="file of the judge's head (default: the package's)")
-    parser.add_argument("--eight-classes", action="store_true", help="reduce the maps to Stanford's eight classes")
     parser.add_argument("--test-only", action="store_true", help="only the rows that need no UNet")
-    parser.add_argument("--limit", type=int, help="take only the first N label maps")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
-    parser.add_argument("--pictures", type=Path, default=Path("runs/judge-pictures"),
-                        help="folder of the rows' pictures and of a sheet of some; those in it are used again")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
     args = parser.parse_args()
-    folder, judge = TrainingFolder(args.img_path), load_judge(args.judge)
-    size = judge.config.picture_width, judge.config.picture_height
-    items = TestFolder(args.input_path, args.img_path).items[:args.limit]
-    stems = [Path(item.name).stem for item in items]
+    judge = load_judge(args.judge)
+    folder, items, stems, photos = read_folders(args, judge)
+    size = photos[0].shape[1::-1]
     labels = [fit_labels(folder.labels(stem), *size) for stem in stems]
-    photos = [fit_photo(folder.photo(stem), *size) for stem in stems]
     pictures = {}
     for row, make in list_rows(items, photos, labels, args.checkpoint, args.eight_classes):
         pictures[row] = keep_pictures(args.pictures / row, stems, make)

@@ -1,4 +1,4 @@
-"""The paper's comparison: GauGAN, CLADE and IIDM on one test folder, with times, memory and a sheet of pictures.
+"""The paper's comparison: GauGAN, CLADE and IIDM on one test folder, with times, memory and a sheet of the examples.
 
   python -m benchmarks.tables --labels TEST --references TRAIN --real PHOTOS \
       --model GauGAN=runs/gaugan/weights --model CLADE=runs/clade/weights --model IIDM=runs/default/weights
@@ -46,6 +46,7 @@ from jiidm.training.plan import measured, samples_of
 from jiidm.training.unet import UNetTrainer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SHEET = "comparison.jpg"
 REAL = "real photos"
 
 
@@ -176,13 +177,6 @@ def parse_arguments():
     parser.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER",
                         help="name of a model in the table and folder of its weights, or default; repeat it for each "
                              "model")
-    parser.add_argument("--sheet", default="comparison.jpg", metavar="FILE",
-                        help="name of the sheet, beside the results (default comparison.jpg)")
-    parser.add_argument("--sheet-labels", type=Path, default=EXAMPLES / "test", metavar="DIR",
-                        help="test folder of the sheet (default: the examples)")
-    parser.add_argument("--sheet-references", type=Path, default=EXAMPLES / "train", metavar="DIR",
-                        help="style photos of the sheet (default: the examples)")
-    parser.add_argument("--sheet-count", type=int, default=6, metavar="N", help="label maps on it (default 6)")
     return parser.parse_args()
 
 
@@ -198,24 +192,18 @@ def parse_models(given):
 def main():
     """Reads the arguments, measures, and writes figures, results and sheet."""
     arguments = parse_arguments()
-    models, sheet = parse_models(arguments.model), arguments.docs / arguments.sheet
+    models, sheet = parse_models(arguments.model), arguments.docs / SHEET
     # before the hours of work, not after them
-    if sheet.suffix.lower() not in (".jpg", ".jpeg", ".png") or arguments.sheet_count < 1:
-        raise InputError(f"--sheet {arguments.sheet} of {arguments.sheet_count} label maps: expected the name of a "
-                         f"picture, such as comparison.jpg, and at least 1")
     photos = TrainingFolder(arguments.references)
-    shown, _, problems = find_tasks(arguments.sheet_labels, arguments.sheet_references)
-    if problems:
-        raise InputError(problems[0])
-    shown = shown[: arguments.sheet_count]
     read_figures(arguments)
+    shown, _, _ = find_tasks(EXAMPLES / "test", EXAMPLES / "train")
     warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     with stoppable(), tempfile.TemporaryDirectory(prefix="jiidm-tables-") as folder:
         gallery = Gallery(arguments, Path(folder))
         entries, base_name, size = list_entries(models)
         found = measure(gallery, entries, base_name, size, arguments.references)
         found |= {"pictures": len(gallery.tasks), "photos": len(photos), "protocol": gallery.protocol_text,
-                  "sheet": arguments.sheet, **describe_origin(models)}
+                  "sheet": SHEET, **describe_origin(models)}
         written = keep_section(arguments, "comparison", found)
         write_sheet(sheet, shown, size, make_sheet_rows(shown, entries, size, arguments.seed))
     print(f"written: {', '.join(map(str, [sheet, *written]))}")

@@ -187,8 +187,8 @@ def test_verdicts_follow_the_intervals():
         "command": "x", "weights": {"unet": "0123456789abcdef"}, "machine": {"processor": "p", "cores": 2},
     }}}
     text = markdown_of(kept)
-    assert "| three | 0.100 (0.050 to 0.150), better | -0.100 (-0.150 to -0.050), worse | " \
-           "0.010 (-0.020 to 0.030) | -0.100 (-0.150 to -0.050), better |" in text
+    assert "| three | 0.100 [0.050, 0.150], better | -0.100 [-0.150, -0.050], worse | " \
+           "0.010 [-0.020, 0.030] | -0.100 [-0.150, -0.050], better |" in text
     assert "- contest score over style only, against one round: better: three." in text
     assert "- mask accuracy, against one round: worse: three." in text
     assert "- style correlation, against one round: no significant difference: three." in text

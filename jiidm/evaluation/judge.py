@@ -124,7 +124,7 @@ class Judge:
         for start in range(0, len(pictures), BATCH):
             logits, means = self.logits(pictures[start:start + BATCH])
             pooled.append(means)
-            labels += [class_map(values, size, self.classes)
+            labels += [class_map(values, size, self.classes)[0]
                        for values, size in zip(logits, sizes[start:start + BATCH], strict=True)]
         return labels, np.concatenate(pooled)
 

@@ -13,7 +13,7 @@ from jiidm.checkpoint import open_tensors
 from jiidm.data.classes import CONTEST, ClassTable
 from jiidm.data.vocabulary import Vocabulary
 from jiidm.evaluation import judge
-from jiidm.evaluation.class_maps import class_map_with_confidence, merge_outputs
+from jiidm.evaluation.class_maps import class_map, merge_outputs
 from jiidm.evaluation.features import segmenter_logits
 from jiidm.evaluation.weights import load_segmenter
 from jiidm.foreign.archive import open_weights
@@ -61,7 +61,7 @@ class PhotoSegmenter:
             size: (height, width) of the result. None: the photo's.
         """
         logits, classes = merge_outputs(self.logits(photo)[None], self.classes)
-        return Segmentation(*class_map_with_confidence(logits[0], size or photo.shape[:2], classes))
+        return Segmentation(*class_map(logits[0], size or photo.shape[:2], classes, with_confidence=True))
 
     def for_weights(self, vocabulary: Vocabulary) -> PhotoSegmenter:
         """Returns the segmenter whose label maps have the classes of other weights, and no classes that these have not
