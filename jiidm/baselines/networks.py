@@ -50,16 +50,11 @@ def layout_of(labels, positions, generator):
                   jt.array(positions) if generator.positional else None)
 
 
-def published_arrays(arrays):
-    """Arrays by the names in a `Baseline` -> by their published names, without `generator.` and `encoder.`."""
-    return {name.split(".", 1)[1]: value for name, value in arrays.items()}
-
-
 def save_baseline(path, arrays, config, step, note="", dtype="float16", classes=None):
     """Writes the arrays of a `Baseline` (by its names) of a `BaselineRun` as safetensors, with the `classes` of its
     `Vocabulary` as a dict; raises InputError for NaN and where it cannot be written."""
-    save_checkpoint(path, config.generator.model, published_arrays(arrays), config, step, dtype, note,
-                    classes=classes)
+    published = {name.split(".", 1)[1]: value for name, value in arrays.items()}  # without generator. and encoder.
+    save_checkpoint(path, config.generator.model, published, config, step, dtype, note, classes=classes)
 
 
 def load_baseline(path):
