@@ -13,45 +13,40 @@ _TITLES = {
     "guidance": "Guidance", "start": "Start strength", "steps": "Steps",
 }
 _TEXTS = {
-    "comparison": "The paper's comparison. The time of a training is that of its steps, all measured in one run on "
-                  "this machine, times their number; what is read ahead, saved or drawn beside the steps is not in it. "
-                  "Full is the whole recipe of the weights, its last colour transfer included; GauGAN and CLADE have a "
-                  "row with that transfer, too. None of them has a perceptual loss unless its configuration names VGG "
-                  "weights, which do not come with this program. CLADE is the one with intra-class positional "
-                  "encoding, as configs/clade.yaml has it.",
-    "real": "The ceiling of the mask accuracy, and what each colour transfer towards the style reference does to a "
-            "photo: how near it comes in style, and what it costs the evaluator in the mask.",
-    "modules": "One round is image-to-image from the style photo; further rounds (the paper's refinement) start from "
-               "the result before, with or without a colour transfer between; a transfer at the end is a further step "
-               "of this program, which the paper does not have. The colour transfer alone is the one at the end of one "
-               "round.",
+    "comparison": "The paper's comparison. A training's time is the number of its steps times the time of one step, "
+                  "measured here in one run; reading ahead, saving and drawing are not included. *Full* is the whole "
+                  "recipe of the weights with its final colour transfer. GauGAN and CLADE also have a row with that "
+                  "transfer. No model has a perceptual loss unless its configuration names VGG weights, which are not "
+                  "included. CLADE has intra-class positional encoding, as in configs/clade.yaml.",
+    "real": "The ceiling of the mask accuracy. Further rows: the same photos after a colour transfer to the style "
+            "reference. They show how close a transfer comes in style and what it costs in mask accuracy.",
+    "modules": "*One round* is image-to-image from the style photo. Further rounds (the paper's refinement) start from "
+               "the result before, with or without a colour transfer between. A transfer at the end is not in the "
+               "paper. The colour transfer alone is the row with one round and a transfer at the end.",
     "options": "One round each, without the paper's modules.",
-    "training": "UNets trained equally long with the same batches and, but for other widths, from the same random "
-                "weights, with one option each, and one round of each: `prediction` (Salimans & Ho 2022), "
-                "`zero_terminal_snr` (Lin et al. 2023), `loss_weight` (Hang et al. 2023), `mask_drop` and `ema` of the "
-                "configuration. Short trainings favour the noise: v's loss lies evenly over all timesteps, so that "
-                "after a few hundred steps less has been learned of the last, small noise, and it stays in the "
-                "pictures. A network of another width has as many steps as take the same time.",
-    "longer": "The same in longer trainings.",
-    "autoencoder": "Photos that it has not seen, encoded and decoded with the codebook in between: how near it comes, "
-                   "and what the evaluator still finds of the label map. Trained equally long, but for the default "
-                   "weights; the codebook comes after six sevenths of a training.",
-    "guidance": "One round with the first round's settings but for the guidance scale.",
-    "start": "One round with the first round's settings but for the start index, as a share of its chain: at 0 the "
-             "style photo would stay as it is, at 1 nothing of it would be left. With DDIM a higher start takes more "
-             "steps.",
-    "steps": "One round from the first round's start, in more or fewer evaluations of the network.",
+    "training": "UNets with one option each, trained for the same time on the same batches; those of one width start "
+                "from the same random weights. One round of each is measured. The options are keys of the "
+                "configuration: `prediction` (Salimans & Ho 2022), `zero_terminal_snr` (Lin et al. 2023), "
+                "`loss_weight` (Hang et al. 2023), `mask_drop` and `ema`. Short trainings favour epsilon: the loss of "
+                "v weighs all timesteps evenly, so after a few hundred steps the network knows little about the last, "
+                "small noise, and the noise stays in the pictures.",
+    "longer": "The same options in longer trainings.",
+    "autoencoder": "Held-out photos, encoded and decoded through the codebook: PSNR, SSIM, and what the evaluator "
+                   "still finds of the label map. All but the default weights are trained for the same time. The "
+                   "codebook is in use from six sevenths of a training on.",
+    "guidance": "One round with the first round's settings and other guidance scales.",
+    "start": "One round with the first round's settings and other start indices, as a share of the chain. At 0 the "
+             "style photo stays as it is, at 1 nothing of it is left. With DDIM a higher start takes more steps.",
+    "steps": "One round from the first round's start, with more or fewer evaluations of the network.",
 }
 _NOT_SHOWN = (
-    "What this does not show: how the models compare at the papers' size. {photos} photos were there to learn from, "
-    "the networks have some {millions:.0f} million parameters in place of about a hundred (GauGAN, CLADE) or five "
-    "hundred (IIDM), and their trainings took {minutes} minutes, not all equally long, in place of days on GPUs. "
-    "GauGAN's and CLADE's style is one vector of the whole reference, learned from photos that were their own "
-    "reference; IIDM starts from the reference's own latents, of which much of the palette remains. The evaluator is "
-    "small, too: a picture that is plainer than a photo is easier for it. A recipe that was chosen on some of these "
-    "label maps is at an advantage; that of the default weights was chosen on the 72 of the Stanford Background "
-    "Dataset's validation list, GauGAN and CLADE "
-    "have no recipe to choose."
+    "This does not show how the models compare at the papers' size. There were {photos} training photos. The networks "
+    "have about {millions:.0f} million parameters; the papers' have a hundred (GauGAN, CLADE) or five hundred (IIDM). "
+    "The trainings took {minutes} minutes; the papers' took days on GPUs. GauGAN and CLADE encode the reference as one "
+    "vector, learned from photos that were their own reference; IIDM starts from the reference's latents and keeps "
+    "much of the palette. The evaluator is small: pictures plainer than photos are easier for it. A recipe chosen on "
+    "these label maps has an advantage. That of the default weights was chosen on the 72 label maps of the Stanford "
+    "Background Dataset's validation list; GauGAN and CLADE have no recipe."
 )
 AXES = {"guidance": "guidance scale", "start": "start, share of the chain", "steps": "steps"}
 _JUDGED = ("score", "psnr", "mask_accuracy", "style")
@@ -61,7 +56,7 @@ _QUALITY = {"psnr": "PSNR, dB", "ssim": "SSIM"}  # of reconstructions, beside ME
 def write_results(kept, folder):
     """Writes measurements.md and a PNG for each measured curve into `folder`; returns their paths.
 
-    kept is what ablation.json holds. Raises InputError where they cannot be written or matplotlib is missing.
+    `kept` is the content of ablation.json. Raises InputError where a file cannot be written or matplotlib is missing.
     """
     folder, written = output_folder(folder), []
     for section, name in AXES.items():
@@ -76,7 +71,7 @@ def write_results(kept, folder):
 
 
 def check_drawing():
-    """The class of matplotlib's figures; raises InputError where it is missing."""
+    """Returns matplotlib's `Figure`; raises InputError where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure as Drawing
     except ImportError as error:
@@ -90,10 +85,10 @@ def markdown_of(kept):
     """The results as Markdown."""
     sections = {name: kept["sections"][name] for name in _TITLES if name in kept["sections"]}
     lines = ["# The pictures, measured", "",
-             "Means over the label maps (mIoU and the Frechet distance: of all pictures together; the score: of the "
-             "means) with 95 % bootstrap intervals; differences are paired, picture by picture. Less is better for the "
-             "LAB distances and the Frechet distance, more for all others. A Frechet distance over so few pictures is "
-             "biased upwards: it compares rows of one table, no more."]
+             "Means over the label maps with 95 % bootstrap intervals. mIoU and the Frechet distance are of all "
+             "pictures together; the score is computed from the means. Differences are paired, picture by picture. "
+             "Less is better for the LAB distances and the Frechet distance, more for all others. With so few "
+             "pictures a Frechet distance is biased upwards: compare it only within one table."]
     for section, found in sections.items():
         text = " ".join(filter(None, (_TEXTS[section], found.get("note"))))
         lines += ["", f"## {_TITLES[section]}", "", text, "", *_section(section, found), "",
@@ -103,7 +98,7 @@ def markdown_of(kept):
 
 
 def _protocol(sections):
-    """A line for each point of the measuring, with the sections that it is of where they differ."""
+    """A line for each point of the protocol; where the sections differ, the line names those that it is of."""
     counts = ", ".join(f"{section} {found['pictures']}" for section, found in sections.items())
     lines, points = [f"- pictures measured: {counts}"], {}
     for section, found in sections.items():
@@ -152,13 +147,12 @@ def _section(section, found):
         lines += ["", _NOT_SHOWN.format(photos=found["photos"], minutes=f"{minutes[0]:.0f} to {minutes[-1]:.0f}",
                                         millions=max(cost["parameters"] for cost in found["costs"]) / 1e6)]
     if section == "modules" and found["ensemble"] == 1:
-        lines += ["", "There are no rows of the ensemble: the checkpoint is one network, whose weights may be a mean "
-                      "of several already."]
+        lines += ["", "There are no rows of the ensemble: the checkpoint has one UNet, which may already be a mean."]
     return [*lines, "", f"Score: `{score_formula(found['terms'])}`"] if "score" in words else lines
 
 
 def _costs(found):
-    """What the compared models are and take, and the sheet of their pictures."""
+    """Parameters, times and memory of the compared models, and the sheet of their pictures."""
     lines = _table(["", "M parameters", "training", "minutes", "s an image", "GB at most"],
                    [[c["name"], f"{c['parameters'] / 1e6:.2f}",
                      "; ".join(f"{steps} steps of {each:.2f} s" for steps, each in c["training"]),
@@ -195,12 +189,12 @@ def _difference(key, difference):
 
 
 def _judgement(key, words, base, rows):
-    """A line that sorts the rows into better, worse and neither than the row `base`, by one figure."""
+    """A line that sorts the rows by one figure: better than the row `base`, worse, or neither."""
     sorted_rows = {"better": [], "worse": [], "": []}
     for row in rows:
         sorted_rows[_verdict(key, Figure(*row["differences"][key]))].append(row["name"])
     parts = [f"{title}: {'; '.join(sorted_rows[verdict])}" for verdict, title in
-             (("better", "better"), ("worse", "worse"), ("", "no difference that these pictures show"))
+             (("better", "better"), ("worse", "worse"), ("", "no significant difference"))
              if sorted_rows[verdict]]
     return f"- {words}, against {base}: {'. '.join(parts)}."
 

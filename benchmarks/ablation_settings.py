@@ -1,11 +1,9 @@
 """The settings that the ablation measures: rows of its tables and points of its curves."""
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from jiidm.config import COLOR_TRANSFERS, RoundConfig
-from jiidm.inference.plan import make_plan
 
 TABLES, CURVES = ("real", "modules", "options"), ("guidance", "start", "steps")
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
@@ -14,19 +12,24 @@ SHARES = (0.4, 0.6)
 STEPS = (10, 20, 50, 100, 200, 300)
 OPTIONS = (
     ("guidance rescale 0.3", {"guidance_rescale": 0.3}), ("guidance rescale 0.7", {"guidance_rescale": 0.7}),
-    ("guidance below timestep 400 alone", {"guidance_to": 400}),
-    ("guidance from timestep 200 on alone", {"guidance_from": 200}),
 )
 # the paper's guidance and starts, in chains of 50 steps as the default recipe has them
 PAPER_ROUNDS = [RoundConfig(3.5, "ddim50", 30), RoundConfig(3.7, "ddim50", 32), RoundConfig(3.7, "ddim50", 20)]
-PAPER_OPTIONS = {"guidance_rescale": 0.0, "guidance_from": 0, "guidance_to": 0, "sampler": "ddim"}
+PAPER_OPTIONS = {"guidance_rescale": 0.0, "sampler": "ddim"}
 ONE_ROUND = {"rounds": 1, "color_transfer": False, "ensemble": False}
 
 
 class Setting(NamedTuple):
-    """A row of a table or a point of a curve: arguments of `Generator.infer`, keys of the recipe that differ, and the
-    colour transfer of the final picture, of which a share is taken; `x` is the place on a curve, `line` the curve of
-    several."""
+    """A row of a table or a point of a curve.
+
+    Attributes:
+        name: of the row.
+        arguments: for `Generator.infer`.
+        recipe: the keys of the recipe that differ.
+        final, share: method and share, 0 to 1, of the final colour transfer; "" is none.
+        x: the place on the curve.
+        line: which of several curves.
+    """
 
     name: str
     arguments: dict
@@ -37,8 +40,8 @@ class Setting(NamedTuple):
     line: str = ""
 
 
-def settings_of(section, generator):
-    """The `Setting`s of a section; the first is what the others of a table are compared with."""
+def list_settings(section, generator):
+    """The `Setting`s of a section; a table compares the others with the first."""
     rounds = generator.config.inference.rounds
     if section == "modules":
         return _modules(generator.config.inference, len(generator.checkpoints) > 1)
@@ -91,7 +94,7 @@ def _starts(first, schedule):
 
 
 def _steps(first, schedule):
-    """DDIM on chains whose index nearest to the first round's start leaves so many steps, and DPM-Solver++."""
+    """DDIM on chains that leave about so many steps from the first round's start, and DPM-Solver++."""
     timestep = int(schedule.respaced(first.respacing)[first.start])
     found = []
     for steps in STEPS:
@@ -104,10 +107,3 @@ def _steps(first, schedule):
         arguments, recipe = {**ONE_ROUND, "rounds": [first]}, {"sampler": "dpmpp", "steps": steps}
         found.append(Setting(f"DPM-Solver++, {steps} steps", arguments, recipe, x=steps, line="DPM-Solver++"))
     return found
-
-
-def evaluations(setting, generator):
-    """How often the network is evaluated for one picture (both branches of guidance counted as one)."""
-    recipe = dataclasses.replace(generator.config.inference, **setting.recipe)
-    plan = make_plan(recipe, generator.schedule, setting.arguments["rounds"])
-    return sum(len(planned.timesteps) for planned in plan.rounds)

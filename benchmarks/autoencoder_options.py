@@ -1,57 +1,46 @@
-"""How near autoencoders come to held-out photos: that of the weights, and others of other widths, with other losses and
-with the discriminator, trained equally long.
+"""Compares autoencoders of other widths and losses on held-out photos, all trained for the same time.
 
   python -m benchmarks.autoencoder_options --run RUN --data TRAIN --labels TEST --references TRAIN --real VAL
 
-Each option is trained in a folder of its own below RUN/autoencoders; after a stop, the same command goes on. VAL holds
-the photos of TEST's label maps. The table goes where benchmarks/ablation.py puts its own.
+Each option is trained in RUN/autoencoders/OPTION; after a stop, the same command goes on. VAL holds the photos of
+TEST's label maps. The table becomes a section of docs/measurements.md (see benchmarks.ablation).
 """
 import argparse
 import dataclasses
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from benchmarks.gallery import (
     Gallery,
-    about_weights,
     add_arguments,
-    emptied,
-    keep_section,
-    kept_figures,
-    row_of,
+    keep_rows,
+    make_empty,
+    read_figures,
 )
+from benchmarks.measuring import reconstruct
 from benchmarks.training_options import (
     Option,
     add_training_arguments,
     check_trained,
-    with_keys,
+    replace_keys,
 )
-from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint
+from jiidm.checkpoint import load_checkpoint, open_checkpoint
 from jiidm.commands.entry import run_tool
 from jiidm.config import config_path, load_config
-from jiidm.data.pictures import (
-    from_pixels,
-    read_photo,
-    resize_photo,
-    to_pixels,
-)
+from jiidm.data.pictures import read_photo, resize_photo
 from jiidm.evaluation import metrics
 from jiidm.generator import DEFAULT_WEIGHTS
-from jiidm.models.autoencoder import Autoencoder
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder
-from jiidm.system.runtime import jt
 from jiidm.system.stopping import stoppable
 from jiidm.training.quality import psnr_ssim
 from jiidm.training.stages import Stages
 
-QUANTIZED, ADVERSARIAL = 6 / 7, 1 / 2  # shares of a training after which there is a codebook, and a discriminator
-# the first is what the others are compared with
+QUANTIZED, ADVERSARIAL = 6 / 7, 1 / 2  # shares of a training after which codebook and discriminator begin
+# the others are compared with the first
 OPTIONS = {
     "plain": Option("{ch} channels"),
     "no-anchors": Option("{ch} channels, no anchors", {"train_autoencoder": {"anchors": []}}),
@@ -61,46 +50,37 @@ OPTIONS = {
     "narrow": Option("24 channels", {"autoencoder": {"ch": 24}}, 1.27),
     "wide": Option("48 channels", {"autoencoder": {"ch": 48}}, 0.57),
 }
-# of the measures of pictures those that are told of reconstructions, which have no style of their own
+# the measures of pictures that mean something for reconstructions, which have no style of their own
 MEASURES = ("mask_accuracy", "mean_iou", "FD-segmenter")
 
 
-def config_of(config, name, steps):
-    """The `Config` of an option with so many steps."""
+def option_config(config, name, steps):
+    """The `Config` of an option with `steps` steps."""
     training = {"steps": steps, "quantize_from": round(QUANTIZED * steps), "sheet_every": 0, "save_every": 100,
                 "discriminator_start": round(ADVERSARIAL * steps) if name == "discriminator" else 2 * steps,
                 "keep_last": 1}
-    return with_keys(config, {"train_autoencoder": training}, OPTIONS[name].keys)
+    return replace_keys(config, {"train_autoencoder": training}, OPTIONS[name].keys)
 
 
 def train(arguments, config, name):
-    """Trains an option, as far as it is not trained, and returns the path of its weights."""
+    """Trains an option, or what is left of it; returns the path of its weights."""
     run = output_folder(arguments.run / "autoencoders" / name)
     steps = round(OPTIONS[name].share * arguments.steps)
-    config, path = config_of(config, name, steps), run / "autoencoder.safetensors"
+    config, path = option_config(config, name, steps), run / "autoencoder.safetensors"
     check_trained(path, config, ("image", "autoencoder", "train_autoencoder"))
     Stages(config, arguments.data, run, resume="auto").autoencoder()
     return path
 
 
-def reconstructed(checkpoint, photos):
-    """What the autoencoder of a checkpoint makes of photos (list of H x W x 3 uint8), the codebook in between."""
-    network = Autoencoder(checkpoint.config.autoencoder)
-    load_into(network, checkpoint.tensors, checkpoint.path)
-    for photo in tqdm(photos, checkpoint.path.parent.name, unit="image", mininterval=1, leave=False):
-        with jt.no_grad():
-            yield to_pixels(network(jt.array(from_pixels(photo[None])), True)[0].numpy())[0]
-
-
-def measured(gallery, checkpoint):
+def measure_checkpoint(gallery, checkpoint):
     """The `Measured` of a checkpoint's reconstructions of the real photos, with PSNR and SSIM."""
     size = checkpoint.config.image.width, checkpoint.config.image.height
     photos = [resize_photo(read_photo(gallery.real.files[task.stem]), *size) for task in gallery.tasks]
-    pictures, folder, quality = reconstructed(checkpoint, photos), emptied(gallery.folder / "made"), []
+    pictures, folder, quality = reconstruct(photos, checkpoint), make_empty(gallery.folder / "made"), []
     for task, photo, picture in zip(gallery.tasks, photos, pictures, strict=True):
         Image.fromarray(picture).save(folder / f"{task.stem}.png")
         quality.append(psnr_ssim(photo[None], picture[None]))
-    found, protocol = gallery.measured(folder, gallery.tasks), gallery.protocol
+    found, protocol = gallery.measure(folder, gallery.tasks), gallery.protocol
     indices = metrics.resamples(len(photos), protocol.resamples, protocol.seed)  # those of the other measures
     replicates = dict(zip(("psnr", "ssim"), np.array(quality)[indices].mean(1).T, strict=True))
     figures = {name: metrics.figure(value, replicates[name])
@@ -112,41 +92,38 @@ def measured(gallery, checkpoint):
 
 def measure(arguments, files):
     """Measures {words: file of weights} and writes the section."""
-    warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
-    rows, base, named = [], None, {}
     with tempfile.TemporaryDirectory(prefix="jiidm-autoencoders-") as folder:
         gallery = Gallery(arguments, Path(folder))
-        for words, file in files.items():
-            checkpoint = load_checkpoint(file, "autoencoder")
-            numbers = sum(value.size for value in checkpoint.tensors.values())
-            words = words.format(ch=checkpoint.config.autoencoder.ch)
-            words = f"{words}, {numbers / 1e6:.1f} M, {checkpoint.step} steps"
-            found = measured(gallery, checkpoint)
-            rows.append(row_of(words, found, base))
-            base, named[words] = base or found, file
-    section = {"identity": {}, "rows": rows, "terms": list(found.score_terms), "pictures": len(gallery.tasks),
-               "protocol": gallery.said, **about_weights(named)}
-    print(f"written: {', '.join(map(str, keep_section(arguments, 'autoencoder', section)))}")
+
+        def rows():
+            for words, file in files.items():
+                checkpoint = load_checkpoint(file, "autoencoder")
+                numbers = sum(value.size for value in checkpoint.tensors.values())
+                words = words.format(ch=checkpoint.config.autoencoder.ch)
+                yield (f"{words}, {numbers / 1e6:.1f} M, {checkpoint.step} steps", file, gallery,
+                       measure_checkpoint(gallery, checkpoint), None)
+
+        keep_rows(arguments, "autoencoder", rows())
 
 
 def main():
-    """Trains what is not trained yet, and measures it."""
+    """Trains the options that are not trained yet, and measures all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     add_training_arguments(parser, OPTIONS, 500)
     parser.add_argument("--also", nargs="+", type=Path, default=[], metavar="FILE",
-                        help="further autoencoders to measure, named after their folders")
+                        help="measure these autoencoders too; rows are named after their folders")
     arguments = parser.parse_args()
     config = load_config(config_path(arguments.config))
     if arguments.steps < 7:
         raise InputError(f"--steps {arguments.steps}: expected at least 7")
     with stoppable():
-        if not arguments.train_only:  # told now, not after the trainings
-            kept_figures(arguments)
+        if not arguments.train_only:  # before the trainings, not after them
+            read_figures(arguments)
             for file in arguments.also:
                 open_checkpoint(file, "autoencoder")
             if Gallery(arguments, None).real is None:
-                raise InputError("--real: is missing; expected the folder of the photos that are to be reconstructed")
+                raise InputError("--real: missing; expected the folder of the photos to reconstruct")
         files = {OPTIONS[name].words: train(arguments, config, name) for name in OPTIONS if name in arguments.only}
         if not arguments.train_only:
             default, = DEFAULT_WEIGHTS.glob("autoencoder*.safetensors")

@@ -1,4 +1,4 @@
-"""The benchmark on the CPU: every row is a ratio of two times of the same run. `make bench`, on a quiet machine."""
+"""The benchmark on the CPU. Each row is a ratio of two times of one run: `make bench`, on a quiet machine."""
 import argparse
 import dataclasses
 import json
@@ -41,28 +41,28 @@ from jiidm.kernels.convolution import PackedConvolution, blocked
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
 from jiidm.models.autoencoder import Autoencoder
-from jiidm.models.blocks import prepare, upsample_nearest
+from jiidm.models.blocks import prepare
 from jiidm.models.unet import Conditions, ReferenceConditions, UNet
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
 
 HEIGHT, WIDTH, SCALE, TIMESTEP = 96, 128, 3.5, 500
 SCHEDULE = Schedule(Config().diffusion)
-STEP_FLOP = 799e9  # that remain of a guided step at full size, see docs/performance.md
+STEP_FLOP = 799e9  # of a guided step at full size, see docs/performance.md
 
 
-def inputs(images=1, height=HEIGHT, width=WIDTH):
-    """A noised latent and the one-hot label map of as many images; areas of one class, as maps have them."""
+def draw_inputs(images=1, height=HEIGHT, width=WIDTH):
+    """Noised latents and one-hot label maps of N images; the maps have areas of one class, as real ones."""
     labels = np.random.default_rng(1).integers(0, 29, (images, 6, 8)).repeat(height // 6, 1).repeat(width // 8, 2)
     return normal(images, 3, height, width), one_hot_batch(labels, 29)
 
 
-def guided_step(conditions, z):
+def predict_guided(conditions, z):
     """The guided prediction for latents at TIMESTEP."""
     return guided_denoiser(conditions.predict, SCHEDULE, Guidance(SCALE))(z, TIMESTEP)
 
 
-def full_size():
+def build_full_size():
     """The full-size UNet with random weights, ready for inference."""
     network = with_random_weights(UNet(UNetConfig()))
     prepare(network, PackedConvolution)
@@ -72,15 +72,15 @@ def full_size():
 # ------------------------------------------------------------------------------------------------------------ sections
 
 def step(folder):
-    """A guided step at full size against the release's algorithm and PyTorch, and equality over a chain."""
-    network = full_size()
-    z, mask = inputs()
+    """A guided step at full size, compared with the release's algorithm and PyTorch; differences over a chain."""
+    network = build_full_size()
+    z, mask = draw_inputs()
     start = time.perf_counter()
     fast = Conditions(network, mask, HEIGHT, WIDTH)
     fast.prepare([TIMESTEP])
-    guided_step(fast, z).sync()
+    predict_guided(fast, z).sync()
     first = time.perf_counter() - start
-    ours = seconds(lambda: guided_step(fast, z))
+    ours = seconds(lambda: predict_guided(fast, z))
     memory = resident_gb()
     chain = SCHEDULE.respaced("ddim50")
     noised = SCHEDULE.add_noise(z, normal(*z.shape, seed=2), chain[20])
@@ -91,10 +91,10 @@ def step(folder):
         return [v for _, v in ddim(denoise, SCHEDULE, noised, chain[:20][::-1])][-1].numpy()
 
     result = sample(fast)
-    epsilon = guided_step(fast, z).numpy()
+    epsilon = predict_guided(fast, z).numpy()
     prepare(network, None)
     release = ReferenceConditions(network, mask)
-    plain = seconds(lambda: guided_step(release, z), warmup=1)
+    plain = seconds(lambda: predict_guided(release, z), warmup=1)
     expected = sample(release)
     error = float(np.abs(result - expected).max() / np.abs(expected).max())
     yield row("guided step", ours, "s", "release's algorithm, Jittor's own operators", plain,
@@ -105,11 +105,11 @@ def step(folder):
     weights, given = folder / "unet.safetensors", folder / "inputs.npz"
     save_checkpoint(weights, "unet", arrays_of(network), Config(), 0, "float32")
     np.savez(given, z=z.numpy(), t=np.array([TIMESTEP], np.int32), mask=mask.numpy())
-    yield from against_torch(weights, given, folder / "out.npz", ours, epsilon)
+    yield from compare_with_torch(weights, given, folder / "out.npz", ours, epsilon)
 
 
-def against_torch(weights, given, out, ours, epsilon):
-    """The same step in PyTorch, in processes of its own: that it computes the same, then how long it takes."""
+def compare_with_torch(weights, given, out, ours, epsilon):
+    """The same step in PyTorch, in processes of its own: first its result, then its time."""
     call = program("torch_unet", "--weights", weights, "--inputs", given, "--scale", SCALE)
     done = subprocess.run([*call, "--variants", "eager", "--output", out], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -193,23 +193,6 @@ def kernels(_):
             yield row(f"convolution {size}x{size}, {channels} to {out}, {height} x {width}", 1e3 * ours, "ms",
                       "Jittor's", 1e3 * plain, note=f"{flop / ours / 1e9:.0f} GFLOP/s of the direct method's FLOP, "
                                                     f"{flop / ours / rate:.2f} of the matrix product's rate")
-        yield from upsampling()
-
-
-def upsampling():
-    """Nearest x2 and a 3x3 convolution against its fold: four convolutions of 2x2 at the low size."""
-    x, weight, bias = normal(1, 256, 48, 64), normal(256, 256, 3, 3), normal(256)
-    packed, low = PackedConvolution(weight, bias, 1, (1, 1)), blocked(x)
-    # one phase of the four: rows 0 | 1 + 2 of the kernel, columns likewise
-    kernel = jt.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], 2)
-    kernel = jt.stack([kernel[..., 0], kernel[..., 1] + kernel[..., 2]], 3)
-    phase = PackedConvolution(kernel, bias, 1, (1, 0))
-    jt.sync([low, kernel])
-    ours = seconds(lambda: packed(upsample_nearest(low)))
-    folded = 4 * seconds(lambda: phase(low))
-    yield row("nearest x2 and convolution 256 to 256, 48 x 64", 1e3 * ours, "ms",
-              "the same folded into four 2x2 convolutions (their interleaving not counted)", 1e3 * folded,
-              note="Winograd on the large map needs as few multiplications: not folded")
 
 
 def autoencoder(_):
@@ -227,19 +210,19 @@ def autoencoder(_):
 
 def growth(_):
     """A guided step of several images and of other sizes; memory."""
-    network = full_size()
+    network = build_full_size()
     base = None
     for images in (1, 2, 4, 8):
-        z, mask = inputs(images)
+        z, mask = draw_inputs(images)
         conditions = Conditions(network, mask, HEIGHT, WIDTH, 2048 * 2**20)
-        one = seconds(lambda c=conditions, z=z: guided_step(c, z), warmup=1) / images
+        one = seconds(lambda c=conditions, z=z: predict_guided(c, z), warmup=1) / images
         base = base or one
         yield row(f"guided step, {images} images of 96 x 128", one, "s an image", "one image", base,
                   note=f"memory {resident_gb():.1f} GB")
     for height, width in ((48, 64), (96, 128), (192, 256)):
-        z, mask = inputs(1, height, width)
+        z, mask = draw_inputs(1, height, width)
         conditions = Conditions(network, mask, height, width, 2048 * 2**20)
-        one = seconds(lambda c=conditions, z=z: guided_step(c, z), 5, 1)
+        one = seconds(lambda c=conditions, z=z: predict_guided(c, z), 5, 1)
         share = height * width / (HEIGHT * WIDTH)
         yield row(f"guided step, one image of {height} x {width}", one, "s", f"{share:.2f} times that of 96 x 128",
                   share * base, note=f"peak memory so far {peak_gb():.1f} GB")

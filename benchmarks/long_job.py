@@ -1,13 +1,12 @@
-"""Whether memory grows with the number of images: a long contest job with tiny networks, measured as it goes."""
+"""Measures whether memory grows with the number of pictures, in a long contest job with tiny networks."""
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measuring import machine, resident_gb
+from benchmarks.measuring import machine, resident_gb, write_files
 from jiidm.checkpoint import arrays_of, save_checkpoint
 from jiidm.commands.entry import run_tool
 from jiidm.config import AutoencoderConfig, Config, ImageConfig, InferenceConfig, RoundConfig, UNetConfig
@@ -18,7 +17,7 @@ from jiidm.generator import Generator
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.unet import UNet
 from jiidm.system.errors import InputError
-from jiidm.system.files import output_folder, written_whole
+from jiidm.system.files import output_folder
 from jiidm.system.runtime import device_name, jt
 
 WIDTH, HEIGHT = 96, 64
@@ -44,8 +43,8 @@ def write_inputs(folder, count):
         save_checkpoint(folder / "weights" / f"{kind}.safetensors", kind, arrays_of(network), CONFIG, 1)
 
 
-def watched(rows):
-    """Has every `Generator` add a row of measurements each time that `EVERY` more images are made."""
+def watch_generators(rows):
+    """Makes every `Generator` append a row of measurements to `rows` after each `EVERY` pictures."""
     infer, images = Generator.infer, 0
 
     def infer_and_measure(self, masks, *arguments, **settings):
@@ -64,24 +63,20 @@ def watched(rows):
     Generator.infer = infer_and_measure
 
 
-def growth(rows, column):
-    """How much `column` grows with each image after the first WARM: the slope of the line through the rows."""
+def fit_growth(rows, column):
+    """The growth of `column` a picture, after the first WARM: the slope of a line through the rows."""
     late = [(row["images"], row[column]) for row in rows if row["images"] >= WARM]
     return float(np.polyfit(*zip(*late, strict=True), 1)[0])
 
 
-def report(folder, rows, about):
+def write_job_report(folder, rows, about):
     """Writes long_job.json and long_job.md into the folder and returns the Markdown."""
     columns = {"images": "images", "resident_mb": "resident MB", "cuda_mb": "CUDA MB", "variables": "Jittor variables",
                "operations": "Jittor operations"}
     lines = ["# Memory of a long job", "", *(f"- {key}: {value}" for key, value in about.items()), "",
              f"| {' | '.join(columns.values())} |", "| ---: | ---: | ---: | ---: | ---: |",
              *(f"| {' | '.join(f'{row[name]:.1f}'.removesuffix('.0') for name in columns)} |" for row in rows)]
-    text = "\n".join(lines) + "\n"
-    for suffix, content in ((".md", text), (".json", json.dumps({"about": about, "rows": rows}, indent=1))):
-        with written_whole(output_folder(folder) / f"long_job{suffix}") as path:
-            path.write_text(content)
-    return text
+    return write_files(folder, "long_job", "\n".join(lines) + "\n", rows, about)
 
 
 def main():
@@ -94,7 +89,7 @@ def main():
     if args.count < WARM + 2 * EVERY:
         raise InputError(f"--count {args.count}: expected at least {WARM + 2 * EVERY}")
     rows = []
-    watched(rows)
+    watch_generators(rows)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         write_inputs(folder, args.count)
@@ -107,10 +102,10 @@ def main():
     about = {
         **machine(), "device": device_name(), "job": f"{args.count} images of {WIDTH}x{HEIGHT}, {args.batch} at a time",
         "seconds": round(seconds, 1),
-        f"growth after {WARM} images": f"{growth(rows, 'resident_mb'):.4f} MB of resident memory and "
-                                       f"{growth(rows, 'variables'):.4f} Jittor variables an image",
+        f"growth after {WARM} images": f"{fit_growth(rows, 'resident_mb'):.4f} MB of resident memory and "
+                                       f"{fit_growth(rows, 'variables'):.4f} Jittor variables an image",
     }
-    print(report(args.output, rows, about))
+    print(write_job_report(args.output, rows, about))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing, the machine's own limits, and tables in Markdown and JSON."""
+"""What the benchmarks share: timing, memory, the machine, and reports in Markdown and JSON."""
 import json
 import platform
 import statistics
@@ -7,7 +7,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
+from jiidm.checkpoint import load_checkpoint, load_into
+from jiidm.data.pictures import from_pixels, to_pixels
+from jiidm.models.autoencoder import Autoencoder
+from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
 from jiidm.system.runtime import jt
 
@@ -15,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def seconds(call, repeats=5, warmup=2):
-    """Median seconds of a call that returns Jittor variables or None; they are computed within the time."""
+    """Median seconds of a call; the Jittor variables that it returns are computed within the time."""
     times = []
     for _ in range(warmup + repeats):
         start = time.perf_counter()
@@ -29,19 +34,19 @@ def seconds(call, repeats=5, warmup=2):
 
 
 def program(name, *arguments):
-    """The command that runs benchmarks/`name`.py in a process of its own, in the folder ROOT."""
+    """The command that runs benchmarks/`name`.py in a process of its own; its working directory must be ROOT."""
     return [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
 
 
 def normal(*shape, seed=0):
-    """Standard normal numbers as a Jittor variable, computed."""
+    """Standard normal numbers, as a computed Jittor variable."""
     value = jt.array(np.random.default_rng(seed).standard_normal(shape, np.float32))
     value.sync()
     return value
 
 
 def with_random_weights(network, seed=0):
-    """The network with every weight drawn anew (variance 1 / inputs): nothing stays zero, so every layer counts."""
+    """Draws all weights of a network anew (variance 1 / inputs), so that no layer stays zero; returns the network."""
     random = np.random.default_rng(seed)
     for parameter in network.parameters():
         if parameter.ndim > 1:
@@ -52,13 +57,31 @@ def with_random_weights(network, seed=0):
     return network
 
 
+def autoencoder_in(folder):
+    """The `Checkpoint` of the one autoencoder in a folder of weights; raises InputError where there is not one."""
+    found = [c for c in map(load_checkpoint, sorted(Path(folder).glob("*.safetensors"))) if c.kind == "autoencoder"]
+    if len(found) != 1:
+        raise InputError(f"{folder}: {len(found)} autoencoders; expected one")
+    return found[0]
+
+
+def reconstruct(photos, checkpoint):
+    """Yields what the autoencoder of a checkpoint makes of photos (H x W x 3 uint8 each), through the codebook."""
+    network = Autoencoder(checkpoint.config.autoencoder)
+    load_into(network, checkpoint.tensors, checkpoint.path)
+    network.eval()
+    for photo in tqdm(photos, checkpoint.path.parent.name, unit="image", mininterval=1, leave=False):
+        with jt.no_grad():
+            yield to_pixels(network.decode(network.encode(jt.array(from_pixels(photo[None])))).numpy())[0]
+
+
 def resident_gb():
-    """Memory that this process holds now, in GB."""
+    """Resident memory of this process, in GB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e9
 
 
 def peak_gb():
-    """The most that this process has held, in GB."""
+    """Peak memory of this process, in GB."""
     line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e9
 
@@ -76,7 +99,7 @@ def machine():
 
 
 def row(what, value, unit, against=None, other=None, ratio=None, note=""):
-    """One line of the table: a value of ours, and what it is compared with in the same unit."""
+    """A row of the table: our value, and another one in the same unit."""
     if ratio is None and other is not None:
         ratio = other / value
     return {"what": what, "value": value, "unit": unit, "against": against, "other": other, "ratio": ratio,
@@ -84,8 +107,7 @@ def row(what, value, unit, against=None, other=None, ratio=None, note=""):
 
 
 def write_report(folder, name, title, rows, about):
-    """Writes NAME.json and NAME.md into the folder and returns the Markdown."""
-    output_folder(folder)
+    """Writes rows as NAME.md and NAME.json into the folder and returns the Markdown."""
     lines = [f"# {title}", "", *(f"- {key}: {value}" for key, value in about.items()), "",
              "| what | ours | compared with | theirs | ratio | note |", "| --- | ---: | --- | ---: | ---: | --- |"]
     for r in rows:
@@ -93,8 +115,13 @@ def write_report(folder, name, title, rows, about):
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
         lines.append(f"| {r['what']} | {r['value']:.4g} {r['unit']} | {r['against'] or ''} | {other} | {ratio} | "
                      f"{r['note']} |")
-    text = "\n".join(lines) + "\n"
-    for suffix, content in ((".md", text), (".json", json.dumps({"about": about, "rows": rows}, indent=1))):
-        with written_whole(Path(folder) / f"{name}{suffix}") as path:
-            path.write_text(content)
+    return write_files(folder, name, "\n".join(lines) + "\n", rows, about)
+
+
+def write_files(folder, name, text, rows, about):
+    """Writes the Markdown `text` as NAME.md and the rows as NAME.json into the folder; returns the text."""
+    folder = output_folder(folder)
+    for suffix, content in (("md", text), ("json", json.dumps({"about": about, "rows": rows}, indent=1) + "\n")):
+        with written_whole(folder / f"{name}.{suffix}") as path:
+            path.write_text(content, "utf-8")
     return text

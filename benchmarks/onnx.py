@@ -1,9 +1,8 @@
-"""Exports weights to ONNX and compares the pictures and their time with Jittor's, on the example label maps.
+"""Exports weights to ONNX and compares pictures and times with Jittor's, on the example label maps.
 
   python -m benchmarks.onnx
 
-Both draw the same pictures with the same seeds, in turn, with as many threads as there are cores. Run it on a quiet
-machine.
+Both draw the same pictures from the same seeds, in turn, with one thread a core. Run it on a quiet machine.
 """
 import argparse
 import json
@@ -31,9 +30,9 @@ _SETTINGS = {
 def main():
     """Measures and writes onnx.md and onnx.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--checkpoint", default="default", help="folder of weights (default: the package's)")
     parser.add_argument("--limit", type=int, default=6, help="pictures (default: %(default)s, all examples)")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="fp32", help="fp32 or fp16 (default: fp32)")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
     args = parser.parse_args()
     pairs = list(json.loads((ROOT / "examples/test/label_to_img.json").read_text()).items())[:args.limit]
@@ -50,7 +49,7 @@ def main():
 
 
 def _compare(name, settings, theirs, ours, pairs):
-    """The rows of a setting: how far the pictures are from Jittor's, and how long one takes."""
+    """The rows of a setting: differences from Jittor's pictures, and seconds a picture."""
     times, differences = ([], []), []
     for number, (mask, style) in enumerate([pairs[0], *pairs]):  # the first one compiles and loads
         pictures = []

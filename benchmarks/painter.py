@@ -1,8 +1,8 @@
-"""How long the painter's user waits: from the end of a stroke to the preview, and to the full picture.
+"""Measures the painter's latency: from the end of a stroke to the preview, and to the full picture.
 
-Starts `jiidm paint` with the given weights and draws strokes on an example: through the page in headless Chromium where
-playwright and Chromium are installed, from the pen's lifting to the decoded picture, else by requests as the page sends
-them. Run it on a quiet machine: 0.5 s to the preview on two cores is the aim.
+Starts `jiidm paint` and draws strokes on an example. Where playwright and Chromium are installed, the page does it in
+headless Chromium, and the time ends when the picture is decoded; else requests are sent as the page sends them. Run it
+on a quiet machine. The aim is 0.5 s to the preview on two cores.
 """
 import argparse
 import base64
@@ -54,8 +54,8 @@ _PAGE = """async ([label, x, y, quality]) => {
 def main():
     """Measures and writes painter.md and painter.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--strokes", type=int, default=_STROKES, help=f"default {_STROKES}")
+    parser.add_argument("--checkpoint", default="default", help="folder of weights (default: the package's)")
+    parser.add_argument("--strokes", type=int, default=_STROKES, help=f"strokes to draw (default {_STROKES})")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
     args = parser.parse_args()
     if args.strokes < 1:
@@ -69,7 +69,7 @@ def main():
         if not found:
             raise InputError("jiidm paint did not start; its messages are above")
         rows = []
-        for quality, name in (("preview", "end of a stroke to the preview"), ("full", "to the full picture")):
+        for quality, name in (("preview", "end of a stroke to preview"), ("full", "end of a stroke to full picture")):
             measure, how = _measurer(found[0], int(found[1]))
             times = measure(quality, args.strokes)
             rows.append(row(name, statistics.median(times), "s",
@@ -82,7 +82,7 @@ def main():
 
 
 def _measurer(url, port):
-    """Returns the function (quality, strokes) -> seconds of each stroke, and what it measures."""
+    """Returns a function (quality, strokes) -> seconds of each stroke, and what it measures, in words."""
     chromium = shutil.which("chromium")
     try:
         from playwright.sync_api import sync_playwright

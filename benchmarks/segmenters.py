@@ -1,14 +1,15 @@
-"""Accuracy by class of the segmenters for photos, on hand-made label maps.
+"""Measures the segmenters of `jiidm segment` by class, on hand-made label maps.
 
   python -m benchmarks.segmenters --data data/val
 
-prints a Markdown table. Photos are those of by_hand.txt where the folder has it, each segmented as by `jiidm segment`.
+prints a Markdown table. The photos are those that by_hand.txt names, where the folder has that file.
 """
 import argparse
 
 import numpy as np
 from tqdm import tqdm
 
+from jiidm.commands.options import add_device
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES
 from jiidm.evaluation.judge import NOTHING, merge_near_classes, near_class_table
@@ -23,12 +24,12 @@ def parse_arguments():
     parser.add_argument("--data", required=True, metavar="FOLDER", help="folder of photos and label maps")
     parser.add_argument("--segmenters", nargs="+", default=["judge", "small"], metavar="NAME|FILE",
                         help="as of jiidm segment --segmenter (default: judge small)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_device(parser)
     return parser.parse_args()
 
 
 def measure(segmenter, folder):
-    """Returns the confusion matrices (30 x 30; the last class is never predicted here) of the photos of a folder."""
+    """Returns the confusion matrices of the photos of a folder, N x 30 x 30; the last class is never predicted."""
     matrices = []
     for name in tqdm(folder.by_hand() or folder.names, segmenter.name, unit="photo", mininterval=1):
         labels = segmenter.segment(folder.photo(name)).labels
@@ -36,12 +37,12 @@ def measure(segmenter, folder):
     return np.stack(matrices)
 
 
-def rows(name, matrices):
+def format_rows(name, matrices):
     """Returns the headings and {class: cells} of a segmenter; "all" is the mean over pictures."""
     total = matrices.sum(0).astype(float)
     cells = {"all": [f"{np.nanmean(mask_accuracy(matrices)):.3f}",
                      f"{np.nanmean(mask_accuracy(merge_near_classes(matrices))):.3f}", ""]}
-    of_group = group_found(total)
+    of_group = share_found(total)
     for c, pixels in enumerate(total.sum(1)):
         if pixels and c < NOTHING:
             union = pixels + total[:, c].sum() - total[c, c]
@@ -49,8 +50,8 @@ def rows(name, matrices):
     return [f"{name}: found", "near classes as one", "IoU"], cells
 
 
-def group_found(total):
-    """Returns the share of each class's pixels that got it or a near class."""
+def share_found(total):
+    """Returns the share of each class's pixels that were predicted as it or as a near class."""
     near = near_class_table()
     same = near[:, None] == near[None]
     return (total * same).sum(1) / np.maximum(total.sum(1), 1)
@@ -63,7 +64,7 @@ def main():
     folder = TrainingFolder(arguments.data)
     measured = {name: measure(open_segmenter(name), folder) for name in arguments.segmenters}
     pixels = next(iter(measured.values())).sum((0, 2))
-    columns = [rows(name, matrices) for name, matrices in measured.items()]
+    columns = [format_rows(name, matrices) for name, matrices in measured.items()]
     print("| class | share of the pixels | " + " | ".join(title for titles, _ in columns for title in titles) + " |")
     print("| --- | ---: |" + " ---: |" * sum(len(titles) for titles, _ in columns))
     for name in ["all", *(CLASSES[c] for c in np.argsort(-pixels, kind="stable") if c < NOTHING and pixels[c])]:

@@ -1,12 +1,12 @@
-"""The paper's comparison: GauGAN, CLADE and IIDM on the pictures of one test folder, what they take, and a sheet.
+"""The paper's comparison: GauGAN, CLADE and IIDM on one test folder, with times, memory and a sheet of the examples.
 
   python -m benchmarks.tables --labels TEST --references TRAIN --real PHOTOS \
       --model GauGAN=runs/gaugan/weights --model CLADE=runs/clade/weights --model IIDM=runs/default/weights
 
-A model with a recipe has two rows, one round and the full recipe; the full recipe of the first of them is what all
-other rows are compared with. GauGAN and CLADE have one, and one with that recipe's last colour transfer after it.
-Pictures are made in a process of each model's own, which tells time and memory; the times of training are those of its
-steps, measured here, times their number. The table goes where benchmarks/ablation.py puts its own.
+A model with a recipe has two rows, one round and the full recipe; all rows are compared with the full recipe of the
+first one. GauGAN and CLADE have a row, and another with that recipe's final colour transfer. Each model runs in its own
+process, for time and memory. A training's time is its number of steps times the time of one step, measured here. The
+table becomes a section of docs/measurements.md (see benchmarks.ablation).
 """
 import argparse
 import multiprocessing
@@ -21,13 +21,13 @@ from typing import NamedTuple
 from benchmarks.ablation_settings import ONE_ROUND
 from benchmarks.gallery import (
     Gallery,
-    about_weights,
     add_arguments,
-    emptied,
+    describe_origin,
     keep_section,
-    kept_figures,
-    row_of,
-    style_of,
+    make_empty,
+    make_row,
+    read_figures,
+    read_style,
     write_sheet,
 )
 from benchmarks.measuring import peak_gb
@@ -46,11 +46,12 @@ from jiidm.training.plan import measured, samples_of
 from jiidm.training.unet import UNetTrainer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SHEET = "comparison.jpg"
 REAL = "real photos"
 
 
-class Manner(NamedTuple):
-    """A row: its name, the folder of a model's weights, arguments of `infer`, and the colour transfer after it."""
+class Entry(NamedTuple):
+    """A row of the table: name, folder of weights, arguments of `infer`, and method and share of the final transfer."""
 
     name: str
     weights: str
@@ -59,25 +60,26 @@ class Manner(NamedTuple):
     share: float = 1.0
 
 
-def make(manner, tasks, folder, seed):
-    """Makes the pictures of a manner in a folder, before its final transfer; returns seconds an image, and the most
-    memory of the process in GB."""
-    generator = load(manner.weights)
+def make(entry, tasks, folder, seed):
+    """Generates an entry's pictures into a folder, without the final transfer; returns seconds an image and peak GB."""
+    generator = load(entry.weights)
     size, began = generator.batch_size(), None
-    for start in range(-size, len(tasks), size):  # the first ones once more before: kernels are compiled then
+    for start in range(-size, len(tasks), size):  # a first batch compiles the kernels
         if start == 0:
             began = time.perf_counter()
         some = tasks[max(0, start) : max(0, start) + size]
         pictures = generator.infer([task.labels for task in some], [task.reference for task in some], seed=seed,
-                                   names=[task.stem for task in some], **manner.arguments)
+                                   names=[task.stem for task in some], **entry.arguments)
         for task, picture in zip(some, pictures, strict=True):
             picture.save(folder / f"{task.stem}.png")
     return (time.perf_counter() - began) / len(tasks), peak_gb()
 
 
-def training_of(weights, data):
-    """How many parameters the networks in the folder `weights` have, and what their training took: a list of (steps,
-    seconds a step), the latter measured now, on the photos of `data`, at a step in the middle."""
+def measure_training(weights, data):
+    """Parameters of the networks in a folder of weights, and a list of (steps, seconds a step) of their trainings.
+
+    The seconds are measured now, at a step in the middle, on the photos of `data`.
+    """
     generator, nowhere = load(weights), Path("/")  # nothing is written
     config, folder = generator.config, TrainingFolder(data)
     if not isinstance(generator, Generator):
@@ -95,8 +97,8 @@ def training_of(weights, data):
     return sum(parameter_count(trainer.network) for _, trainer in trainers), took
 
 
-def apart(function, *arguments):
-    """What the function returns in a process of its own."""
+def run_apart(function, *arguments):
+    """Calls a function in a process of its own; returns its result."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(function, *arguments).result()
@@ -105,8 +107,8 @@ def apart(function, *arguments):
                              f"above, or the system's log where memory was short, say why") from error
 
 
-def manners_of(models):
-    """The rows of {name: folder}, the name of the one that the others are compared with, and the pictures' size."""
+def list_entries(models):
+    """The `Entry`s of {name: folder}, the name of the one to compare with, and the pictures' size."""
     loaded = {name: load(weights) for name, weights in models.items()}
     ours = next((name for name, generator in loaded.items() if isinstance(generator, Generator)), None)
     if ours is None:
@@ -114,12 +116,12 @@ def manners_of(models):
     recipe, found = loaded[ours].config.inference, []
     for name, generator in loaded.items():
         if isinstance(generator, Generator):
-            found += [Manner(f"{name}, one round", models[name], {**ONE_ROUND, "recipe": {"final_color_transfer": ""}}),
-                      Manner(f"{name}, full", models[name], {})]
+            found += [Entry(f"{name}, one round", models[name], {**ONE_ROUND, "recipe": {"final_color_transfer": ""}}),
+                      Entry(f"{name}, full", models[name], {})]
             continue
-        found.append(Manner(name, models[name], {}))
+        found.append(Entry(name, models[name], {}))
         if recipe.final_color_transfer:
-            found.append(Manner(f"{name}, colour transfer at the end", models[name], {}, recipe.final_color_transfer,
+            found.append(Entry(f"{name}, colour transfer at the end", models[name], {}, recipe.final_color_transfer,
                                 recipe.final_color_share))
     sizes = {(generator.width, generator.height) for generator in loaded.values()}
     if len(sizes) > 1:
@@ -127,44 +129,44 @@ def manners_of(models):
     return found, f"{ours}, full", sizes.pop()
 
 
-def measure(gallery, manners, base_name, size, data):
-    """Rows and costs of the manners, whose pictures have the `size`."""
+def measure(gallery, entries, base_name, size, data):
+    """Measures the entries, whose pictures have the `size`; returns rows and costs."""
     found, costs, made = {}, {}, None
     if gallery.real is not None:
-        photos = gallery.transferred(gallery.tasks, gallery.real.files, size)
-        found[REAL] = gallery.measured(photos, gallery.tasks), None
-    for manner in manners:
-        print(manner.name, flush=True)
+        photos = gallery.transfer(gallery.tasks, gallery.real.files, size)
+        found[REAL] = gallery.measure(photos, gallery.tasks), None
+    for entry in entries:
+        print(entry.name, flush=True)
         seconds = None
-        if not manner.final:
-            made = emptied(gallery.folder / "made")
-            seconds, memory = apart(make, manner, gallery.tasks, made, gallery.given.seed)
-            cost = {"name": manner.name, "seconds": seconds, "memory": memory}
-            costs.setdefault(manner.weights, []).append(cost)
+        if not entry.final:
+            made = make_empty(gallery.folder / "made")
+            seconds, memory = run_apart(make, entry, gallery.tasks, made, gallery.given.seed)
+            cost = {"name": entry.name, "seconds": seconds, "memory": memory}
+            costs.setdefault(entry.weights, []).append(cost)
         files = {task.stem: made / f"{task.stem}.png" for task in gallery.tasks}
-        folder = gallery.transferred(gallery.tasks, files, size, manner.final, manner.share)
-        found[manner.name] = gallery.measured(folder, gallery.tasks), seconds
+        folder = gallery.transfer(gallery.tasks, files, size, entry.final, entry.share)
+        found[entry.name] = gallery.measure(folder, gallery.tasks), seconds
     for weights, several in costs.items():
-        parameters, training = apart(training_of, weights, data)
+        parameters, training = run_apart(measure_training, weights, data)
         for cost in several:
             cost |= {"parameters": parameters, "training": training}
     base = found[base_name][0]
-    rows = [row_of(name, one, None if name == base_name else base, seconds) for name, (one, seconds) in found.items()]
+    rows = [make_row(name, one, None if name == base_name else base, seconds) for name, (one, seconds) in found.items()]
     return {"rows": rows, "terms": list(base.score_terms), "costs": [c for several in costs.values() for c in several]}
 
 
-def pictures_to_look_at(tasks, manners, size, seed):
-    """{title: pictures} of every manner."""
+def make_sheet_rows(tasks, entries, size, seed):
+    """Makes the rows of the sheet: {title: pictures}, an entry each."""
     made = {}
     with tempfile.TemporaryDirectory(prefix="jiidm-sheet-") as folder:
-        for manner in manners:
-            if not manner.final:
-                apart(make, manner, tasks, Path(folder), seed)
+        for entry in entries:
+            if not entry.final:
+                run_apart(make, entry, tasks, Path(folder), seed)
             pictures = [resize_photo(read_photo(Path(folder) / f"{task.stem}.png"), *size) for task in tasks]
-            if manner.final:
-                pictures = [transfer_color(picture, style_of(task, size), manner.final, manner.share)
+            if entry.final:
+                pictures = [transfer_color(picture, read_style(task, size), entry.final, entry.share)
                             for picture, task in zip(pictures, tasks, strict=True)]
-            made[manner.name] = pictures
+            made[entry.name] = pictures
     return made
 
 
@@ -173,49 +175,37 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER",
-                        help="a model's name in the table and the folder of its weights (default: the package's own); "
-                             "several times")
-    parser.add_argument("--sheet", default="comparison.jpg", metavar="FILE",
-                        help="name of the sheet, beside the results (default comparison.jpg)")
-    parser.add_argument("--sheet-labels", type=Path, default=EXAMPLES / "test", metavar="DIR",
-                        help="test folder of the sheet (default: the examples)")
-    parser.add_argument("--sheet-references", type=Path, default=EXAMPLES / "train", metavar="DIR")
-    parser.add_argument("--sheet-count", type=int, default=6, metavar="N", help="label maps on it (default 6)")
+                        help="name of a model in the table and folder of its weights, or default; repeat it for each "
+                             "model")
     return parser.parse_args()
 
 
-def checked_models(given):
-    """{name: folder} of the arguments NAME=FOLDER."""
+def parse_models(given):
+    """Reads arguments NAME=FOLDER as {name: folder}."""
     pairs = [text.partition("=")[::2] for text in given]
     names = [name for name, _ in pairs]
     if not all(name and folder for name, folder in pairs) or len(set(names)) < len(names) or REAL in names:
-        raise InputError(f"--model {' '.join(given)}: expected NAME=FOLDER of each, and names of their own")
+        raise InputError(f"--model {' '.join(given)}: expected NAME=FOLDER, each with another name")
     return dict(pairs)
 
 
 def main():
     """Reads the arguments, measures, and writes figures, results and sheet."""
     arguments = parse_arguments()
-    models, sheet = checked_models(arguments.model), arguments.docs / arguments.sheet
-    # told now, not after the hours that the pictures take
-    if sheet.suffix.lower() not in (".jpg", ".jpeg", ".png") or arguments.sheet_count < 1:
-        raise InputError(f"--sheet {arguments.sheet} of {arguments.sheet_count} label maps: expected the name of a "
-                         f"picture, such as comparison.jpg, and at least 1")
+    models, sheet = parse_models(arguments.model), arguments.docs / SHEET
+    # before the hours of work, not after them
     photos = TrainingFolder(arguments.references)
-    shown, _, problems = find_tasks(arguments.sheet_labels, arguments.sheet_references)
-    if problems:
-        raise InputError(problems[0])
-    shown = shown[: arguments.sheet_count]
-    kept_figures(arguments)
+    read_figures(arguments)
+    shown, _, _ = find_tasks(EXAMPLES / "test", EXAMPLES / "train")
     warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     with stoppable(), tempfile.TemporaryDirectory(prefix="jiidm-tables-") as folder:
         gallery = Gallery(arguments, Path(folder))
-        manners, base_name, size = manners_of(models)
-        found = measure(gallery, manners, base_name, size, arguments.references)
-        found |= {"pictures": len(gallery.tasks), "photos": len(photos), "protocol": gallery.said,
-                  "sheet": arguments.sheet, **about_weights(models)}
+        entries, base_name, size = list_entries(models)
+        found = measure(gallery, entries, base_name, size, arguments.references)
+        found |= {"pictures": len(gallery.tasks), "photos": len(photos), "protocol": gallery.protocol_text,
+                  "sheet": SHEET, **describe_origin(models)}
         written = keep_section(arguments, "comparison", found)
-        write_sheet(sheet, shown, size, pictures_to_look_at(shown, manners, size, arguments.seed))
+        write_sheet(sheet, shown, size, make_sheet_rows(shown, entries, size, arguments.seed))
     print(f"written: {', '.join(map(str, [sheet, *written]))}")
     return 0
 

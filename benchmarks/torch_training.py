@@ -1,10 +1,10 @@
-"""Training steps of the UNet in PyTorch, as its user would write them: the yardstick for the speed of jiidm's.
+"""Training steps of the UNet in plain PyTorch: what the speed of jiidm's is compared with.
 
     python -m benchmarks.torch_training --weights unet.safetensors --inputs batch.npz
 
-prints one line of JSON. The inputs are z0, noise (N, C, H, W), t (N) and one-hot masks (N, classes, H, W) of one batch.
-A step is the squared error of epsilon, its gradients, AdamW, and the moving average of the weights; the variational
-bound of jiidm's loss is left out, for it takes less than a hundredth of a step.
+prints a line of JSON. The inputs are z0, noise (N, C, H, W), t (N) and one-hot masks (N, classes, H, W) of one batch. A
+step is the squared error of epsilon, its gradients, AdamW, and the moving average of the weights. The variational bound
+of jiidm's loss is missing: it takes less than a hundredth of a step.
 """
 import argparse
 import json

@@ -1,13 +1,13 @@
-"""The UNet in PyTorch as its user would write it: the yardstick for the speed and memory of jiidm's.
+"""The UNet in plain PyTorch: what jiidm's speed and memory are compared with.
 
-Whole forwards, twice a guided step, as in the authors' release: no part of them is kept between steps or shared between
+As in the authors' release, a guided step runs the whole network twice; nothing is kept between steps or shared between
 the branches. It needs PyTorch (pip install torch) and runs without Jittor, whose threads would disturb the timing:
 
     python -m benchmarks.torch_unet --weights unet.safetensors --inputs inputs.npz
 
-times guided steps and prints one line of JSON; with --output it writes what the variants compute instead, to be
-compared. The weights are a checkpoint of the UNet as jiidm writes it; the inputs are latents z (N, C, H, W), timesteps
-t (N, in the full chain) and one-hot masks `mask` (N, classes, any size).
+times guided steps and prints a line of JSON. With --output it writes the variants' results instead, for comparison. The
+weights are a UNet checkpoint of jiidm. The inputs are latents z (N, C, H, W), timesteps t (N, in the full chain) and
+one-hot masks `mask` (N, classes, any size).
 """
 import argparse
 import contextlib
@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 try:
     import torch
 except ModuleNotFoundError:
-    print("error: this yardstick needs PyTorch: pip install torch", file=sys.stderr)
+    print("error: this comparison needs PyTorch: pip install torch", file=sys.stderr)
     sys.exit(2)
 from torch import nn
 from torch.nn import functional
@@ -271,7 +271,7 @@ def load_inputs(path, config, device):
 
 @contextlib.contextmanager
 def variant(name, model, z, t, mask):
-    """Turns the network to a variant of VARIANTS and gives the inputs for it; the block computes without gradients.
+    """Context of a variant of VARIANTS: converts the network, gives the inputs; there are no gradients.
 
     Autocast keeps bfloat16 copies of the weights until the end of the block, which should therefore hold all steps. It
     does so under no_grad, but would convert them at each use under inference_mode.
@@ -283,8 +283,8 @@ def variant(name, model, z, t, mask):
         yield z, t, mask
 
 
-def outputs(name, model, inputs, scale):
-    """What a variant computes: the network's output with mask and without, and the guided epsilon, as arrays."""
+def compute_outputs(name, model, inputs, scale):
+    """Runs a variant; returns the output with mask and without, and the guided epsilon, as arrays."""
     with variant(name, model, *inputs) as (z, t, mask):
         results = {
             name: model(z, t, mask),
@@ -294,8 +294,8 @@ def outputs(name, model, inputs, scale):
         return {key: value.cpu().contiguous().numpy() for key, value in results.items()}
 
 
-def timed(name, model, inputs, scale, steps, warmup):
-    """Seconds of each of `steps` guided steps after `warmup` others, their median, and the highest memory meanwhile."""
+def time_variant(name, model, inputs, scale, steps, warmup):
+    """Times `steps` guided steps after `warmup` others; returns each time, their median and the peak memory."""
     cuda = inputs[0].is_cuda
     with contextlib.suppress(OSError):  # a kernel that cannot forget the peak gives that since the start of the process
         Path("/proc/self/clear_refs").write_text("5")
@@ -318,11 +318,11 @@ def timed(name, model, inputs, scale, steps, warmup):
     return result
 
 
-def arguments():
+def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint of the UNet (safetensors)")
     parser.add_argument("--inputs", type=Path, required=True, help=".npz file with z, t and mask")
-    parser.add_argument("--output", type=Path, help="write what the variants compute to this .npz file, time nothing")
+    parser.add_argument("--output", type=Path, help="write the variants' results to this .npz file and time nothing")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME",
                         help=f"which of {', '.join(VARIANTS)} (default: all)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -338,7 +338,7 @@ def arguments():
 
 
 def main():
-    args = arguments()
+    args = parse_arguments()
     torch.backends.cudnn.benchmark = True  # all steps have one size: what a user who wants speed would set
     model = load_network(args.weights, args.device)
     inputs = load_inputs(args.inputs, model.config, args.device)
@@ -351,13 +351,13 @@ def main():
     if args.output:
         results = {}
         for name in args.variants:
-            results |= outputs(name, model, inputs, args.scale)
+            results |= compute_outputs(name, model, inputs, args.scale)
         with written_whole(args.output) as temporary, open(temporary, "wb") as file:
             np.savez(file, **results)
         report["output"] = {key: list(value.shape) for key, value in results.items()}
     else:
         report["variants"] = {
-            name: timed(name, model, inputs, args.scale, args.steps, args.warmup) for name in args.variants
+            name: time_variant(name, model, inputs, args.scale, args.steps, args.warmup) for name in args.variants
         }
     print(json.dumps(report))
 

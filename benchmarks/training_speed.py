@@ -1,10 +1,10 @@
-"""Seconds of a training step of the UNet: with the compiled kernels, with Jittor's own operators, and in PyTorch; and
-how many samples a second the loader's threads prepare.
+"""Times a training step of the UNet with the compiled kernels, with Jittor's own operators and in PyTorch, and the
+loader's threads.
 
     python -m benchmarks.training_speed
 
-PyTorch (pip install torch) runs in a process of its own, from the same weights and on the same batch, see
-torch_training.py; without it that line is missing.
+PyTorch (pip install torch) runs in its own process, with the same weights and batch (torch_training.py). Without it,
+its rows are missing.
 """
 import argparse
 import importlib.util
@@ -30,8 +30,8 @@ from jiidm.training.plan import random_store
 from jiidm.training.unet import UNetTrainer
 
 
-def step_seconds(trainer, steps, warmup):
-    """Median seconds of whole training steps, but for the preparation of the batch, and the loss of the first one."""
+def time_steps(trainer, steps, warmup):
+    """Median seconds of training steps, without preparing the batch, and the losses of the first one."""
     seconds, first = [], None
     for step in range(warmup + steps):
         batch = trainer.batch(0)
@@ -48,8 +48,8 @@ def step_seconds(trainer, steps, warmup):
     return statistics.median(seconds[warmup:]), first
 
 
-def loader_speed(trainer, seconds=3.0):
-    """Samples a second that the loader prepares while nothing else is computed."""
+def time_loader(trainer, seconds=3.0):
+    """Samples a second that the loader prepares while nothing else runs."""
     with Loader(trainer.batch, 0, 10**9) as batches:
         next(batches), next(batches)
         start, count = time.perf_counter(), 0
@@ -60,7 +60,7 @@ def loader_speed(trainer, seconds=3.0):
 
 
 def write_inputs(folder, trainer):
-    """Writes the network's weights and its first batch for the yardstick; returns the two paths."""
+    """Writes weights and first batch for PyTorch; returns the two paths."""
     latents, labels, t, noise, keep = trainer.batch(0)
     mask = one_hot_batch(labels, trainer.config.unet.num_classes).numpy() * keep.reshape(-1, 1, 1, 1)
     weights, inputs = folder / "unet.safetensors", folder / "batch.npz"
@@ -69,7 +69,7 @@ def write_inputs(folder, trainer):
     return weights, inputs
 
 
-def torch_steps(weights, inputs, steps, warmup):
+def time_torch(weights, inputs, steps, warmup):
     """The report of torch_training.py; raises InputError where it fails."""
     call = program("torch_training", "--weights", weights, "--inputs", inputs, "--steps", steps, "--warmup", warmup)
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
@@ -93,23 +93,23 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         trainer = UNetTrainer(config, random_store(config), None, folder, []).build()
-        with_random_weights(trainer.network)  # none stays zero: the first losses agree only where the networks do
+        with_random_weights(trainer.network)  # no zeros: the first losses agree only if the networks do
         trainer.network.train()
         paths = write_inputs(folder, trainer)
         start = arrays_of(trainer.network)
-        ours, losses = step_seconds(trainer, args.steps, args.warmup)
+        ours, losses = time_steps(trainer, args.steps, args.warmup)
         about["memory of this process with kernels"] = f"{peak_gb():.2f} GB"
-        loader, taken = loader_speed(trainer), config.train_unet.batch / ours
+        loader, taken = time_loader(trainer), config.train_unet.batch / ours
         rows = [row("the loader prepares", loader, "samples/s", "the training takes", taken, loader / taken)]
         for name, parameter in trainer.network.named_parameters():
             parameter.assign(jt.array(start[name]))
         with plain_operators():
-            plain, plain_losses = step_seconds(trainer, args.steps, args.warmup)
+            plain, plain_losses = time_steps(trainer, args.steps, args.warmup)
         rows.append(row("with the kernels", ours, "s", "Jittor's own operators", plain,
                         note=f"ours: {config.train_unet.batch / ours:.1f} samples/s"))
         about["loss of the first step"] = f"{losses['mse']:.5f} with kernels, {plain_losses['mse']:.5f} without"
         if importlib.util.find_spec("torch"):
-            report = torch_steps(*paths, args.steps, args.warmup)
+            report = time_torch(*paths, args.steps, args.warmup)
             about["torch"] = report["torch"]
             for name, made in report["variants"].items():
                 about["loss of the first step"] += f", {made['first_loss']:.5f} in PyTorch"

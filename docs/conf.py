@@ -26,7 +26,7 @@ exclude_patterns = ["_build"]
 default_role = "code"
 nitpicky = False
 
-myst_enable_extensions = ["deflist", "dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath", "html_image"]
 myst_heading_anchors = 3
 
 # a module shows what it defines, not what it takes from others

@@ -408,6 +408,13 @@ def load_into(module: Any, tensors: Mapping[str, Any], source: str | Path) -> No
         parameter.assign(jt.array(np.ascontiguousarray(tensors[name], "float32")))
 
 
+def check_numbers(arrays: Mapping[str, np.ndarray], source: object) -> None:
+    """Raises InputError, which begins with `source`, for NaN, Inf and negative variances in arrays by name."""
+    for name, value in arrays.items():
+        if not np.isfinite(value).all() or name.endswith("running_var") and (value < 0).any():
+            raise InputError(f"{source}: NaN, Inf or a negative variance in {name}; the weights cannot be used")
+
+
 def arrays_of(module: Any) -> dict[str, np.ndarray]:
     """Returns the parameters of a network: names to float32 arrays."""
     return {name: parameter.numpy() for name, parameter in module.named_parameters()}

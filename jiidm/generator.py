@@ -246,7 +246,7 @@ class Generator:
             raise InputError(f"recipe: canvas {text}: expected multiples of {factor}")
         if any(side < own for side, own in zip(canvas, (self.width, self.height), strict=False)):
             raise InputError(f"recipe: canvas {text}: expected at least the network's {self.width}x{self.height}; ask "
-                             f"for a smaller result by size")
+                             f"for a smaller result with size")
         return canvas or (self.width, self.height)
 
     def _condition(self, masks, height, width):

@@ -117,19 +117,18 @@ SAMPLERS = {"ddim": ddim, "dpmpp": dpmpp}
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (Ho & Salimans 2022): null + scale * (conditional - null) at timesteps from `first` to
-    below `end`; `rescale` as phi of Lin et al. 2023, section 3.4."""
+    """Classifier-free guidance (Ho & Salimans 2022): null + scale * (conditional - null); `rescale` is phi of Lin et
+    al. 2023, section 3.4."""
 
     scale: float
-    first: int
-    end: int
     rescale: float
 
 
 def guided_denoiser(predict: Callable, schedule: Schedule, guidance: Guidance) -> Denoiser:
     """The denoiser of a guidance; `predict` is (z, t, conditional, null) -> a list of the predictions asked for."""
+    scale = guidance.scale
+
     def denoise(z, t):
-        scale = guidance.scale if guidance.first <= t < guidance.end else 1.0
         if scale in (0.0, 1.0):
             return predict(z, t, scale == 1, scale == 0)[0]
         conditional, null = predict(z, t, True, True)

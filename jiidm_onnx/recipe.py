@@ -17,8 +17,6 @@ _KEYS = {
     "final_color_transfer": (f'{" or ".join(METHODS)}, or ""', lambda v: v == "" or v in METHODS),
     "final_color_share": ("a number from 0 to 1", lambda v: _is_number(v) and v <= 1),
     "guidance_rescale": ("a number from 0 to 1", lambda v: _is_number(v) and v <= 1),
-    "guidance_from": ("a timestep", lambda v: type(v) is int and v >= 0),
-    "guidance_to": ("a timestep, or 0 for all", lambda v: type(v) is int and v >= 0),
     "color_by_class": ("false, since only jiidm transfers colours by class", lambda v: v is False),
     "canvas": ("none, since only jiidm draws at other sizes", lambda v: isinstance(v, (list, tuple)) and not v),
 }
@@ -69,15 +67,11 @@ def make_plan(base: dict, keys: dict | None, schedule: Schedule, rounds: int | l
     if keys and recipe["sampler"] == "ddim" and recipe["steps"] != base["steps"]:
         raise InputError(f"recipe: steps {recipe['steps']}: DDIM takes the steps that each round's start index says; "
                          f'leave steps out, or choose the sampler "dpmpp"')
-    first, end = recipe["guidance_from"], recipe["guidance_to"] or len(schedule)
-    if not first < end <= len(schedule):
-        raise InputError(f"recipe: guidance_from {first}, guidance_to {end}: expected timesteps out of "
-                         f"{len(schedule)}, from below to")
     method = recipe["color_transfer"] if color_transfer is True else color_transfer or ""
     if method and method not in METHODS:
         raise InputError(f"color_transfer {color_transfer!r}: expected True, False or one of {', '.join(METHODS)}")
     chosen = _choose_rounds(rounds, recipe["rounds"])
-    planned = [_plan_round(settings, recipe, schedule, (first, end), method if number else "")
+    planned = [_plan_round(settings, recipe, schedule, method if number else "")
                for number, settings in enumerate(chosen)]
     return Plan(tuple(planned), recipe["final_color_transfer"], recipe["final_color_share"])
 
@@ -94,7 +88,7 @@ def _choose_rounds(rounds, all_rounds):
     return rounds
 
 
-def _plan_round(settings, recipe, schedule, guided, color_transfer):
+def _plan_round(settings, recipe, schedule, color_transfer):
     """The `RoundPlan` of a round's settings; raises InputError where the schedule has no such round."""
     given = settings if isinstance(settings, dict) else {}
     settings = _checked(given and {**_ROUND_DEFAULTS, **given}, _ROUND_KEYS, "a round")
@@ -106,7 +100,7 @@ def _plan_round(settings, recipe, schedule, guided, color_transfer):
     # as in the authors' release, DDIM begins one index below the noise that is there
     timesteps = chain[:settings["start"]][::-1] if recipe["sampler"] == "ddim" else \
         schedule.descent(start, recipe["steps"])
-    guidance = Guidance(settings["guidance"], *guided, recipe["guidance_rescale"])
+    guidance = Guidance(settings["guidance"], recipe["guidance_rescale"])
     return RoundPlan(recipe["sampler"], guidance, start, tuple(int(t) for t in timesteps), color_transfer)
 
 

@@ -37,10 +37,10 @@ def drawing():
 def main(folder):
     """Writes the weights and the pictures."""
     from jiidm.evaluation.segment import open_segmenter
-    from jiidm.painter.engine import GeneratorEngine
+    from jiidm.painter.engine import Engine
 
     write_random_weights(folder / "weights", dataclasses.replace(TINY, inference=RECIPE), [1])
-    engine = GeneratorEngine(str(folder / "weights"), "cpu")
+    engine = Engine(str(folder / "weights"), "cpu")
     pictures = {}
     for name, (style, settings) in CASES.items():
         photo, events = fit_photo(read_photo(PHOTOS / f"{style}.jpg"), TINY.image.width, TINY.image.height), []

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers import TINY, refused, write_random_weights
@@ -9,9 +10,10 @@ from PIL import Image
 
 from benchmarks import ablation, ablation_settings
 from benchmarks.ablation_report import markdown_of
+from benchmarks.ablation_settings import list_settings
 from jiidm import Generator
 from jiidm.checkpoint import arrays_of
-from jiidm.config import ImageConfig, InferenceConfig, RoundConfig, with_recipe
+from jiidm.config import Config, ImageConfig, InferenceConfig, RoundConfig, with_recipe
 from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TestFolder as Masks
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
@@ -124,13 +126,13 @@ def test_curves_and_options(tool, place, tmp_path):
 
 def test_what_is_measured_stands_until_something_changes(tool, tmp_path, monkeypatch, capsys):
     made = []
-    figures = ablation.Studio.figures
+    figures = ablation.Studio.measure_setting
 
     def counted(self, setting, tasks):
         made.append(setting.name)
         return figures(self, setting, tasks)
 
-    monkeypatch.setattr(ablation.Studio, "figures", counted)
+    monkeypatch.setattr(ablation.Studio, "measure_setting", counted)
     first = tool(tmp_path, "--only", "guidance", checkpoint="alone")
     assert len(made) == 2
     assert tool(tmp_path, "--only", "guidance", checkpoint="alone") == first and len(made) == 2
@@ -141,36 +143,32 @@ def test_what_is_measured_stands_until_something_changes(tool, tmp_path, monkeyp
 
 
 def test_a_stop_keeps_the_sections_before_it(tool, tmp_path, monkeypatch):
-    figures = ablation.Studio.figures
+    figures = ablation.Studio.measure_setting
 
     def stop(self, setting, tasks):
         if setting.name.startswith("start"):
             raise KeyboardInterrupt
         return figures(self, setting, tasks)
 
-    monkeypatch.setattr(ablation.Studio, "figures", stop)
+    monkeypatch.setattr(ablation.Studio, "measure_setting", stop)
     with pytest.raises(KeyboardInterrupt):
         tool(tmp_path, "--only", "guidance", "start", checkpoint="alone")
     assert list(json.loads((tmp_path / "ablation.json").read_text())["sections"]) == ["guidance"]
 
 
-def test_ensemble_only_of_several_and_refinement_only_of_several_rounds(tool, place, tmp_path, capsys):
-    (tmp_path / "one.yaml").write_text("rounds: [{guidance: 2.0, respacing: ddim20, start: 5}]")
-    tool(tmp_path, "--only", "modules", "--dry-run", checkpoint="alone")
-    assert capsys.readouterr().out == "modules: 24 pictures, 540 guided steps\n"  # 9, 4 times 9 + 2, and 82; 4 maps
-    tool(tmp_path, "--only", "modules", "--dry-run", "--recipe", tmp_path / "one.yaml")
-    assert capsys.readouterr().out == "modules: 12 pictures, 368 guided steps\n"
+def test_ensemble_only_of_several_and_refinement_only_of_several_rounds():
+    def names(checkpoints, rounds):
+        recipe = InferenceConfig(tuple(RoundConfig(2.0, "ddim20", 5) for _ in range(rounds)))
+        generator = SimpleNamespace(config=Config(inference=recipe), checkpoints=[None] * checkpoints)
+        return [setting.name for setting in list_settings("modules", generator)]
 
-
-def test_sheet(tool, tmp_path):
-    tool(tmp_path, "--only", "--sheet", tmp_path / "sheet.png", "--sheet-count", 2, checkpoint="alone")
-    assert Image.open(tmp_path / "sheet.png").size[0] > 2 * 48
-    assert not (tmp_path / "ablation.json").exists()
+    assert {"one round, ensemble", "2 rounds", "2 rounds, colour transfer between", "all together"} <= {*names(2, 2)}
+    assert not any("ensemble" in name for name in names(1, 2)) and "2 rounds" in names(1, 2)
+    assert not any("rounds" in name and "paper" not in name or "together" in name for name in names(1, 1))
 
 
 def test_wrong_arguments(tool, place, tmp_path):
     refused(lambda: tool(tmp_path, "--limit", 1), "--limit 1", "at least 2")
-    refused(lambda: tool(tmp_path, "--sheet", "sheet.txt"), "sheet.txt")
     refused(lambda: tool(tmp_path, "--real", place / "train"), "mask0.jpg", "missing")
     (tmp_path / "ablation.json").write_text("[1]")
     refused(lambda: tool(tmp_path, "--only", "guidance"), "ablation.json", "remove it")
@@ -189,11 +187,11 @@ def test_verdicts_follow_the_intervals():
         "command": "x", "weights": {"unet": "0123456789abcdef"}, "machine": {"processor": "p", "cores": 2},
     }}}
     text = markdown_of(kept)
-    assert "| three | 0.100 (0.050 to 0.150), better | -0.100 (-0.150 to -0.050), worse | " \
-           "0.010 (-0.020 to 0.030) | -0.100 (-0.150 to -0.050), better |" in text
+    assert "| three | 0.100 [0.050, 0.150], better | -0.100 [-0.150, -0.050], worse | " \
+           "0.010 [-0.020, 0.030] | -0.100 [-0.150, -0.050], better |" in text
     assert "- contest score over style only, against one round: better: three." in text
     assert "- mask accuracy, against one round: worse: three." in text
-    assert "- style correlation, against one round: no difference that these pictures show: three." in text
+    assert "- style correlation, against one round: no significant difference: three." in text
     assert "Made by `x` on p, 2 cores, with weights (sha256) unet 0123456789ab." in text
     assert "no rows of the ensemble" in text and "Recipe: 0 rounds (), sampler ddim." in text
 
@@ -202,7 +200,7 @@ def test_steps_of_ddim_start_where_the_recipe_does(place):
     generator = Generator.from_checkpoint(place / "alone")
     generator.config = with_recipe(generator.config, {"rounds": [
         {"guidance": 2.0, "respacing": "ddim50", "start": 30}]})
-    found = [s for s in ablation_settings.settings_of("steps", generator) if s.line == "DDIM"]
+    found = [s for s in ablation_settings.list_settings("steps", generator) if s.line == "DDIM"]
     assert [s.x for s in found] == [10, 20, 50, 100, 200, 300]
     for setting in found:
         settings, = setting.arguments["rounds"]

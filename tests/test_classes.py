@@ -78,7 +78,7 @@ def a_rest(c):
 
 def test_a_table_of_ones_own(tmp_path):
     table = load_table(write(tmp_path, TABLE))
-    assert table.names == ("meadow", "sky", "lorry") and table.ignored == ("lorry",)
+    assert table.names == ("meadow", "sky", "lorry") and [c.ignore for c in table.classes] == [False, False, True]
     assert table.classes[0].color == (64, 192, 64) and table.classes[1].becomes == "sky"
     labels = np.array([[3, 7, 9, 255]])
     grass, sky = CLASSES.index("grass"), CLASSES.index("sky")

@@ -132,11 +132,11 @@ def test_a_guided_chain_of_20_steps_gives_the_latents_of_jittor(exported, networ
     labels = pictures.resize_labels(read_label_map(LABELS), 64, 48)[None]
     z, timesteps = draw_noise(0, "chain", 0, (1, 3, 12, 16)), tuple(range(780, -1, -41))[:20]
     schedule, conditions = Schedule(TINY.diffusion), Conditions(networks[1], one_hot_batch(labels, 29), 12, 16)
-    denoise = guided_denoiser(conditions.predict, schedule, Guidance(2.0, 0, None, 0.7))
+    denoise = guided_denoiser(conditions.predict, schedule, Guidance(2.0, 0.7))
     *_, (_, expected) = SAMPLERS[sampler](denoise, schedule, jt.array(z), timesteps)
     ours = Generator(exported)
     denoise = diffusion.guided_denoiser(ours._predictor("unet", labels), ours.schedule,
-                                        diffusion.Guidance(2.0, 0, 1000, 0.7))
+                                        diffusion.Guidance(2.0, 0.7))
     *_, found = diffusion.SAMPLERS[sampler](denoise, ours.schedule, z, timesteps)
     assert len(timesteps) == 20 and found.dtype == np.float32
     assert relative_error(found, expected) < 1e-4
@@ -177,11 +177,11 @@ def test_plans_are_those_of_jiidm(config):
     ours = diffusion.Schedule(theirs.alphas_cumprod.tolist(), config.prediction)
     base = {"rounds": [ROUND, {"guidance": 1.0, "respacing": "ddim20", "start": 19}], "color_transfer": "transport",
             "final_color_transfer": "reinhard", "final_color_share": 0.5, "sampler": "ddim", "steps": 20,
-            "guidance_rescale": 0.3, "guidance_from": 10, "guidance_to": 0, "color_by_class": False, "canvas": []}
+            "guidance_rescale": 0.3, "color_by_class": False, "canvas": []}
     from jiidm.config import Config, with_recipe
 
     whole = with_recipe(Config(diffusion=config), base)
-    for keys in ({}, {"sampler": "dpmpp"}, {"sampler": "dpmpp", "steps": 7}, {"guidance_to": 100}):
+    for keys in ({}, {"sampler": "dpmpp"}, {"sampler": "dpmpp", "steps": 7}, {"guidance_rescale": 0.0}):
         expected = make_plan(with_recipe(whole, keys).inference, theirs)
         found = recipe.make_plan(base, keys, ours)
         assert (found.final_color_transfer, found.final_color_share) == ("reinhard", 0.5)
@@ -327,7 +327,7 @@ def test_a_manifest_that_says_other_things_is_refused(copied, key, value):
     ({"recipe": {"steps": 4}}, "steps 4"), ({"recipe": {"rounds": [3]}}, "a round"), ({"size": "big"}, "size 'big'"),
     ({"recipe": {"canvas": [128, 96]}}, "canvas"), ({"recipe": {"color_by_class": True}}, "color_by_class"),
     ({"rounds": [{"scale": 2.0}]}, "scale"),
-    ({"color_transfer": "paint"}, "paint"), ({"recipe": {"guidance_from": 1000}}, "guidance_from 1000"),
+    ({"color_transfer": "paint"}, "paint"), ({"recipe": {"guidance_from": 1000}}, "guidance_from"),
 ])
 def test_settings_that_cannot_be_used_are_refused(exported, arguments, words):
     refused(lambda: Generator(exported).infer(LABELS, STYLE, **arguments), words)

@@ -173,8 +173,7 @@ def manifest_of(schedule):
 def test_plans_are_those_of_the_painter(node, config):
     schedule = Schedule(config)
     recipe = InferenceConfig(rounds=(RoundConfig(3.5, "ddim50", 30), RoundConfig(9.0, "ddim500", 320)), sampler="ddim",
-                             final_color_transfer="transport", final_color_share=0.4, guidance_from=20,
-                             guidance_to=900, guidance_rescale=0.5)
+                             final_color_transfer="transport", final_color_share=0.4, guidance_rescale=0.5)
     found = node("""
         import { Schedule } from './page/local/diffusion.js';
         import { makePlan, strengthOf } from './page/local/plan.js';
@@ -189,7 +188,7 @@ def test_plans_are_those_of_the_painter(node, config):
     plan = make_plan(recipe, schedule)
     for ours, theirs in zip(full["rounds"], plan.rounds, strict=True):
         assert ours["start"] == theirs.start and tuple(ours["timesteps"]) == theirs.timesteps
-        assert ours["guidance"] == {"scale": theirs.guidance.scale, "first": 20, "end": 900, "rescale": 0.5}
+        assert ours["guidance"] == {"scale": theirs.guidance.scale, "rescale": 0.5}
         assert ours["transfer"] == theirs.color_transfer and ours["sampler"] == "ddim"
     assert (full["lastTransfer"], full["lastShare"], strength) == ("transport", 0.4, 0.6)
     for steps, row in zip((1, 2, 6, 20, 300), descents, strict=True):
@@ -205,7 +204,7 @@ def test_plans_are_those_of_the_painter(node, config):
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
 def test_samplers_with_guidance_give_the_same_latents(node, config, sampler):
     schedule = Schedule(config)
-    guidance = {"scale": 3.0, "first": 100, "end": 900, "rescale": 0.6}
+    guidance = {"scale": 3.0, "rescale": 0.6}
     timesteps = [999, 800, 450, 200, 60, 0]
     z = np.random.default_rng(5).standard_normal((1, 4, 3, 5), np.float32)
     found = node("""
@@ -222,7 +221,7 @@ def test_samplers_with_guidance_give_the_same_latents(node, config, sampler):
         ramp = jt.array((0.01 * (np.arange(z.numel()) % 7)).reshape(z.shape).astype(np.float32))
         return [factor * z + ramp for wanted, factor in ((conditional, 0.9), (null, 0.7)) if wanted]
 
-    denoise = guided_denoiser(predict, schedule, Guidance(3.0, 100, 900, 0.6))
+    denoise = guided_denoiser(predict, schedule, Guidance(3.0, 0.6))
     expected = [latents.numpy() for _, latents in SAMPLERS[sampler](denoise, schedule, jt.array(z), timesteps)]
     assert relative_error(found[0], schedule.add_noise(z, z, 500).ravel()) < 1e-6
     for ours, theirs in zip(found[1], expected, strict=True):

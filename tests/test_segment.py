@@ -13,13 +13,13 @@ from jiidm.data.labels import CLASSES, read_label_map
 from jiidm.data.pictures import read_photo
 from jiidm.data.vocabulary import Vocabulary
 from jiidm.evaluation import segment as segment_module
-from jiidm.evaluation.class_maps import class_map, class_map_with_confidence, merge_outputs
+from jiidm.evaluation.class_maps import class_map, merge_outputs
 from jiidm.evaluation.features import predict
 from jiidm.evaluation.judge import NOTHING, Judge, JudgeConfig
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
-from jiidm.evaluation.segment import PhotoSegmenter, open_segmenter, segment
+from jiidm.evaluation.segment import PhotoSegmenter, open_segmenter
 from jiidm.evaluation.weights import load_segmenter, save_segmenter
-from jiidm.painter.engine import GeneratorEngine
+from jiidm.painter.engine import Engine
 
 TINY = SegformerConfig(5, (8, 16), (1, 2), (1, 2), (2, 1), 2, 12, 48, 32)
 SKY, WATER, SEA, TREE, ROAD = (CLASSES.index(name) for name in ("sky", "water", "sea", "tree", "road"))
@@ -55,17 +55,17 @@ def test_outputs_of_one_class_add_their_probabilities():
 
 def test_class_maps_enlarge_logits_and_know_how_sure_they_are():
     logits = np.float32([[[4, 0]], [[0, 4]], [[1, 1]]])
-    labels, confidence = class_map_with_confidence(logits, (2, 4), (5, 0, 2))
-    assert labels.tolist() == [[5, 5, 0, 0]] * 2 and np.array_equal(labels, class_map(logits, (2, 4), (5, 0, 2)))
+    labels, confidence = class_map(logits, (2, 4), (5, 0, 2), with_confidence=True)
+    assert labels.tolist() == [[5, 5, 0, 0]] * 2 and np.array_equal(labels, class_map(logits, (2, 4), (5, 0, 2))[0])
     assert confidence[0, 0] == pytest.approx(np.exp(4) / (np.exp(4) + np.exp(1) + 1), rel=1e-5)
     assert confidence[0, 1] == pytest.approx(np.exp(3) / (np.exp(3) + np.exp(1) + np.exp(1)), rel=1e-5)
 
 
 def test_large_maps_are_made_in_bands(monkeypatch):
     logits = np.random.default_rng(0).standard_normal((3, 6, 5)).astype(np.float32)
-    whole = class_map_with_confidence(logits, (31, 40))
+    whole = class_map(logits, (31, 40), with_confidence=True)
     monkeypatch.setattr("jiidm.evaluation.class_maps._BAND", 3 * 40 * 4)
-    bands = class_map_with_confidence(logits, (31, 40))
+    bands = class_map(logits, (31, 40), with_confidence=True)
     assert np.array_equal(whole[0], bands[0]) and np.allclose(whole[1], bands[1], atol=1e-6)
 
 
@@ -106,7 +106,7 @@ def test_the_better_segmenter_is_taken_where_it_is_installed(monkeypatch):
 
 
 def test_the_painter_takes_the_default_segmenter_in_the_classes_of_its_weights(monkeypatch):
-    engine = GeneratorEngine.__new__(GeneratorEngine)
+    engine = Engine.__new__(Engine)
     engine._generator = SimpleNamespace(vocabulary=Vocabulary(CONTEST, known=("sky", "water")))
     logits = np.float32([[0, 0, 9, 9], [9, 9, 0, 0]]).reshape(2, 1, 4)
     monkeypatch.setattr(segment_module, "open_segmenter",
@@ -125,7 +125,7 @@ def test_maps_have_the_photos_size_and_the_classes_colours(weights, photos, tmp_
     segmenter = open_segmenter(weights)
     for name, file, size in (("a", "a.jpg", (50, 70)), ("b", "b.png", (33, 21))):
         photo, labels = read_photo(photos / file), read_label_map(out / f"{name}.png")
-        expected, confidence = segment(photo, segmenter)
+        expected, confidence = segmenter.segment(photo)
         assert labels.shape == size and np.array_equal(labels, expected) and labels.max() < 5
         assert Image.open(out / f"{name}.png").mode == "P"
         colors = np.asarray(Image.open(out / f"{name}.png").convert("RGB"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import refused
 
-from jiidm.training.log import open_writer
+from jiidm.training.log import EventWriter
 
 
 def events(path):
@@ -23,7 +23,7 @@ def events(path):
 
 def test_numbers_and_sheets_are_in_the_file(tmp_path):
     pytest.importorskip("tensorboardX", reason="the extra tensorboard")
-    writer = open_writer(tmp_path / "new" / "events", "unet")
+    writer = EventWriter(tmp_path / "new" / "events", "unet")
     writer.scalars(10, {"mse": 0.25, "learning_rate": np.float32(0.5)})
     writer.scalars(20, {"mse": 0.125})
     writer.sample_grid(20, np.full((6, 9, 3), 200, np.uint8))
@@ -37,7 +37,7 @@ def test_numbers_and_sheets_are_in_the_file(tmp_path):
 def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     monkeypatch.chdir(tmp_path)
-    writer = open_writer(None, "unet")
+    writer = EventWriter(None, "unet")
     writer.scalars(10, {"mse": 0.25})
     writer.sample_grid(10, np.zeros((6, 9, 3), np.uint8))
     writer.close()
@@ -46,4 +46,4 @@ def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
 
 def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    refused(lambda: open_writer(tmp_path, "unet"), "pip install tensorboardX")
+    refused(lambda: EventWriter(tmp_path, "unet"), "pip install tensorboardX")

@@ -6,9 +6,8 @@ from jiidm.baselines.encoder import StyleEncoder, drawn_style
 from jiidm.baselines.generator import LayoutGenerator
 from jiidm.baselines.layers import Layout
 from jiidm.baselines.positions import region_positions
-from jiidm.checkpoint import load_into, load_tensors, save_checkpoint
+from jiidm.checkpoint import check_numbers, load_into, load_tensors, save_checkpoint
 from jiidm.data.latents import one_hot_batch
-from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
 
 
@@ -51,16 +50,11 @@ def layout_of(labels, positions, generator):
                   jt.array(positions) if generator.positional else None)
 
 
-def published_arrays(arrays):
-    """Arrays by the names in a `Baseline` -> by their published names, without `generator.` and `encoder.`."""
-    return {name.split(".", 1)[1]: value for name, value in arrays.items()}
-
-
 def save_baseline(path, arrays, config, step, note="", dtype="float16", classes=None):
     """Writes the arrays of a `Baseline` (by its names) of a `BaselineRun` as safetensors, with the `classes` of its
     `Vocabulary` as a dict; raises InputError for NaN and where it cannot be written."""
-    save_checkpoint(path, config.generator.model, published_arrays(arrays), config, step, dtype, note,
-                    classes=classes)
+    published = {name.split(".", 1)[1]: value for name, value in arrays.items()}  # without generator. and encoder.
+    save_checkpoint(path, config.generator.model, published, config, step, dtype, note, classes=classes)
 
 
 def load_baseline(path):
@@ -73,9 +67,6 @@ def baseline_of(checkpoint):
     tensors, and for NaN."""
     network = Baseline(checkpoint.config)
     ours = {name.split(".", 1)[1]: name for name, _ in network.named_parameters()}
-    for name, value in checkpoint.tensors.items():
-        if not np.isfinite(value).all() or name.endswith("running_var") and (value < 0).any():
-            raise InputError(f"{checkpoint.path}: NaN, Inf or a negative variance in {name}; the weights cannot be "
-                             f"used")
+    check_numbers(checkpoint.tensors, checkpoint.path)
     load_into(network, {ours.get(name, name): value for name, value in checkpoint.tensors.items()}, checkpoint.path)
     return network

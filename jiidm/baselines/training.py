@@ -1,4 +1,5 @@
 """Training of GauGAN and CLADE on photos and label maps: generator and style encoder against the discriminator."""
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -24,39 +25,15 @@ from jiidm.system.runtime import jt, use_device
 from jiidm.training.gradients import Learner, trainable
 from jiidm.training.perceptual import VGGLoss
 from jiidm.training.plan import measured
-from jiidm.training.trainer import Losses, Trainer, run_stage
+from jiidm.training.trainer import Losses, Trainer, train_on_folder
 
 _CONVERGED = 20  # steps of the power iteration after which the singular value no longer changes
-
-
-def train_baseline(config, data, run, validation=None, resume=None, device="auto", tensorboard=False, reader=None):
-    """Trains a baseline.
-
-    The run's folder receives generator.csv, states to resume from, sample grids, generator-latest.safetensors and at
-    the end `weights/gaugan.safetensors` or `weights/clade.safetensors`: averaged weights in half precision.
-
-    Args:
-        config: the `BaselineRun`.
-        data: folder of the training's imgs/ and labels/.
-        run: folder to write into.
-        validation: folder of the imgs/ and labels/ that the sample grids show; None takes the training's.
-        resume: as for `run_stage`.
-        device: "auto", "cpu" or "cuda".
-        tensorboard: whether to write TensorBoard's files.
-        reader: the `LabelReader` of the label maps. None: numbers of the contest's classes, or without names.
-
-    Raises:
-        InputError: for folders or values that are wrong, and as `run_stage` does.
-    """
-    _check(config, device)
-    validation = TrainingFolder(validation, reader) if validation else None
-    run_stage(BaselineTrainer(config, TrainingFolder(data, reader), run, validation, tensorboard), resume)
 
 
 def describe_training(config, data, device="auto", reader=None):
     """Lines that say how large the networks of a `BaselineRun` are, and what their training on the folder `data`, whose
     label maps are read by `reader`, takes on this machine."""
-    _check(config, device)
+    use_device(device)
     folder, training, image = TrainingFolder(data, reader), config.train_generator, config.image
     trainer = BaselineTrainer(config, folder, Path("/"))  # writes nothing
     seconds, memory = measured(trainer, training.steps - 1)
@@ -77,24 +54,26 @@ def describe_training(config, data, device="auto", reader=None):
             f"time: {seconds:.2f} s a step, measured; {seconds * training.steps / 3600:.2f} hours"]
 
 
-def _check(config, device):
-    """Chooses the device; raises InputError where a `BaselineRun` cannot be trained on it."""
-    check_run(config)
-    training, image = config.train_generator, config.image
-    if training.batch < world_size():
-        raise InputError(f"train_generator.batch {training.batch}: expected a sample for each of the {world_size()} "
-                         f"processes")
-    if training.perceptual_weight and min(image.width, image.height) < SMALLEST:
-        raise InputError(f"image {image.width}x{image.height}: VGG-19 needs {SMALLEST} pixels a side")
-    use_device(device)
-
-
 class BaselineTrainer(Trainer):
-    """Trains the networks of a `BaselineRun` on a `TrainingFolder`. Both losses come from one forward pass."""
+    """Trains the networks of a `BaselineRun` on a `TrainingFolder`. Both losses come from one forward pass.
+
+    The result, `weights/gaugan.safetensors` or `weights/clade.safetensors`, has averaged weights in half precision. The
+    sample grids show the photos of `validation`, or some of the training's.
+    """
 
     stage = "generator"
     columns = ("feature_matching", "generator", "discriminator", "divergence", "perceptual")
     sections = ("image", "generator", "discriminator", "train_generator")
+
+    def __init__(self, config, *arguments):
+        check_run(config)
+        training, image = config.train_generator, config.image
+        if training.batch < world_size():
+            raise InputError(f"train_generator.batch {training.batch}: expected a sample for each of the "
+                             f"{world_size()} processes")
+        if training.perceptual_weight and min(image.width, image.height) < SMALLEST:
+            raise InputError(f"image {image.width}x{image.height}: VGG-19 needs {SMALLEST} pixels a side")
+        super().__init__(config, *arguments)
 
     @property
     def title(self):
@@ -218,3 +197,6 @@ class BaselineTrainer(Trainer):
 
         return {"label map": [colorize(each, self._table) for each in labels], "photo": to_pixels(photos),
                 "its style": fakes(styles), "the next one's style": fakes(np.roll(styles, -1, 0))}
+
+
+train_baseline = functools.partial(train_on_folder, BaselineTrainer)

@@ -16,7 +16,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, metavar="INPUT", help="the file of weights")
     parser.add_argument("output", type=Path, metavar="OUTPUT.safetensors", nargs="?", help="the checkpoint to write")
-    parser.add_argument("--kind", choices=("autoencoder", "unet"), help="which network, where the file holds both")
+    parser.add_argument("--kind", choices=("autoencoder", "unet"), help="network to take where the file holds both")
     parser.add_argument("--config", type=Path, metavar="FILE",
                         help="YAML file or checkpoint of jiidm, for what the shapes do not show (default: the "
                              "paper's values)")
@@ -24,11 +24,11 @@ def parse_arguments():
     parser.add_argument("--half", action="store_true", help="write float16, not float32")
     parser.add_argument("--step", type=int, metavar="N", help="training step (default: the one in the file, or 0)")
     parser.add_argument("--baseline", metavar="WIDTHxHEIGHT",
-                        help="INPUT is a generator of GauGAN or CLADE for pictures of this size (published: 256x256). "
-                             "A generator that was trained with instance maps gets masks without edges")
+                        help="INPUT is a generator of GauGAN or CLADE for pictures of this size (published: 256x256)")
     parser.add_argument("--encoder", type=Path, metavar="FILE", help="with --baseline: the file of its style encoder")
     parser.add_argument("--upsampling", type=int, metavar="N",
-                        help="with --baseline: doublings of the size, 5 (published as normal; the default) or 6 (more)")
+                        help="with --baseline: doublings of the size, 5 (published as \"normal\") or 6 (\"more\") "
+                             "(default: 5)")
     parser.add_argument("--inspect", action="store_true", help="only print what the file holds")
     arguments = parser.parse_args()
     if (arguments.output is None) != arguments.inspect:

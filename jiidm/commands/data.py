@@ -34,7 +34,8 @@ def parse_arguments():
     commands = parser.add_subparsers(dest="command", required=True)
     stanford = commands.add_parser("stanford", help="convert the Stanford Background Dataset")
     stanford.add_argument("source", help="folder with images/, labels/, train.txt and val.txt")
-    stanford.add_argument("--split", choices=("train", "val"), default="train")
+    stanford.add_argument("--split", choices=("train", "val"), default="train",
+                          help="list to convert (default %(default)s)")
     landscapes = commands.add_parser(
         "landscapes", help="make train/, val/ and test/ of a folder of landscapes",
         description="Writes DESTINATION/train, val and test. by_hand.txt lists the label maps that people made; "
@@ -51,19 +52,20 @@ def parse_arguments():
         command.add_argument("--width", type=int, default=width, help="in pixels (default %(default)s)")
         command.add_argument("--height", type=int, default=height, help="in pixels (default %(default)s)")
         command.add_argument("--seed", type=int, default=0,
-                             help="of the drawings, of the choice of references and of validation photos (default "
-                                  "%(default)s)")
+                             help="seed of all random choices (default %(default)s)")
     for command in (stanford, synthetic):
         command.add_argument("--test", action="store_true", help="write a test folder: masks and label_to_img.json")
         command.add_argument("--references", metavar="FOLDER",
                              help="with --test: the training folder whose photos are the style references")
-    check = commands.add_parser("check", help="report all that is wrong with a training folder",
-                                description="Reports all that is wrong with a training folder. Exit code 0: a training "
-                                            "can start; 1: faults; 2: no such folder.")
+    check = commands.add_parser("check", help="list the faults of a training folder",
+                                description="Lists the faults of a training folder. Exit code 0: a training can start; "
+                                            "1: faults; 2: no such folder.")
     check.add_argument("folder", help="folder with imgs/ and labels/")
     add_label_options(check, number=True)
-    check.add_argument("--width", type=int, default=512, help="of the training's pictures (default %(default)s)")
-    check.add_argument("--height", type=int, default=384, help="of the training's pictures (default %(default)s)")
+    check.add_argument("--width", type=int, default=512,
+                       help="of the training's pictures, in pixels (default %(default)s)")
+    check.add_argument("--height", type=int, default=384,
+                       help="of the training's pictures, in pixels (default %(default)s)")
     check.add_argument("--json", metavar="FILE", help="also write the report to FILE")
     check.add_argument("--sheet", metavar="FILE", help="also draw photos with their label maps, a JPEG or a PNG")
     return parser.parse_args()
@@ -83,17 +85,18 @@ def add_sets(commands):
             parser.add_argument("--maps", required=True, metavar="FOLDER", help="folder of the label maps, NAME.png")
             parser.add_argument("--map-suffix", default="", metavar="TEXT",
                                 help="what the maps' names have after the photos', such as _mask")
-        which = f"a name ({', '.join(TABLES)})" if plain else f"{' or '.join((table, *others))}, or your own of the set"
+        names = TABLES if plain else (table, *others)
         parser.add_argument("--classes", default=table, metavar="NAME|FILE",
-                            help=f"table of the maps' classes: {which} (default %(default)s)")
+                            help=f"table of the maps' classes: {', '.join(names)}, or a YAML file (default "
+                                 f"%(default)s)")
         parser.add_argument("--keep", type=lambda text: tuple(text.split(",")), metavar="CLASS,CLASS",
                             help="keep these classes; pixels of others have no class, 255 (default: all)")
         parser.add_argument("--min-known", type=float, default=0.5, metavar="SHARE",
-                            help="leave out a photo where fewer of the pixels have a class (default %(default)s)")
+                            help="leave out photos with a class in a smaller share of the pixels (default %(default)s)")
         parser.add_argument("--fit", choices=("crop", "stretch"), default="crop",
                             help="crop to the size's aspect, or stretch the whole picture (default %(default)s)")
         parser.add_argument("--snap", action="store_true",
-                            help="give colours that are not in the table, as on smoothed edges, the class beside them")
+                            help="give stray colours, as on smoothed edges, the nearest class around them")
         parser.add_argument("--val-share", type=float, default=0.1 if plain else None, metavar="SHARE",
                             help="share of the photos for validation, chosen by --seed (default "
                                  f"{'%(default)s' if plain else 'the validation photos of the set'})")

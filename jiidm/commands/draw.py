@@ -5,7 +5,7 @@
 import argparse
 from pathlib import Path
 
-from jiidm.commands.options import add_label_options
+from jiidm.commands.options import add_device, add_label_options
 from jiidm.system.errors import InputError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -21,10 +21,11 @@ def parse_arguments():
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.jpg",
                         help="the picture to write, a JPEG or a PNG")
     parser.add_argument("--size", type=_size, default="mask", metavar="SIZE",
-                        help="mask (the label map's size, the default), model (the network's), or such as 512x384")
+                        help="size of the picture: mask (the label map's), model (the network's) or WxH (default: "
+                             "mask)")
     parser.add_argument("--canvas", type=_pixels, metavar="WxH",
                         help="draw at another size than the network's, such as 1024x256 for a panorama")
-    parser.add_argument("--seed", type=int, default=0, help="another one gives another picture (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives another picture (default: %(default)s)")
     parser.add_argument("--rounds", type=int, help="how many rounds of the recipe (default: all)")
     parser.add_argument("--recipe", type=Path, metavar="FILE.yaml",
                         help="keys of the inference section that replace the checkpoint's own")
@@ -32,8 +33,7 @@ def parse_arguments():
                         help="label map of the style photo: colours go from class to class")
     parser.add_argument("--checkpoint", default="default", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
-                        help="where to compute (default: auto, CUDA where it works)")
+    add_device(parser)
     return parser.parse_args()
 
 

@@ -7,7 +7,7 @@ Writes report.md, report.json and report.html, one self-contained page.
 import argparse
 from pathlib import Path
 
-from jiidm.commands.options import add_label_options
+from jiidm.commands.options import add_device, add_label_options
 
 
 def parse_arguments():
@@ -22,9 +22,9 @@ def parse_arguments():
     parser.add_argument("--compare", type=Path, metavar="DIR", help="another folder of results, for paired differences")
     parser.add_argument("--segmenter", type=Path, metavar="FILE", help="SegFormer (default: the package's own)")
     parser.add_argument("--segmenter-classes", type=Path, metavar="FILE",
-                        help="table of the classes of a SegFormer that was trained for others than the contest's: a "
-                             "name such as ade20k-train, or a YAML or JSON file, also of {index in the segmenter: our "
-                             "class} (default: by the number of its classes, 150, 171 or 19)")
+                        help="table of the classes of a SegFormer that was not trained for the contest's: a name such "
+                             "as ade20k-train, or a YAML or JSON file, also of {output: class} (default: by the number "
+                             "of its classes, 150, 171 or 19)")
     judge = parser.add_mutually_exclusive_group()
     judge.add_argument("--judge", type=Path, default=True, metavar="FILE",
                        help="the judge's head (default: the package's own, where the extra judge is installed)")
@@ -34,12 +34,12 @@ def parse_arguments():
     parser.add_argument("--output", type=Path, default=Path("evaluation"), metavar="DIR",
                         help="folder for the report (default %(default)s)")
     parser.add_argument("--statistics", type=Path, metavar="DIR",
-                        help="folder that keeps the photos' feature statistics (default: OUTPUT/statistics)")
+                        help="folder in which the photos' feature statistics are kept (default: OUTPUT/statistics)")
     parser.add_argument("--allow-missing", action="store_true",
                         help="measure the rest where pictures are missing, extra, unreadable or of another size")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default %(default)s)")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default %(default)s)")
     add_label_options(parser)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_device(parser)
     return parser.parse_args()
 
 

@@ -3,7 +3,7 @@
   jiidm export default -o onnx
   cd onnx && python -m jiidm_onnx draw MASK.png STYLE.jpg -o picture.jpg
 
-The second line needs numpy, pillow and onnxruntime alone. It needs the extra `onnx`: pip install '.[onnx]'.
+The first line needs the extra `onnx` (pip install '.[onnx]'), the second only numpy, pillow and onnxruntime.
 """
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ def parse_arguments():
                         help="default (the package's own), a folder of checkpoints, or the files of one run")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER", help="the folder to write")
     parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32",
-                        help="what the networks compute in (default: fp32; fp16 is for GPUs)")
+                        help="number format that the networks compute in; fp16 is for GPUs (default: fp32)")
     parser.add_argument("--ensemble", nargs="+", type=float, metavar="W",
                         help="a relative weight for each UNet in the mean (default: all equal)")
     return parser.parse_args()

@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from jiidm.commands.options import add_label_options
+from jiidm.commands.options import add_device, add_label_options
 from jiidm.system.errors import InputError
 
 BASELINES = ("gaugan", "clade")
@@ -37,21 +37,23 @@ def parse_arguments():
     add_folders(parser)
     add_recipe(parser)
     add_output(parser)
-    add_device(parser)
+    add_computing(parser)
     return parser.parse_args()
 
 
 def add_folders(parser):
     """Adds what is read and where the pictures go."""
-    parser.add_argument("--input_path", required=True, type=Path,
-                        help="folder with label_to_img.json and one folder of label PNGs")
-    parser.add_argument("--img_path", required=True, type=Path, help="folder of style photos, or one that has imgs/")
-    parser.add_argument("--output_path", required=True, type=Path, help="folder for the pictures")
+    parser.add_argument("--input_path", required=True, type=Path, metavar="FOLDER",
+                        help="test folder: label_to_img.json and one folder of label PNGs")
+    parser.add_argument("--img_path", required=True, type=Path, metavar="FOLDER",
+                        help="folder of the style photos, or one that has imgs/")
+    parser.add_argument("--output_path", required=True, type=Path, metavar="FOLDER", help="folder for the pictures")
     parser.add_argument("--checkpoint", metavar="FOLDER",
-                        help="folder of checkpoints (default: the package's own; with --model gaugan or clade "
-                             "runs/MODEL/weights, where the README's training puts them)")
+                        help="folder of checkpoints (default: the package's own; with --model gaugan or clade: "
+                             "runs/MODEL/weights)")
     parser.add_argument("--model", choices=("iidm", *BASELINES),
-                        help="what the checkpoint must be (default: iidm without --checkpoint, else whatever it is)")
+                        help="model of the checkpoint, an error if it is another (default: iidm without --checkpoint, "
+                             "else whatever it is)")
     add_label_options(parser, nearest=True)
 
 
@@ -65,36 +67,39 @@ def add_recipe(parser):
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps of each round with dpmpp")
     parser.add_argument("--color-transfer", default="on", help="on, off, or a method's name (default: on)")
     parser.add_argument("--final-color-transfer", metavar="METHOD",
-                        help="for the picture after the last round: reinhard, histogram, transport (nearest to the "
-                             "reference's colours) or none (default: the recipe's, mostly none)")
+                        help="colour transfer after the last round: reinhard, histogram, transport (nearest to the "
+                             "reference's colours) or none (default: the recipe's)")
     parser.add_argument("--style-labels", type=Path, metavar="FOLDER",
-                        help="label maps of the style photos, STEM.png each, such as the contest's labels/: colours go "
-                             "from class to class (default: as the recipe says)")
+                        help="folder of the style photos' label maps, STEM.png, such as the contest's labels/: colours "
+                             "go from class to class (default: as the recipe says)")
     parser.add_argument("--no-ensemble", action="store_true", help="use the last checkpoint alone")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
 
 
 def add_output(parser):
     """Adds what is written, and how."""
     parser.add_argument("--batch", type=_batch, default=None, metavar="N",
-                        help="pictures at a time (default: auto, 4 on the CPU, by its free memory on a GPU)")
-    parser.add_argument("--width", type=int, default=512, help="of the pictures written (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=384, help="of the pictures written (default: %(default)s)")
-    parser.add_argument("--quality", type=int, default=95, help="of the JPEGs, 1 to 100 (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="skip pictures that are there already")
+                        help="pictures at a time, or auto: 4 on the CPU, as many as fit into the memory on a GPU "
+                             "(default: auto)")
+    parser.add_argument("--width", type=int, default=512,
+                        help="of the written pictures, in pixels (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=384,
+                        help="of the written pictures, in pixels (default: %(default)s)")
+    parser.add_argument("--quality", type=int, default=95, help="JPEG quality, 1 to 100 (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="skip pictures that exist")
     parser.add_argument("--save-steps", action="store_true", help="keep each round's picture, in steps/")
-    parser.add_argument("--overview", type=Path, help="write one sheet of styles, coloured masks and results")
+    parser.add_argument("--overview", type=Path, metavar="FILE",
+                        help="also write one sheet of styles, coloured masks and results")
 
 
-def add_device(parser):
+def add_computing(parser):
     """Adds where and how the networks run."""
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
-                        help="where to compute (default: auto, CUDA where it works)")
+    add_device(parser)
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),
-                        help="of the UNet (default: auto, bf16 on a GPU that has it, else fp32)")
+                        help="precision of the UNet; auto: bf16 on a GPU that has it, else fp32 (default: auto)")
     parser.add_argument("--condition-cache-mb", type=int, metavar="N",
-                        help="memory for the SPADE maps of the masks, in MB (default: no limit on a GPU, 2048 on the "
-                             "CPU); maps that do not fit are computed at every step, with the same result")
+                        help="memory for the SPADE maps of the masks, in MB (default: 2048 on the CPU, no limit on a "
+                             "GPU). Maps that do not fit are computed at every step; the result is the same")
 
 
 def find_checkpoint(args):

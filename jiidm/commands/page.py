@@ -28,7 +28,7 @@ def main():
         raise InputError(f"{args.styles}: no such folder; expected a folder of photos")
     try:
         from jiidm.export.folder import export
-        from jiidm.painter.engine import GeneratorEngine
+        from jiidm.painter.engine import Engine
         from jiidm.painter.examples import example_gallery
         from jiidm.painter.server import Gallery
         from jiidm.painter.static import build_page
@@ -37,7 +37,7 @@ def main():
             raise
         raise SetupError(f"the page needs {error.name}; pip install 'jiidm[onnx,painter]'") from error
 
-    model = GeneratorEngine(args.weights, "cpu").describe()
+    model = Engine(args.weights, "cpu").describe()
     with tempfile.TemporaryDirectory() as place:
         export(args.weights, place)
         gallery = Gallery(args.styles) if args.styles else example_gallery()

@@ -9,6 +9,7 @@ import webbrowser
 from pathlib import Path
 
 from jiidm import __version__
+from jiidm.commands.options import add_device
 from jiidm.system.errors import InputError, SetupError
 
 _PORT = 8420
@@ -19,14 +20,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="default", metavar="FOLDER",
                         help="folder of checkpoints (default: the package's own)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_device(parser)
     parser.add_argument("--styles", type=Path, metavar="FOLDER",
                         help="photos for the style gallery (default: the examples)")
-    parser.add_argument("--port", type=int, help=f"default {_PORT}, or any free one where that is taken")
+    parser.add_argument("--port", type=int, help=f"port of the page (default: {_PORT}, or any free one)")
     parser.add_argument("--host", metavar="ADDRESS",
-                        help="address to serve other machines at, such as 0.0.0.0; they need the token in the printed "
-                             "address (default: this machine only). There is no encryption: for a network you trust")
-    parser.add_argument("--time-limit", type=float, default=120, metavar="SECONDS", help="of one picture (default 120)")
+                        help="address for other machines, such as 0.0.0.0 (default: this machine only). They need the "
+                             "token in the printed address. There is no encryption: use it in a network that you trust")
+    parser.add_argument("--time-limit", type=float, default=120, metavar="SECONDS",
+                        help="longest time for one picture (default: 120)")
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
     args = parser.parse_args()
     _check(args)

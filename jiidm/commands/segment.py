@@ -9,6 +9,7 @@ A label map is a PNG whose palette has the class colours: programs that paint sh
 import argparse
 from pathlib import Path
 
+from jiidm.commands.options import add_device
 from jiidm.system.errors import InputError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -25,14 +26,13 @@ def parse_arguments():
     parser.add_argument("--confidence", action="store_true",
                         help="also confidence/NAME.png, grey: the probability of each pixel's class, 255 is certain")
     parser.add_argument("--segmenter", metavar="NAME|FILE",
-                        help="judge (better; needs the extra judge), small, a segmenter of jiidm train segmenter, or "
-                             "public weights of SegFormer (default: judge where its extra is installed, else small)")
+                        help="judge (better; needs the extra judge), small, a file of jiidm train segmenter, or public "
+                             "weights of SegFormer (default: judge where its extra is installed, else small)")
     parser.add_argument("--segmenter-classes", metavar="NAME|FILE",
                         help="table of the classes of a SegFormer: a name such as ade20k-train, or a YAML file "
                              "(default: by the number of its classes, 150, 171 or 19)")
     parser.add_argument("--overwrite", action="store_true", help="replace maps that exist")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
-                        help="where to compute (default: auto, CUDA where it works)")
+    add_device(parser)
     return parser.parse_args()
 
 

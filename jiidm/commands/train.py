@@ -7,7 +7,7 @@ Several processes: mpirun -np N jiidm train ... gives the same result, up to rou
 import argparse
 from pathlib import Path
 
-from jiidm.commands.options import add_label_options
+from jiidm.commands.options import add_device, add_label_options
 from jiidm.system.errors import InputError
 
 STAGES = ("autoencoder", "latents", "unet", "export")
@@ -25,21 +25,21 @@ def main():
     parser.add_argument("--data", required=True, type=Path, help="folder with imgs/ and labels/")
     parser.add_argument("--run", required=True, type=Path, help="folder for checkpoints, tables and sample grids")
     parser.add_argument("--validation", type=Path,
-                        help="folder of held-out photos for the autoencoder's sample grids, with labels/ for those of "
-                             "the segmenter, the judge and the baselines")
+                        help="folder of held-out photos for quality and sample grids; with labels/ for the segmenter, "
+                             "the judge and the baselines")
     parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|STEP|PATH",
-                        help="go on from the newest whole state of --run (auto, the default), or from that of a step "
-                             "or a file; newer ones are set aside as NAME.aside")
+                        help="go on from the newest whole state of --run (auto, the default), or from the state of a "
+                             "step or in a file; newer states are renamed to NAME.aside")
     parser.add_argument("--start-from", type=Path, metavar="FILE",
-                        help="start the UNet's training from this checkpoint's weights (unet-*.safetensors of a run, "
-                             "or what jiidm convert wrote); a resumed state has its own")
+                        help="start the UNet's training from the weights of this checkpoint (unet-*.safetensors of a "
+                             "run, or what jiidm convert wrote)")
     parser.add_argument("--dry-run", action="store_true",
                         help="print parameters, memory, disk and hours, from a few steps that write nothing")
     parser.add_argument("--tensorboard", action="store_true",
                         help="write the losses and sample grids for TensorBoard too, into RUN/tensorboard")
     parser.add_argument("--average", action="store_true", help="export the mean of the kept UNets as one checkpoint")
     add_label_options(parser)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_device(parser)
     args = parser.parse_args()
     _check_arguments(args)
 

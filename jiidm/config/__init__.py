@@ -41,7 +41,8 @@ __all__ = [  # those of the two files, too
 
 ColorTransfer = Literal["reinhard", "histogram", "transport"]
 COLOR_TRANSFERS = typing.get_args(ColorTransfer)
-RETIRED = {("inference", "class_noise"): 0.0}  # keys of older checkpoints, with the value that means nothing
+# keys of older checkpoints, with the value that means nothing
+RETIRED = {("inference", "class_noise"): 0.0, ("inference", "guidance_from"): 0, ("inference", "guidance_to"): 0}
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,6 @@ class InferenceConfig:
         steps: how many timesteps "dpmpp" visits in each round; "ddim" does not read it.
         guidance_rescale: how far the std of guided predictions is moved to that of conditional ones, 0 to 1 (phi of
             Lin et al. 2023, section 3.4).
-        guidance_from, guidance_to: guidance at timesteps from the one to below the other (0: to the last one;
-            Kynkäänniemi et al. 2024).
         canvas: width and height in pixels that the rounds work at; (): the network's. A side of more than twice the
             network's is computed in windows.
     """
@@ -161,8 +160,6 @@ class InferenceConfig:
     sampler: Literal["ddim", "dpmpp"] = "ddim"
     steps: Positive = 20
     guidance_rescale: Fraction = 0.0
-    guidance_from: int = 0
-    guidance_to: int = 0
     canvas: tuple[Positive, ...] = ()
 
 
@@ -210,14 +207,14 @@ def with_recipe(config: Config, recipe: InferenceConfig | dict | str | Path | No
     if recipe is None:
         return config
     if isinstance(recipe, InferenceConfig):
-        check_recipe(recipe, config.diffusion.timesteps, "recipe: ")
+        check_recipe(recipe, "recipe: ")
         return dataclasses.replace(config, inference=recipe)
     if not isinstance(recipe, dict | str | Path):
         raise InputError(f"recipe {recipe!r}: expected an InferenceConfig, a dict or the path of a YAML file")
     where, keys = ("recipe", recipe) if isinstance(recipe, dict) else (str(recipe), load_recipe(recipe))
     from_dict(InferenceConfig, keys, where)
     chosen = from_dict(InferenceConfig, {**to_dict(config.inference), **keys}, where)
-    check_recipe(chosen, config.diffusion.timesteps, f"{where}: ")
+    check_recipe(chosen, f"{where}: ")
     if chosen.sampler == "ddim" and chosen.steps != config.inference.steps:
         raise InputError(
             f"{where}: steps {chosen.steps}: DDIM takes the steps that each round's start index says; leave steps out, "
@@ -241,7 +238,7 @@ def check_config(config: Config) -> None:
             f"unet.in_channels {unet.in_channels}: expected {autoencoder.embed_dim}, which is autoencoder.embed_dim"
         )
     _check_diffusion(config.diffusion)
-    check_recipe(config.inference, config.diffusion.timesteps, "inference.")
+    check_recipe(config.inference, "inference.")
 
 
 def _check_diffusion(diffusion):
@@ -255,16 +252,11 @@ def _check_diffusion(diffusion):
         raise InputError("diffusion.min_snr_gamma 0: expected more than 0, such as 5; all weights would be 0")
 
 
-def check_recipe(recipe: InferenceConfig, timesteps: int, where: str = "recipe: ") -> None:
-    """Raises InputError, which begins with `where`, for a value that means nothing in a schedule of `timesteps`."""
+def check_recipe(recipe: InferenceConfig, where: str = "recipe: ") -> None:
+    """Raises InputError, which begins with `where`, for a value that a recipe cannot have."""
     check_values(recipe, where)
     if len(recipe.canvas) not in (0, 2):
         raise InputError(f"{where}canvas {list(recipe.canvas)}: expected a width and a height in pixels")
-    if not recipe.guidance_from < (recipe.guidance_to or timesteps) <= timesteps:
-        raise InputError(
-            f"{where}guidance_from {recipe.guidance_from}, guidance_to {recipe.guidance_to}: expected timesteps out of "
-            f"{timesteps}, from below to (to 0: all the rest)"
-        )
 
 
 def builtin_config(name):

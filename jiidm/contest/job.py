@@ -270,18 +270,14 @@ def write_overview(job, items, reader):
         blank = [np.full((height, width, 3), 255, np.uint8)] * (columns - len(part))
         rows += [
             [fit_photo(read_photo(item.reference), width, height) for item in part] + blank,
-            [_colored(reader, item, width, height) for item in part] + blank,
+            [colorize(resize_labels(reader.read(item.mask), width, height), reader.vocabulary.table)
+             for item in part] + blank,
             [fit_photo(read_photo(job.picture(item)), width, height) for item in part] + blank,
         ]
         titles += ["style", "mask", "result"]
     if rows:
         with written_whole(job.overview) as path:
             Image.fromarray(sheet_of(rows, titles)).save(path, quality=92)
-
-
-def _colored(reader, item, width, height):
-    """The label map of a `TestItem` in colours, height x width x 3 uint8."""
-    return colorize(resize_labels(reader.read(item.mask), width, height), reader.vocabulary.table)
 
 
 def _write(pictures, paths, job):

@@ -88,11 +88,6 @@ class ClassTable:
         return tuple(c.name for c in self.classes)
 
     @property
-    def ignored(self) -> tuple[str, ...]:
-        """The names of the classes that are ignored."""
-        return tuple(c.name for c in self.classes if c.ignore)
-
-    @property
     def palette(self) -> np.ndarray:
         """The colours, len x 3 uint8 RGB; black where a class has none."""
         return np.array([c.color or (0, 0, 0) for c in self.classes], np.uint8).reshape(-1, 3)

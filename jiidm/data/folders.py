@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from jiidm.data.labels import check_size
+from jiidm.data.labels import check_size, fit_labels
 from jiidm.data.loader import Loader
-from jiidm.data.pictures import PHOTO_SUFFIXES, photo_size, read_photo
+from jiidm.data.pictures import PHOTO_SUFFIXES, fit_photo, photo_size, read_photo
 from jiidm.data.vocabulary import LabelReader, numbered
 from jiidm.system.errors import InputError
-from jiidm.system.files import output_folder
+from jiidm.system.files import output_folder, read_text
 
 BY_HAND = "by_hand.txt"  # in a training folder: the names of the label maps that people made, a line each
 
@@ -97,11 +97,7 @@ class TrainingFolder:
         path = self.path / BY_HAND
         if not path.exists():
             return None
-        try:
-            names = set(path.read_text("utf-8").split())
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not text"
-            raise InputError(f"{path}: cannot be read ({reason}); expected names of photos in {self.path}") from error
+        names = set(read_text(path, f"names of photos in {self.path}").split())
         unknown = sorted(names - self._photos.keys())
         if unknown or not names:
             what = f"names {unknown[0]}, which is not in imgs/" if unknown else "empty"
@@ -150,6 +146,11 @@ class TrainingFolder:
         labels = self.reader(num_classes).read(self._labels[name])
         check_size(labels, photo_size(self._photos[name]), self._labels[name], self._photos[name])
         return labels
+
+    def fitted(self, name: str, width: int, height: int, num_classes: int = 29) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the photo and the label map of `name`, cropped centrally and resized to height x width."""
+        return (fit_photo(self.photo(name), width, height),
+                fit_labels(self.labels(name, num_classes), width, height))
 
 
 @functools.cache

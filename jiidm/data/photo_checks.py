@@ -31,7 +31,7 @@ def look_at(photo: np.ndarray, width: int, height: int) -> Iterator[tuple[str, s
     kept = min(columns * height / (rows * width), rows * width / (columns * height))
     if kept < _LEAST_KEPT:
         yield "aspect", f"{columns}x{rows}, of which a crop to {width}:{height} keeps {100 * kept:.0f} %"
-    small = _shrunk(photo)
+    small = cv2.resize(photo, (64, 64), interpolation=cv2.INTER_AREA)
     if np.ptp(small.reshape(-1, 3), 0).max() <= _PLAIN:
         yield "frame", "one colour all over"
         return
@@ -41,11 +41,6 @@ def look_at(photo: np.ndarray, width: int, height: int) -> Iterator[tuple[str, s
         yield "frame", f"a plain frame of {', '.join(frame)}"
     if np.ptp(small.astype(int), 2).mean() < _GREY:
         yield "grey", "without colour"
-
-
-def _shrunk(photo):
-    """The photo at 64 x 64."""
-    return cv2.resize(photo, (64, 64), interpolation=cv2.INTER_AREA)
 
 
 def _borders(photo):

@@ -3,6 +3,7 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import cv2
@@ -10,6 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jiidm.system.errors import InputError
+
+
+class TooLarge(InputError):
+    """A picture of more pixels or bytes than are allowed."""
+
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # each further format is a parser more that foreign files reach
@@ -46,34 +52,45 @@ def open_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.I
         raise InputError(f"{path}: no such file; check the path")
     try:
         with open(path, "rb") as file:
-            image = _open_header(file, max_pixels)
-            raw_mode = image.tile[0][3] if image.tile else None  # load() clears it
-            image.load()
-    except InputError:
-        raise
+            return decode_image(file, path, max_pixels)
     except PermissionError as error:
         raise InputError(f"{path}: may not be read (permission denied); change the file's permissions") from error
+
+
+def decode_image(file: BinaryIO, name: str, max_pixels: int, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """Decodes an open picture file of one of the `formats`; `name` is what errors call it, the rest as `open_image`.
+
+    Raises:
+        TooLarge: its header claims more than `max_pixels`.
+        InputError: it is broken or no such picture.
+    """
+    try:
+        image = _open_header(file, name, max_pixels, formats)
+        raw_mode = image.tile[0][3] if image.tile else None  # load() clears it
+        image.load()
+    except InputError:
+        raise
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"{path}: not a picture in a known format; expected {', '.join(FORMATS)}; convert it"
+        raise InputError(f"{name}: not a picture in a known format; expected {', '.join(formats)}; convert it"
                          ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: broken picture ({reason}); copy or export the file again") from error
+        raise InputError(f"{name}: broken picture ({reason}); copy or export the file again") from error
     image.info["raw_mode"] = raw_mode
     return image
 
 
-def _open_header(file: BinaryIO, max_pixels: int) -> Image.Image:
-    """The PIL image of an open file, not decoded yet; raises InputError where its header claims more pixels."""
+def _open_header(file, name, max_pixels, formats):
+    """The PIL image of an open file, not decoded yet; raises TooLarge where its header claims more pixels."""
     with _header_lock:  # Pillow's own limit is global and lower: phones take photos of 200 megapixels
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(file, formats=FORMATS)
+            image = Image.open(file, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     if image.width * image.height > max_pixels:
-        raise InputError(f"{file.name}: {image.width}x{image.height} are {image.width * image.height / 1e6:.0f} "
-                         f"megapixels, expected at most {max_pixels / 1e6:g}; make the picture smaller")
+        raise TooLarge(f"{name}: {image.width}x{image.height} are {image.width * image.height / 1e6:.0f} megapixels, "
+                       f"expected at most {max_pixels / 1e6:g}; make the picture smaller")
     return image
 
 
@@ -142,7 +159,7 @@ def photo_size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns (width, height) of a photo as `read_photo` gives it, from its header; raises InputError."""
     try:
         with open(path, "rb") as file:
-            image = _open_header(file, MAX_PIXELS)
+            image = _open_header(file, path, MAX_PIXELS, FORMATS)
             return image.size[::-1] if _read_orientation(image) >= 5 else image.size
     except Exception:  # noqa: BLE001 - whatever fails, the full reading finds the words for it
         return read_photo(path).shape[1::-1]

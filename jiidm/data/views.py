@@ -76,8 +76,11 @@ def load_photos(folder: TrainingFolder, names: list[str], views: list[View]) -> 
     Raises:
         InputError: whatever fails; it names the file.
     """
-    return np.stack([_name_errors(folder.photo_path(name), lambda n=name, v=view: v.cut(_fit_photo(folder, n, v)))
-                     for name, view in zip(names, views, strict=True)])
+    return np.stack([
+        _name_errors(folder.photo_path(name),
+                     lambda n=name, v=view: v.cut(fit_photo(folder.photo(n), v.width, v.height)))
+        for name, view in zip(names, views, strict=True)
+    ])
 
 
 def load_pairs(folder: TrainingFolder, names: list[str], views: list[View],
@@ -89,19 +92,10 @@ def load_pairs(folder: TrainingFolder, names: list[str], views: list[View],
     """
     photos = load_photos(folder, names, views)
     return photos, np.stack([
-        _name_errors(folder.paths(name)[1], lambda n=name, v=view: v.cut(_fit_labels(folder, n, v, num_classes)))
+        _name_errors(folder.paths(name)[1],
+                     lambda n=name, v=view: v.cut(fit_labels(folder.labels(n, num_classes), v.width, v.height)))
         for name, view in zip(names, views, strict=True)
     ])
-
-
-def _fit_photo(folder, name, view):
-    """A photo, fitted for its view."""
-    return fit_photo(folder.photo(name), view.width, view.height)
-
-
-def _fit_labels(folder, name, view, num_classes):
-    """A label map, fitted for its view."""
-    return fit_labels(folder.labels(name, num_classes), view.width, view.height)
 
 
 def _name_errors(path, load):

@@ -129,7 +129,7 @@ def vocabulary_of(data: Any, num_classes: int, where: object) -> Vocabulary:
             raise
         raise InputError(f"{where}: its metadata's classes cannot be read ({error!r}); save it again") from error
     if {len(names), *((len(seen.pixels), len(seen.in_maps)) if seen else ())} != {num_classes}:
-        raise InputError(f"{where}: its metadata name {len(names)} classes, the network has {num_classes}; save it "
+        raise InputError(f"{where}: its metadata names {len(names)} classes, the network has {num_classes}; save it "
                          f"again")
     is_contest = [(c.name, c.color) for c in table.classes] == [(c.name, c.color) for c in CONTEST.classes]
     return Vocabulary(dataclasses.replace(CONTEST, classes=table.classes) if is_contest else table, seen)

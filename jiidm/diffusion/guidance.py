@@ -13,19 +13,12 @@ class Guidance:
     """How the two predictions of a step become one: null + scale * (conditional - null).
 
     `scale` is at least 0: 1 is the conditional prediction alone and 0 the unconditional one alone, each in one forward;
-    between them the two are interpolated, above 1 extrapolated. There is guidance at timesteps from `first` to below
-    `end` (None: to the last one; Kynkäänniemi et al. 2024), elsewhere the conditional prediction alone. `rescale`, 0 to
-    1, moves the std of guided predictions towards that of conditional ones (phi of Lin et al. 2023, section 3.4).
+    between them the two are interpolated, above 1 extrapolated. `rescale`, 0 to 1, moves the std of guided predictions
+    towards that of conditional ones (phi of Lin et al. 2023, section 3.4).
     """
 
     scale: float
-    first: int = 0
-    end: int | None = None
     rescale: float = 0.0
-
-    def scale_at(self, t: int) -> float:
-        """The scale at timestep t; 1 where there is no guidance."""
-        return self.scale if self.first <= t and (self.end is None or t < self.end) else 1.0
 
 
 def guided_denoiser(predict, schedule, guidance):
@@ -36,8 +29,9 @@ def guided_denoiser(predict, schedule, guidance):
         schedule: a `Schedule`.
         guidance: a `Guidance`.
     """
+    scale = guidance.scale
+
     def denoise(z, t):
-        scale = guidance.scale_at(t)
         with jt.no_grad():
             if scale in (0.0, 1.0):
                 return predict(z, t, conditional=scale == 1, null=scale == 0)[0]

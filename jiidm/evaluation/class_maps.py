@@ -25,25 +25,20 @@ def merge_outputs(logits: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarra
     return np.stack([np.logaddexp.reduce(logits[:, of == c], 1) for c in kept], 1), kept
 
 
-def class_map(logits: np.ndarray, size: tuple[int, int], classes: Sequence[int] | None = None) -> np.ndarray:
-    """Returns the label map, height x width uint8, of one picture's logits.
+def class_map(logits: np.ndarray, size: tuple[int, int], classes: Sequence[int] | None = None,
+              with_confidence: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the likeliest class of each pixel, in bands of rows: memory does not grow with the size.
 
     Args:
-        logits: outputs, h, w float32.
+        logits: outputs, h, w float32 of one picture.
         size: (height, width) to which the logits are enlarged.
         classes: the class of each output. None: its index.
+        with_confidence: whether to compute the confidence.
+
+    Returns:
+        The label map, height x width uint8, and the probability of each pixel's class among all, height x width
+        float32; an empty array without confidence.
     """
-    return _class_map(logits, size, classes, False)[0]
-
-
-def class_map_with_confidence(logits: np.ndarray, size: tuple[int, int],
-                              classes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `class_map` and the probability of each pixel's class among all, height x width float32."""
-    return _class_map(logits, size, classes, True)
-
-
-def _class_map(logits, size, classes, with_confidence):
-    """Labels and, if asked for, confidence (else an empty array), in bands of rows: memory does not grow with them."""
     height, width = size
     values = np.arange(len(logits), dtype=np.uint8) if classes is None else np.asarray(classes, np.uint8)
     rows, columns = bilinear_matrix(logits.shape[1], height), bilinear_matrix(logits.shape[2], width)

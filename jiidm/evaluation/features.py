@@ -38,7 +38,7 @@ def predict(segmenter: Evaluator, photos: list[np.ndarray], sizes: list[tuple[in
     logits, classes = segmenter_logits(segmenter, photos), segmenter.classes
     if classes:
         logits, classes = merge_outputs(logits, classes)
-    return [class_map(values, size, classes) for values, size in zip(logits, sizes, strict=True)]
+    return [class_map(values, size, classes)[0] for values, size in zip(logits, sizes, strict=True)]
 
 
 def segmenter_logits(segmenter: Evaluator, photos: list[np.ndarray]) -> np.ndarray:

@@ -7,13 +7,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from jiidm.checkpoint import FORMAT, load_into, load_tensors, save_tensors, source_of
 from jiidm.config import from_dict, to_dict
 from jiidm.data.labels import CLASSES, NEAR_CLASSES
-from jiidm.data.pictures import from_pixels
+from jiidm.data.pictures import from_pixels, resize_photo
 from jiidm.evaluation.class_maps import class_map
 from jiidm.evaluation.segformer import resize_bilinear
 from jiidm.foreign.efficientnet import load_efficientnet
@@ -125,25 +124,18 @@ class Judge:
         for start in range(0, len(pictures), BATCH):
             logits, means = self.logits(pictures[start:start + BATCH])
             pooled.append(means)
-            labels += [class_map(values, size, self.classes)
+            labels += [class_map(values, size, self.classes)[0]
                        for values, size in zip(logits, sizes[start:start + BATCH], strict=True)]
         return labels, np.concatenate(pooled)
 
     def logits(self, pictures):
         """Returns the head's logits, N, outputs, h, w, and the features for KID, N x 1280, of at most `BATCH` pictures
         as for `judge`."""
-        some = np.stack([self._resized(picture) for picture in pictures])
+        size = self.config.picture_width, self.config.picture_height
+        some = np.stack([resize_photo(picture, *size) for picture in pictures])
         with jt.no_grad():
             *features, top = self.network.features(jt.array(from_pixels(some)), (*self.config.taps, STAGES + 1))
             return self.head(features).numpy(), top.mean((2, 3)).numpy()
-
-    def _resized(self, picture):
-        """Returns the picture at the config's size: areas averaged when it shrinks, bicubic when it grows."""
-        size = self.config.picture_width, self.config.picture_height
-        if picture.shape[1::-1] == size:
-            return picture
-        shrinks = picture.shape[1] >= size[0] and picture.shape[0] >= size[1]
-        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def save_judge(path, arrays, config, classes, note=""):

@@ -1,12 +1,11 @@
 """The measures of the judge over folders of pictures: what it recognises, KID, and sharpness."""
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from jiidm.data.labels import CLASSES, read_label_map
-from jiidm.data.pictures import read_photo
+from jiidm.data.pictures import read_photo, resize_photo
 from jiidm.evaluation.judge import BATCH, NOTHING, merge_near_classes
 from jiidm.evaluation.metrics import confusion, figure, mask_accuracy
 from jiidm.evaluation.realism import FEWEST, kernel_distance, kernel_distances_of_halves, sharpness
@@ -67,16 +66,9 @@ def _measure(judge, tasks, files, part):
             matrix = confusion(truth, predicted, NOTHING + 1)
             numbers["judge"].append(mask_accuracy(matrix))
             numbers["judge_near"].append(mask_accuracy(merge_near_classes(matrix)))
-            numbers["sharpness"].append(sharpness(_at_size(picture, truth.shape)))
+            # at the label map's size: sharpness of another size is another number
+            numbers["sharpness"].append(sharpness(resize_photo(picture, *truth.shape[::-1])))
     return {name: np.array(values) for name, values in numbers.items()}, np.concatenate(features)
-
-
-def _at_size(picture, size):
-    """Returns the picture at the label map's size (height, width): sharpness of another size is another number."""
-    if picture.shape[:2] == size:
-        return picture
-    shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
-    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def _judged(numbers, features, real, indices, halves):

@@ -110,12 +110,12 @@ def measure_words(name: str, evaluation: Evaluation) -> str:
 
 
 def format_figure(figure: Figure, digits: int = 4) -> str:
-    """Returns a figure as text: 0.8123 (0.8001 to 0.8245); "-" where it is not defined."""
+    """Returns a figure as text: 0.8123 [0.8001, 0.8245]; "-" where it is not defined."""
     if not math.isfinite(figure.value):
         return "-"
     if figure.low is None:
         return f"{figure.value:.{digits}f}"
-    return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
+    return f"{figure.value:.{digits}f} [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
 
 
 def _format_difference(name: str, difference: Figure) -> str:

@@ -1,7 +1,6 @@
 """Label maps of photos: by the package's small segmenter, by the judge's network, or by a segmenter of one's own."""
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from jiidm.checkpoint import open_tensors
 from jiidm.data.classes import CONTEST, ClassTable
 from jiidm.data.vocabulary import Vocabulary
 from jiidm.evaluation import judge
-from jiidm.evaluation.class_maps import class_map_with_confidence, merge_outputs
+from jiidm.evaluation.class_maps import class_map, merge_outputs
 from jiidm.evaluation.features import segmenter_logits
 from jiidm.evaluation.weights import load_segmenter
 from jiidm.foreign.archive import open_weights
@@ -62,7 +61,7 @@ class PhotoSegmenter:
             size: (height, width) of the result. None: the photo's.
         """
         logits, classes = merge_outputs(self.logits(photo)[None], self.classes)
-        return Segmentation(*class_map_with_confidence(logits[0], size or photo.shape[:2], classes))
+        return Segmentation(*class_map(logits[0], size or photo.shape[:2], classes, with_confidence=True))
 
     def for_weights(self, vocabulary: Vocabulary) -> PhotoSegmenter:
         """Returns the segmenter whose label maps have the classes of other weights, and no classes that these have not
@@ -118,21 +117,3 @@ def _of_judge(name, network):
              f"{network.config.picture_height}, {len(kept)} classes")
     return PhotoSegmenter(name, about, lambda photo: network.logits([photo])[0][0, kept],
                           tuple(network.classes[place] for place in kept))
-
-
-def segment(photo: np.ndarray, segmenter: PhotoSegmenter | None = None,
-            size: tuple[int, int] | None = None) -> Segmentation:
-    """Finds the class of each pixel of a photo.
-
-    Args:
-        photo: H x W x 3 uint8 RGB.
-        segmenter: from `open_segmenter`. None: the default, loaded once.
-        size: (height, width) of the label map. None: the photo's.
-    """
-    return (segmenter or default_segmenter()).segment(photo, size)
-
-
-@functools.cache
-def default_segmenter() -> PhotoSegmenter:
-    """Returns what `open_segmenter` gives without a name, loaded once."""
-    return open_segmenter()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jiidm.checkpoint import FORMAT, load_into, load_tensors, open_tensors, save_tensors, source_of
+from jiidm.checkpoint import FORMAT, check_numbers, load_into, load_tensors, open_tensors, save_tensors, source_of
 from jiidm.config import from_dict, read_yaml, to_dict
 from jiidm.data.classes import CONTEST, TABLES, ClassTable, load_table
 from jiidm.data.labels import CLASSES
@@ -287,9 +287,7 @@ def assign(network: Any, arrays: Mapping[str, np.ndarray], source: str | Path) -
     Raises:
         InputError: as `load_into`, and for NaN, Inf and negative variances.
     """
-    for name, value in arrays.items():
-        if not np.isfinite(value).all() or name.endswith("running_var") and (value < 0).any():
-            raise InputError(f"{source}: NaN, Inf or a negative variance in {name}; the weights cannot be used")
+    check_numbers(arrays, source)
     load_into(network, arrays, source)
     network.eval()
     for parameter in network.parameters():

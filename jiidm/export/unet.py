@@ -56,7 +56,7 @@ def encode_graph(network: UNet, half: bool, timesteps: int) -> Graph:
     embedding = g.own(g.node("Gather", g.constant(table, np.float32), g.input("timestep", ("T",), INT32)))
     emb = g.linear(g.silu(g.linear(embedding, network.time_embed[0])), network.time_embed[2])
     g.output(g.concat([g.linear(g.silu(emb), b.emb_layers[1]) for b in _spade_blocks(network)], 1), "modulation",
-             ("T", _modulations(network)), g.dtype)
+             ("T", sum(_widths(network))), g.dtype)
     g.output(g.shape(z, 2), "size", (2,), INT64)
 
     h = g.own(z)
@@ -80,7 +80,7 @@ def decode_graph(network: UNet, half: bool) -> Graph:
     g = Graph("decode", dict(network.named_parameters()), half)
     config = network.config
     features = [g.input(f"feature_{i}", shape, g.dtype) for i, shape in enumerate(_feature_shapes(network))]
-    widths = [2 * block.out_norm.channels for block in _spade_blocks(network)]
+    widths = _widths(network)
     parts = g.split(g.input("modulation", ("T", sum(widths)), g.dtype), widths, 1)
     size = g.input("size", (2,), INT64)
     maps = [tuple(g.input(f"{name}_{i}", _map_shape(norm, at, "M"), g.dtype) for name in ("scale", "shift"))
@@ -110,8 +110,9 @@ def _spade_blocks(network):
     return [block for group in groups for block in group if isinstance(block, SpadeResBlock)]
 
 
-def _modulations(network):
-    return sum(2 * block.out_norm.channels for block in _spade_blocks(network))
+def _widths(network):
+    """How many numbers modulate each block."""
+    return [2 * block.out_norm.channels for block in _spade_blocks(network)]
 
 
 def _norms(network):

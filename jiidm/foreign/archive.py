@@ -42,6 +42,20 @@ class Weights:
     step: int | None = None
     native: bool = False
 
+    def array(self, name: str, shape: tuple[int, ...], expected: str) -> np.ndarray:
+        """Returns the tensor `name` as float32; raises InputError unless it is there, has this shape and no NaN or Inf.
+
+        `expected` is what the file should be, for the message.
+        """
+        stored = self.tensors.get(name)
+        if stored is None or tuple(stored.shape) != shape:
+            found = "is missing" if stored is None else f"has the shape {tuple(stored.shape)}"
+            raise InputError(f"{self.path}: {name} {found}; expected {expected}, where its shape is {shape}")
+        values = np.asarray(stored.read(), np.float32)
+        if not np.isfinite(values).all():
+            raise InputError(f"{self.path}: {name} holds NaN or infinity; use another copy of the file")
+        return values
+
 
 def open_weights(path: str | Path) -> Weights:
     """Finds the tensors in a file of weights; their values stay in it until they are read.

@@ -2,8 +2,6 @@
 import importlib.util
 from pathlib import Path
 
-import numpy as np
-
 from jiidm.foreign.archive import open_weights
 from jiidm.models.efficientnet import EfficientNetLite, convolutions, fold
 from jiidm.system.errors import InputError
@@ -50,20 +48,9 @@ def load_efficientnet(variant, path=None):
         InputError: no such package or file, a tensor is missing or has another shape, or it holds NaN.
     """
     weights, folded = open_weights(path or efficientnet_path(variant)), {}
+    expected = f"EfficientNet-{variant}"
     for convolution in convolutions(variant):
-        norm = [_read(weights, variant, f"{convolution.norm}.{part}", convolution.shape[:1]) for part in _NORM]
+        norm = [weights.array(f"{convolution.norm}.{part}", convolution.shape[:1], expected) for part in _NORM]
         folded[convolution.name] = fold(
-            _read(weights, variant, f"{convolution.name}.weight", convolution.shape), *norm)
+            weights.array(f"{convolution.name}.weight", convolution.shape, expected), *norm)
     return EfficientNetLite(variant, folded)
-
-
-def _read(weights, variant, name, shape):
-    """Returns a tensor of the file as float32; raises InputError where it is missing or not as it should be."""
-    stored = weights.tensors.get(name)
-    if stored is None or tuple(stored.shape) != shape:
-        what = "missing" if stored is None else f"of shape {tuple(stored.shape)}"
-        raise InputError(f"{weights.path}: {name} is {what}, expected {shape}; is it EfficientNet-{variant}?")
-    array = np.asarray(stored.read(), np.float32)
-    if not np.isfinite(array).all():
-        raise InputError(f"{weights.path}: {name} holds NaN or infinity; install the package anew")
-    return array

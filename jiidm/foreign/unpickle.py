@@ -80,10 +80,17 @@ class Unpickler:
                 name = _NAMES.get(code)
                 if name == "STOP":
                     return self.stack.pop()
-                operation = getattr(self, f"_op_{name}".lower(), None)
-                if operation is None:
+                if name in _VALUES:
+                    self.stack.append(_VALUES[name])
+                elif name in _NUMBERS:
+                    self.stack.append(self._number(_NUMBERS[name]))
+                elif name in _SIZED:
+                    operation, kind = _SIZED[name]
+                    operation(self, self._number(kind))
+                elif hasattr(self, f"_op_{name}".lower()):
+                    getattr(self, f"_op_{name}".lower())()
+                else:
                     raise self._fault(f"opcode {name or hex(code)} in its pickle, which weights do not need")
-                operation()
         except InputError:
             raise
         except ValueError as error:
@@ -135,34 +142,13 @@ class Unpickler:
     def _op_frame(self):
         self._read(8)
 
-    def _op_none(self):
-        self.stack.append(None)
-
-    def _op_newtrue(self):
-        self.stack.append(True)
-
-    def _op_newfalse(self):
-        self.stack.append(False)
-
-    def _op_binint(self):
-        self.stack.append(self._number("<i"))
-
-    def _op_binint1(self):
-        self.stack.append(self._number("<B"))
-
-    def _op_binint2(self):
-        self.stack.append(self._number("<H"))
-
     def _op_long1(self):
         length = self._number("<B")
         if length > _MAX_NUMBER:
             raise self._fault(f"a whole number of {length} bytes in the pickle")
         self.stack.append(int.from_bytes(self._read(length), "little", signed=True))
 
-    def _op_binfloat(self):
-        self.stack.append(self._number(">d"))
-
-    def _text(self, length):
+    def _push_text(self, length):
         """Pushes the next text."""
         if length > _LONG_TEXT:
             self.stack.append(self._span(length, TextSpan))
@@ -172,25 +158,9 @@ class Unpickler:
             raise self._fault(f"more than {_MAX_TEXT} bytes of text in the pickle")
         self.stack.append(self._read(length).decode())
 
-    def _op_short_binunicode(self):
-        self._text(self._number("<B"))
-
-    def _op_binunicode(self):
-        self._text(self._number("<I"))
-
-    def _op_binunicode8(self):
-        self._text(self._number("<Q"))
-
-    def _op_short_binbytes(self):
-        self.stack.append(self._span(self._number("<B")))
-
-    def _op_binbytes(self):
-        self.stack.append(self._span(self._number("<I")))
-
-    def _op_binbytes8(self):
-        self.stack.append(self._span(self._number("<Q")))
-
-    _op_bytearray8 = _op_binbytes8
+    def _push_bytes(self, length):
+        """Pushes the next bytes, which stay in the file."""
+        self.stack.append(self._span(length))
 
     # ---- containers
 
@@ -279,20 +249,16 @@ class Unpickler:
 
     # ---- the memo
 
-    def _op_binput(self):
-        self.memo[self._number("<B")] = self.stack[-1]
+    def _remember(self, place):
+        """Stores the last value."""
+        self.memo[place] = self.stack[-1]
 
-    def _op_long_binput(self):
-        self.memo[self._number("<I")] = self.stack[-1]
+    def _recall(self, place):
+        """Pushes a stored value."""
+        self.stack.append(self.memo[place])
 
     def _op_memoize(self):
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def _op_binget(self):
-        self.stack.append(self.memo[self._number("<B")])
-
-    def _op_long_binget(self):
-        self.stack.append(self.memo[self._number("<I")])
+        self._remember(len(self.memo))
 
     # ---- names, and the objects that a pickle builds with them
 
@@ -351,3 +317,16 @@ class Unpickler:
         if self.persistent is None:
             raise ValueError("a pickle that refers to storages outside of it")
         self.stack.append(self.persistent(self.stack.pop()))
+
+
+# opcodes that push a constant, that push a number (with its format), and that begin with a length or a place
+_VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_NUMBERS = {"BININT": "<i", "BININT1": "<B", "BININT2": "<H", "BINFLOAT": ">d"}
+_SIZED = {
+    "SHORT_BINUNICODE": (Unpickler._push_text, "<B"), "BINUNICODE": (Unpickler._push_text, "<I"),
+    "BINUNICODE8": (Unpickler._push_text, "<Q"),
+    "SHORT_BINBYTES": (Unpickler._push_bytes, "<B"), "BINBYTES": (Unpickler._push_bytes, "<I"),
+    "BINBYTES8": (Unpickler._push_bytes, "<Q"), "BYTEARRAY8": (Unpickler._push_bytes, "<Q"),
+    "BINPUT": (Unpickler._remember, "<B"), "LONG_BINPUT": (Unpickler._remember, "<I"),
+    "BINGET": (Unpickler._recall, "<B"), "LONG_BINGET": (Unpickler._recall, "<I"),
+}

@@ -53,7 +53,7 @@ def make_plan(
     Raises:
         InputError: a value of any of them that cannot be used.
     """
-    check_recipe(recipe, len(schedule))
+    check_recipe(recipe)
     method = _choose_transfer(color_transfer, recipe)
     planned = [
         _plan_round(settings, recipe, schedule, method if number else "")
@@ -107,7 +107,5 @@ def _plan_round(settings, recipe, schedule, color_transfer):
     # as in the authors' release, DDIM begins one index below the noise that is there
     below = chain[: settings.start][::-1]
     timesteps = below if recipe.sampler == "ddim" else schedule.descent(start, recipe.steps)
-    guidance = Guidance(
-        settings.guidance, recipe.guidance_from, recipe.guidance_to or len(schedule), recipe.guidance_rescale
-    )
+    guidance = Guidance(settings.guidance, recipe.guidance_rescale)
     return RoundPlan(recipe.sampler, guidance, start, tuple(int(t) for t in timesteps), color_transfer, settings.scale)

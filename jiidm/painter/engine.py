@@ -2,7 +2,6 @@
 import dataclasses
 import functools
 import time
-from typing import Protocol
 
 import numpy as np
 
@@ -19,34 +18,8 @@ class Cancelled(Exception):
     """Raised by `emit`: nobody wants the picture any more."""
 
 
-class Engine(Protocol):
-    """Makes pictures. The painter knows nothing else of the model."""
-
-    def describe(self):
-        """Returns what GET /api/model says of the model, as a dict for JSON."""
-
-    def paint(self, labels, style, style_labels, settings, emit):
-        """Makes one picture.
-
-        Args:
-            labels: H x W uint8, the label map.
-            style: H x W x 3 uint8 RGB, the style photo.
-            style_labels: H x W uint8, its label map, or None.
-            settings: a `jiidm.data.project.Settings`.
-            emit: is called with an event at each step: {"event": "progress", "done", "steps"}, {"event": "preview",
-                "picture"} and last {"event": "result", "picture", "seconds"}; pictures are H x W x 3 uint8. It raises
-                `Cancelled` to end the work.
-        """
-
-    def segment(self, photo, width, height):
-        """Returns the label map, height x width uint8, of a photo, H x W x 3 uint8, cropped to that aspect."""
-
-    def warm_up(self, say):
-        """Runs each part once, so that the first request does not wait for a compiler; `say` takes lines of text."""
-
-
-class GeneratorEngine:
-    """The `Engine` of a `jiidm.generator.Generator`."""
+class Engine:
+    """Makes pictures by a `jiidm.generator.Generator`. The painter knows nothing else of the model."""
 
     def __init__(self, weights="default", device="auto"):
         """Loads the generator: `weights` and `device` as in `Generator.from_checkpoint`."""
@@ -59,6 +32,7 @@ class GeneratorEngine:
         self._segmented = (b"", None)  # the last style without a label map, and what the segmenter says of it
 
     def describe(self):
+        """Returns what GET /api/model says of the model, as a dict for JSON."""
         generator, vocabulary = self._generator, self._generator.vocabulary
         seen = vocabulary.seen_names
         width, height = generator.width, generator.height
@@ -85,6 +59,17 @@ class GeneratorEngine:
         return names.index(name) if name in names else 0
 
     def paint(self, labels, style, style_labels, settings, emit):
+        """Makes one picture.
+
+        Args:
+            labels: H x W uint8, the label map.
+            style: H x W x 3 uint8 RGB, the style photo.
+            style_labels: H x W uint8, its label map, or None.
+            settings: a `jiidm.data.project.Settings`.
+            emit: is called with an event at each step: {"event": "progress", "done", "steps"}, {"event": "preview",
+                "picture"} and last {"event": "result", "picture", "seconds"}; pictures are H x W x 3 uint8. It raises
+                `Cancelled` to end the work.
+        """
         begin = time.monotonic()
         rounds = [dataclasses.asdict(r) for r in self._recipe.rounds]
         if settings.strength is not None:
@@ -129,6 +114,7 @@ class GeneratorEngine:
         return self._segmented[1]
 
     def segment(self, photo, width, height):
+        """Returns the label map, height x width uint8, of a photo, H x W x 3 uint8, cropped to that aspect."""
         from jiidm.data.pictures import centre_crop
 
         photo = np.ascontiguousarray(centre_crop(photo, width, height))
@@ -142,6 +128,7 @@ class GeneratorEngine:
         return open_segmenter().for_weights(self._generator.vocabulary)
 
     def warm_up(self, say):
+        """Runs each part once, so that the first request does not wait for a compiler; `say` takes lines of text."""
         from jiidm.data.project import Settings
 
         size = self._generator.height, self._generator.width

@@ -1,25 +1,17 @@
 """Pictures out of requests: limits first, from the header, then the decoding."""
 import io
-import struct
-import zlib
 
 import numpy as np
-from PIL import Image
 
 from jiidm.data.labels import fit_labels
-from jiidm.data.pictures import fit_photo, read_photo
+from jiidm.data.pictures import TooLarge, decode_image, fit_photo, read_photo
 from jiidm.data.stored import read_stored
 from jiidm.data.vocabulary import vocabulary_of
-from jiidm.system.errors import InputError
 
 MAP_BYTES = 2**20
 PHOTO_BYTES = 10 * 2**20
 PIXELS = 25_000_000
 _PHOTO_FORMATS = ("PNG", "JPEG", "WEBP")
-
-
-class TooLarge(InputError):
-    """Beyond a limit of the server."""
 
 
 def reader_of(model):
@@ -60,22 +52,4 @@ def _open(data, name, most_bytes, formats):
     """Returns the decoded PIL image of `data`; its size is checked in the header, before any pixel is decoded."""
     if len(data) > most_bytes:
         raise TooLarge(f"{name}: {len(data) / 2**20:.1f} MB; expected at most {most_bytes // 2**20}; make it smaller")
-    try:
-        image = Image.open(io.BytesIO(data), formats=formats)
-        width, height = image.size
-        if width * height > PIXELS:
-            raise TooLarge(f"{name}: {width}x{height} pixels; expected at most {PIXELS // 10**6} million; "
-                           f"make it smaller")
-        raw_mode = image.tile[0][3] if image.tile else None  # load() clears it
-        image.load()
-        image.info["raw_mode"] = raw_mode
-    except Image.UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture that can be read; expected {', '.join(formats)}") from error
-    except Image.DecompressionBombError as error:
-        raise TooLarge(f"{name}: {error}; expected at most {PIXELS // 10**6} million pixels") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name}: broken picture ({reason}); export it again") from error
-    return image
+    return decode_image(io.BytesIO(data), name, PIXELS, formats)

@@ -106,10 +106,10 @@ def png_of(picture):
 
 def main():
     """`python -m jiidm.painter.worker WEIGHTS DEVICE`, as the server starts it."""
-    from jiidm.painter.engine import GeneratorEngine
+    from jiidm.painter.engine import Engine
 
     weights, device = sys.argv[1:]
-    serve(lambda: GeneratorEngine(weights, device))
+    serve(lambda: Engine(weights, device))
 
 
 if __name__ == "__main__":

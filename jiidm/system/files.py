@@ -38,6 +38,15 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def read_text(path: str | Path, expected: str) -> str:
+    """Reads a text file in UTF-8; raises InputError, which says what was `expected`, where it cannot be read."""
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise InputError(f"{path}: cannot be read ({reason}); expected {expected}") from error
+
+
 def output_folder(path: str | Path) -> Path:
     """Creates a folder where it is missing, and checks that files can be written in it; raises InputError."""
     path = Path(path)

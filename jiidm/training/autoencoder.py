@@ -4,18 +4,16 @@ from typing import NamedTuple
 import numpy as np
 
 from jiidm.checkpoint import arrays_of, load_into, save_checkpoint
-from jiidm.data.pictures import fit_photo, from_pixels, to_pixels
-from jiidm.data.views import draw_views, load_photos
+from jiidm.data.pictures import fit_photo, from_pixels
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.discriminator import PatchDiscriminator
-from jiidm.system.distributed import all_gather, all_reduce, broadcast_vars, shard
+from jiidm.system.distributed import all_gather, all_reduce, broadcast_vars
 from jiidm.system.runtime import jt
 from jiidm.training.adversarial import adaptive_weight_of_batch, generator_loss, hinge_loss
-from jiidm.training.gradients import Learner, trainable
+from jiidm.training.crops import CropTrainer
 from jiidm.training.losses import anchor_loss, coarse_loss, quantizer_loss
 from jiidm.training.perceptual import Perceptual
-from jiidm.training.quality import psnr_ssim
-from jiidm.training.trainer import Losses, Trainer
+from jiidm.training.trainer import Losses
 
 _MOST_PHOTOS = 256  # whose latents give mean and covariance
 
@@ -34,7 +32,7 @@ class _Forward(NamedTuple):
     generator: jt.Var
 
 
-class AutoencoderTrainer(Trainer):
+class AutoencoderTrainer(CropTrainer):
     """Trains `config.autoencoder` on the photos of a `TrainingFolder`."""
 
     stage, title = "autoencoder", "the autoencoder"
@@ -47,34 +45,19 @@ class AutoencoderTrainer(Trainer):
             self.perceptual = Perceptual.from_file(*training.perceptual_files)
         self.network = Autoencoder(self.config.autoencoder)
         self.discriminator = PatchDiscriminator(training.discriminator_channels, training.discriminator_layers)
-        self.learners = [
-            Learner(name, network, jt.optim.AdamW(trainable(network), training.learning_rate, betas=(0.5, 0.9)))
-            for name, network in (("network", self.network), ("discriminator", self.discriminator))]
+        self.set_learners()
 
     def build(self):
         super().build()
         self.usage = jt.zeros((self.config.autoencoder.n_embed,)).detach()  # how often each code was chosen
         self.state.variables["usage"] = self.usage
-        folder, names = self.shown_names()
-        self.shown = [self._photo(folder, name) for name in names]
         return self
-
-    def _photo(self, folder, name):
-        return fit_photo(folder.photo(name), self.config.image.width, self.config.image.height)
 
     def _quantizes(self, step):
         return step >= self.training.quantize_from
 
     def _is_adversarial(self, step):
         return step >= self.training.discriminator_start
-
-    def batch(self, step):
-        image, crop, indices = self.config.image, self.training.crop, self.indices(step)
-        views = draw_views(self.rng(step, "crops"), len(indices), image.width, image.height, crop, crop,
-                           self.training.scale)
-        own = shard(len(indices))
-        photos = load_photos(self.samples, [self.samples.names[i] for i in indices[own]], views[own])
-        return (from_pixels(photos),)
 
     def begin(self, step):
         if step and step == self.training.quantize_from:
@@ -167,14 +150,8 @@ class AutoencoderTrainer(Trainer):
 
     # ------------------------------------------------------------------------------------------------------ output
 
-    def pictures(self, step):
-        with self.ema.averaged(), jt.no_grad():
-            recons = [to_pixels(self.network(jt.array(from_pixels(photo[None])), self._quantizes(step - 1))[0].numpy())
-                      for photo in self.shown]
-        recons = [each[0] for each in recons]
-        psnr, ssim = psnr_ssim(self.shown, recons)
-        self.log_quality("quality", step, psnr=psnr, ssim=ssim)
-        return {"photo": self.shown, "reconstruction": recons}
+    def reconstruct(self, x, step):
+        return self.network(x, self._quantizes(step - 1))[0]
 
     def save_weights(self, path, step):
         save_checkpoint(path, "autoencoder", self.ema.arrays(), self.config, step, "float32")

@@ -4,25 +4,21 @@ The losses are L1, the distance of EfficientNet-Lite0's features, and a projecte
 (Sauer et al. 2021).
 """
 from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, save_checkpoint, source_of
-from jiidm.data.pictures import fit_photo, from_pixels, to_pixels
-from jiidm.data.views import draw_views, load_photos
 from jiidm.foreign.efficientnet import load_efficientnet
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.discriminator import ProjectedDiscriminator
-from jiidm.system.distributed import shard
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
 from jiidm.training.adversarial import generator_loss, hinge_loss
 from jiidm.training.autoencoder import latents_of_photos, normalise_latents
-from jiidm.training.gradients import Learner, trainable
+from jiidm.training.crops import CropTrainer
 from jiidm.training.losses import feature_distance, quantizer_loss
-from jiidm.training.quality import psnr_ssim
-from jiidm.training.trainer import Losses, Trainer
+from jiidm.training.trainer import Losses
 
 _TAPS = 0, 2, 3, 5  # the stem and the stages at 1/4, 1/8 and 1/16 of the size
 
 
-class DecoderTrainer(Trainer):
+class DecoderTrainer(CropTrainer):
     """Trains an autoencoder further on the photos of a `TrainingFolder`.
 
     Args:
@@ -48,26 +44,14 @@ class DecoderTrainer(Trainer):
         self.network = self.autoencoder if self.training.encoder else _Decoding(self.autoencoder)
         self.discriminator = ProjectedDiscriminator([self.features.channels[tap] for tap in _TAPS],
                                                     self.training.discriminator_channels)
-        self.learners = [
-            Learner(name, network, jt.optim.AdamW(trainable(network), self.training.learning_rate, betas=(0.5, 0.9)))
-            for name, network in (("network", self.network), ("discriminator", self.discriminator))]
-        folder, names = self.shown_names()
-        self.shown = [fit_photo(folder.photo(name), self.config.image.width, self.config.image.height)
-                      for name in names]
-
-    def batch(self, step):
-        image, crop, indices = self.config.image, self.training.crop, self.indices(step)
-        views = draw_views(self.rng(step, "crops"), len(indices), image.width, image.height, crop, crop,
-                           self.training.scale)
-        own = shard(len(indices))
-        return (from_pixels(load_photos(self.samples, [self.samples.names[i] for i in indices[own]], views[own])),)
+        self.set_learners()
 
     def losses(self, step, part):
         x, training = jt.array(part[0]), self.training
         with jt.no_grad():
             real = self.features.features(x, _TAPS)
             jt.sync(real)
-        recon, quantizer = self._reconstruct(x)
+        recon, quantizer = self._forward(x)
         fake = self.features.features(recon, _TAPS)
         reconstruction, perceptual = jt.abs(x - recon).mean(), feature_distance(real, fake)
         total = reconstruction + training.perceptual_weight * perceptual + quantizer
@@ -81,7 +65,7 @@ class DecoderTrainer(Trainer):
         total = total + ramp * training.discriminator_weight * generator
         return Losses([total, judged], [reconstruction, perceptual, generator, judged])
 
-    def _reconstruct(self, x):
+    def _forward(self, x):
         """Returns D(E(x)) and the quantiser's loss, 0 where the codebook is frozen."""
         if self.training.encoder:
             recon, z, codes, _ = self.autoencoder(x)
@@ -91,13 +75,8 @@ class DecoderTrainer(Trainer):
             jt.sync([codes])
         return self.network(codes), 0.0
 
-    def pictures(self, step):
-        with self.ema.averaged(), jt.no_grad():
-            recons = [to_pixels(self.autoencoder(jt.array(from_pixels(photo[None])))[0].numpy())[0]
-                      for photo in self.shown]
-        psnr, ssim = psnr_ssim(self.shown, recons)
-        self.log_quality("quality", step, psnr=psnr, ssim=ssim)
-        return {"photo": self.shown, "reconstruction": recons}
+    def reconstruct(self, x, step):
+        return self.autoencoder(x)[0]
 
     def save_weights(self, path, step):
         self._save(path, step, {**arrays_of(self.autoencoder), **self.ema.arrays()})

@@ -1,5 +1,6 @@
 """Training of the judge's head on the features of a frozen network, which are computed once and kept on disk."""
 import copy
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
@@ -9,9 +10,8 @@ from tqdm import tqdm
 
 from jiidm.config import Fraction, Positive, to_dict
 from jiidm.data.classes import CONTEST
-from jiidm.data.folders import TrainingFolder
-from jiidm.data.labels import CLASSES, NO_CLASS, fit_labels, resize_labels
-from jiidm.data.pictures import fit_photo, from_pixels
+from jiidm.data.labels import CLASSES, NO_CLASS, resize_labels
+from jiidm.data.pictures import from_pixels
 from jiidm.evaluation.judge import (
     BATCH,
     NOTHING,
@@ -28,11 +28,11 @@ from jiidm.system.distributed import barrier, is_main_process, shard
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
 from jiidm.system.rng import rng_for
-from jiidm.system.runtime import jt, use_device
+from jiidm.system.runtime import jt
 from jiidm.training.augmentation import AugmentedTrainingConfig, augmented, destroyed
 from jiidm.training.gradients import Learner
 from jiidm.training.segmenter import SegmenterTrainer
-from jiidm.training.trainer import run_stage
+from jiidm.training.trainer import Trainer, train_on_folder
 
 
 @dataclass(frozen=True)
@@ -70,34 +70,6 @@ class JudgeRun:
     seed: int = 0
 
 
-def train_judge(config, data, run, validation=None, resume=None, device="auto", tensorboard=False):
-    """Trains the judge's head of a `JudgeRun`.
-
-    Only photos with hand-made label maps take part: those that `by_hand.txt` lists, or all where there is no such file.
-    The run's folder receives judge.csv, states to resume from, sample grids, `judge-latest.safetensors`, at the end
-    `judge.safetensors`, and features/ (about 1 GB for each thousand photos), which a later training of the same photos
-    and network uses again. With `validation`, judge-validation.csv has the mask accuracy, exact and with near classes
-    as one.
-
-    Args:
-        config: the `JudgeRun`.
-        data: folder of the training's imgs/ and labels/.
-        run: folder to write into.
-        validation: folder of held-out imgs/ and labels/, or None.
-        resume: as for `run_stage`.
-        device: "auto", "cpu" or "cuda".
-        tensorboard: whether to write TensorBoard's files.
-
-    Raises:
-        InputError: for folders or values that are wrong, where the ImageNet weights are not installed, and as
-            `run_stage` does.
-    """
-    check_judge(config.judge)
-    use_device(device)
-    validation = by_hand(TrainingFolder(validation)) if validation else None
-    run_stage(JudgeTrainer(config, by_hand(TrainingFolder(data)), run, validation, tensorboard), resume)
-
-
 def by_hand(folder):
     """Returns a `TrainingFolder` with only those photos of `folder` whose label maps people made.
 
@@ -113,14 +85,21 @@ def by_hand(folder):
 
 
 class JudgeTrainer(SegmenterTrainer):
-    """Trains the head of `config.judge` (a `JudgeRun`) on the stored features of a `TrainingFolder`."""
+    """Trains the head of `config.judge` (a `JudgeRun`) on the stored features of a `TrainingFolder`.
+
+    Only photos with hand-made label maps take part: those that `by_hand.txt` lists, or all where there is no such file.
+    The run's folder also receives features/ (about 1 GB for each thousand photos), which a later training of the same
+    photos and network uses again. With `validation`, judge-validation.csv has the mask accuracy, exact and with near
+    classes as one.
+    """
 
     stage, title = "judge", "the judge"
     sections = ("judge", "train_judge")
     _table = CONTEST
 
-    def __init__(self, config, *arguments):
-        super().__init__(config, *arguments)
+    def __init__(self, config, samples, run, validation=None, tensorboard=False):
+        check_judge(config.judge)
+        Trainer.__init__(self, config, by_hand(samples), run, validation and by_hand(validation), tensorboard)
         self.frozen = load_efficientnet(config.judge.variant)
 
     def build_networks(self):
@@ -156,7 +135,7 @@ class JudgeTrainer(SegmenterTrainer):
         return self.network(inputs)
 
     def predict(self, folder, name):
-        photo, labels = _pair(folder, name, self.config.judge)
+        photo, labels = folder.fitted(name, self.config.judge.picture_width, self.config.judge.picture_height)
         (predicted,), _ = self.judge.judge([photo])
         return photo, labels, predicted
 
@@ -251,7 +230,7 @@ def _compute_features(config, network, folder, path):
 
 def _variant(config, folder, index, variant):
     """A photo and its labels: as they are for variant 0, else augmented, and destroyed for every even one."""
-    photo, labels = _pair(folder, folder.names[index], config.judge)
+    photo, labels = folder.fitted(folder.names[index], config.judge.picture_width, config.judge.picture_height)
     if variant == 0:
         return photo, labels
     rng = rng_for(config.seed, index, variant, "augmentation")
@@ -259,7 +238,4 @@ def _variant(config, folder, index, variant):
     return (photo, labels) if variant % 2 else destroyed(photo, labels, NOTHING, rng)
 
 
-def _pair(folder, name, config):
-    """A photo and its labels at the judge's size."""
-    size = config.picture_width, config.picture_height
-    return fit_photo(folder.photo(name), *size), fit_labels(folder.labels(name), *size)
+train_judge = functools.partial(train_on_folder, JudgeTrainer)

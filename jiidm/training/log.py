@@ -61,49 +61,39 @@ def _rows(path, columns, last):
     return [row for row in rows if row["step"].isdigit() and int(row["step"]) <= last]
 
 
-class NoWriter:
-    """Stands in for a `TensorboardWriter` where none is asked for."""
+class EventWriter:
+    """Writes TensorBoard's event files.
 
-    def scalars(self, step, values):
-        """Writes nothing."""
+    Args:
+        path: the folder to write into. None: nothing is written.
+        stage: "autoencoder", "unet" ..., the prefix of every name.
 
-    def sample_grid(self, step, picture):
-        """Writes nothing."""
-
-    def close(self):
-        """Has nothing to close."""
-
-
-class TensorboardWriter:
-    """Writes TensorBoard's event files into the folder `path`; `stage` is the prefix of every name."""
+    Raises:
+        InputError: when tensorboardX is not installed or the folder cannot be written.
+    """
 
     def __init__(self, path, stage):
+        self.stage, self.writer = stage, None
+        if path is None:
+            return
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise InputError("TensorBoard's files need tensorboardX; pip install tensorboardX") from error
-        self.stage = stage
         # a thread of its own writes; a kill costs these seconds of the curves
         self.writer = SummaryWriter(str(output_folder(path)), flush_secs=10)
 
     def scalars(self, step, values):
         """Writes numbers, {name: value}, of `step`."""
-        for name, value in values.items():
+        for name, value in values.items() if self.writer else ():
             self.writer.add_scalar(f"{self.stage}/{name}", float(value), step)
 
     def sample_grid(self, step, picture):
         """Writes a sample grid, H x W x 3 uint8."""
-        self.writer.add_image(f"{self.stage}/samples", np.asarray(picture), step, dataformats="HWC")
+        if self.writer:
+            self.writer.add_image(f"{self.stage}/samples", np.asarray(picture), step, dataformats="HWC")
 
     def close(self):
         """Writes what is left and closes the file."""
-        self.writer.close()
-
-
-def open_writer(path, stage):
-    """Opens the writer of a stage ("autoencoder", "unet" ...) into the folder `path`; None: one that writes nothing.
-
-    Raises:
-        InputError: when tensorboardX is not installed or the folder cannot be written.
-    """
-    return NoWriter() if path is None else TensorboardWriter(path, stage)
+        if self.writer:
+            self.writer.close()

@@ -20,7 +20,7 @@ from jiidm.system.errors import InputError, Stopped
 from jiidm.system.runtime import jt
 from jiidm.system.stopping import interruptible
 from jiidm.training.gradients import first_nonfinite_output
-from jiidm.training.log import Table, open_writer
+from jiidm.training.log import EventWriter, Table
 
 LOG_EVERY = 10
 _SIGNALS = signal.SIGINT, signal.SIGTERM
@@ -158,7 +158,7 @@ class _Progress(contextlib.AbstractContextManager):
                         disable=not is_main_process())
         columns = ["step", *self.names, "learning_rate", "samples_per_second"]
         self.table = Table(trainer.run / f"{stage}.csv", columns, first) if is_main_process() else None
-        self.writer = open_writer(trainer.events if is_main_process() else None, stage)
+        self.writer = EventWriter(trainer.events if is_main_process() else None, stage)
         self.written = True
         self.restart()
 

@@ -3,7 +3,6 @@ import numpy as np
 
 from jiidm.foreign.archive import open_weights
 from jiidm.models.vgg import STAGES, VGG, WIDTHS, constant
-from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt
 
 # what VGG was trained on: for pixels in [-1, 1], as LPIPS has it, and for pixels in [0, 1]
@@ -37,7 +36,7 @@ class Perceptual:
             InputError: when a file cannot be read, or a tensor is missing, has another shape or holds NaN.
         """
         stages, lpips = read_vgg(vgg_path, 16), open_weights(lpips_path)
-        linear = [_read(lpips, f"lin{i}.model.1.weight", (1, width, 1, 1), "LPIPS's linear layers for VGG")
+        linear = [lpips.array(f"lin{i}.model.1.weight", (1, width, 1, 1), "LPIPS's linear layers for VGG")
                   for i, width in enumerate(WIDTHS)]
         return cls(stages, linear)
 
@@ -84,7 +83,7 @@ def read_vgg(path, depth):
     for numbers, width in zip(STAGES[depth], WIDTHS, strict=True):
         stages.append([])
         for number in numbers:
-            stages[-1].append([_read(file, f"features.{number}.{name}", shape, f"torchvision's VGG-{depth}")
+            stages[-1].append([file.array(f"features.{number}.{name}", shape, f"torchvision's VGG-{depth}")
                                for name, shape in (("weight", (width, before, 3, 3)), ("bias", (width,)))])
             before = width
     return stages
@@ -94,15 +93,3 @@ def _unit(x):
     """Features (N, C, h, w) scaled to length 1 at each position; where all are zero, so is the gradient."""
     length = jt.sqrt(jt.maximum((x * x).sum(1, keepdims=True), _TINY**2))
     return x / (length + _TINY)
-
-
-def _read(weights, name, shape, expected):
-    """A tensor of a file as float32; raises InputError where it is missing or not as it should be."""
-    stored = weights.tensors.get(name)
-    if stored is None or tuple(stored.shape) != shape:
-        found = "is missing" if stored is None else f"has the shape {tuple(stored.shape)}"
-        raise InputError(f"{weights.path}: {name} {found}; expected {expected}, where its shape is {shape}")
-    array = np.asarray(stored.read(), np.float32)
-    if not np.isfinite(array).all():
-        raise InputError(f"{weights.path}: {name} holds NaN or infinity; use another copy of the file")
-    return array

@@ -1,23 +1,22 @@
 """Training of the evaluator's SegFormer on photos and label maps; it never sees a generated picture."""
 import contextlib
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from jiidm.config import Positive
-from jiidm.data.folders import TrainingFolder
-from jiidm.data.labels import NO_CLASS, colorize, fit_labels
-from jiidm.data.pictures import fit_photo
+from jiidm.data.labels import NO_CLASS, colorize
 from jiidm.data.vocabulary import count_classes
 from jiidm.evaluation.metrics import confusion, mask_accuracy, mean_iou
 from jiidm.evaluation.segformer import Segformer, SegformerConfig, check_segformer, normalised, resize_bilinear
 from jiidm.evaluation.weights import Known, load_segmenter_network, save_known, save_segmenter
 from jiidm.system.distributed import all_reduce, shard
 from jiidm.system.rng import rng_for
-from jiidm.system.runtime import jt, nn, use_device
+from jiidm.system.runtime import jt, nn
 from jiidm.training.augmentation import AugmentedTrainingConfig, augmented
 from jiidm.training.gradients import Learner, trainable
-from jiidm.training.trainer import Losses, Trainer, run_stage
+from jiidm.training.trainer import Losses, Trainer, train_on_folder
 
 
 @dataclass(frozen=True)
@@ -43,32 +42,6 @@ class SegmenterRun:
     segmenter: SegformerConfig = field(default_factory=SegformerConfig)
     train_segmenter: SegmenterTrainingConfig = field(default_factory=SegmenterTrainingConfig)
     seed: int = 0
-
-
-def train_segmenter(config, data, run, validation=None, resume=None, device="auto", tensorboard=False, reader=None):
-    """Trains the segmenter of a `SegmenterRun`.
-
-    The run's folder receives segmenter.csv, states to resume from, sample grids, `segmenter-latest.safetensors` and at
-    the end `segmenter.safetensors`: averaged weights in half precision, with segmenter.json as `describe_segmenter`
-    writes it. With `validation`, segmenter-validation.csv has its mask accuracy and mIoU.
-
-    Args:
-        config: the `SegmenterRun`.
-        data: folder of the training's imgs/ and labels/.
-        run: folder to write into.
-        validation: folder of held-out imgs/ and labels/, or None.
-        resume: as for `run_stage`.
-        device: "auto", "cpu" or "cuda".
-        tensorboard: whether to write TensorBoard's files.
-        reader: the `LabelReader` of the label maps. None: numbers of the contest's classes, or without names.
-
-    Raises:
-        InputError: for folders or values that are wrong, and as `run_stage` does.
-    """
-    check_segformer(config.segmenter)
-    use_device(device)
-    validation = TrainingFolder(validation, reader) if validation else None
-    run_stage(SegmenterTrainer(config, TrainingFolder(data, reader), run, validation, tensorboard), resume)
 
 
 def describe_segmenter(path, folder, validation=None, ignore=()):
@@ -105,25 +78,26 @@ def predictions(network, folder, names):
     `TrainingFolder`, in the network's size; labels are NO_CLASS where there is none.
     """
     for name in names:
-        photo, labels = _pair(folder, name, network.config)
+        photo, labels = folder.fitted(name, network.config.width, network.config.height, network.config.num_classes)
         with jt.no_grad():
             logits = resize_bilinear(network(jt.array(normalised(photo[None]))), *labels.shape)
         yield photo, labels, logits.argmax(1)[0].numpy()[0].astype(np.uint8)
 
 
-def _pair(folder, name, config):
-    """A photo and its labels as the network of `config` takes them."""
-    size = config.width, config.height
-    return fit_photo(folder.photo(name), *size), fit_labels(folder.labels(name, config.num_classes), *size)
-
-
 class SegmenterTrainer(Trainer):
-    """Trains `config.segmenter` (a `SegmenterRun`) on a `TrainingFolder`; without `validation` the sample grids show
-    some photos of the training."""
+    """Trains `config.segmenter` (a `SegmenterRun`) on a `TrainingFolder`.
+
+    The result has averaged weights in half precision; `describe_segmenter` writes segmenter.json beside it. With
+    `validation`, segmenter-validation.csv has its mask accuracy and mIoU, and the sample grids show its photos.
+    """
 
     stage, title = "segmenter", "the segmenter"
     columns = ("cross_entropy", "mask_accuracy")
     sections = ("segmenter", "train_segmenter")
+
+    def __init__(self, config, *arguments):
+        check_segformer(config.segmenter)
+        super().__init__(config, *arguments)
 
     def build_networks(self):
         self.network = Segformer(self.config.segmenter)
@@ -141,10 +115,11 @@ class SegmenterTrainer(Trainer):
         return self.samples.reader(self.config.segmenter.num_classes).vocabulary.table
 
     def batch(self, step):
-        indices = self.indices(step)
+        indices, config = self.indices(step), self.config.segmenter
         photos, labels = [], []
         for place in range(len(indices))[shard(len(indices))]:
-            pair = _pair(self.samples, self.samples.names[indices[place]], self.config.segmenter)
+            pair = self.samples.fitted(self.samples.names[indices[place]], config.width, config.height,
+                                       config.num_classes)
             photo, label = augmented(*pair, self.training, rng_for(self.config.seed, step, "augmentation", place))
             photos.append(photo)
             labels.append(label)
@@ -208,3 +183,6 @@ class SegmenterTrainer(Trainer):
             norm.is_train = False  # `eval()` would also stop the parameters' gradients
             yield
             norm.is_train = True
+
+
+train_segmenter = functools.partial(train_on_folder, SegmenterTrainer)

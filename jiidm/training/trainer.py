@@ -7,12 +7,13 @@ import numpy as np
 from PIL import Image
 
 from jiidm.config import check_training
+from jiidm.data.folders import TrainingFolder
 from jiidm.data.pictures import sheet_of
 from jiidm.system.distributed import all_reduce, barrier, is_main_process
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
 from jiidm.system.rng import batch_indices, rng_for
-from jiidm.system.runtime import announce_compilation, jt
+from jiidm.system.runtime import announce_compilation, jt, use_device
 from jiidm.system.stopping import interruptible
 from jiidm.training.claim import claimed
 from jiidm.training.ema import EMA
@@ -227,6 +228,30 @@ def run_stage(trainer, resume=None):
                 with interruptible():
                     trainer.finish()
         barrier()  # an end of any process would end the main process's writing
+
+
+def train_on_folder(trainer, config, data, run, validation=None, resume=None, device="auto", tensorboard=False,
+                    reader=None):
+    """Trains on a folder of photos and label maps.
+
+    Args:
+        trainer: the class of the `Trainer`.
+        config: its configuration.
+        data: folder of the training's imgs/ and labels/.
+        run: folder to write into: the table STAGE.csv, states to resume from, sample grids, STAGE-latest.safetensors
+            and, at the end, the trainer's `result`.
+        validation: folder of held-out imgs/ and labels/, or None.
+        resume: as for `run_stage`.
+        device: "auto", "cpu" or "cuda".
+        tensorboard: whether to write TensorBoard's files.
+        reader: the `LabelReader` of the label maps. None: numbers of the contest's classes, or without names.
+
+    Raises:
+        InputError: for folders or values that are wrong, and as `run_stage` does.
+    """
+    use_device(device)
+    validation = TrainingFolder(validation, reader) if validation else None
+    run_stage(trainer(config, TrainingFolder(data, reader), run, validation, tensorboard), resume)
 
 
 def check_resume(run, resume):

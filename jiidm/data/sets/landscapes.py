@@ -20,6 +20,7 @@ from jiidm.data.pictures import photo_size
 from jiidm.data.sets.pairs import read_pair
 from jiidm.data.sets.stanford import fill_no_class, read_stanford, split_names
 from jiidm.system.errors import InputError
+from jiidm.system.files import read_text
 
 _MAKERS = ("hand", "network")
 
@@ -48,12 +49,7 @@ def read_origins(source):
         InputError: the file is missing or not text, or a line is not "name, origin, hand or network".
     """
     path = Path(source) / "origins.tsv"
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise InputError(f"{path}: cannot be read ({reason}); name, origin and maker of each label map were "
-                         f"expected") from error
+    lines = read_text(path, "name, origin and maker of each label map").splitlines()
     by_hand = {}
     for number, line in enumerate(lines[1:], 2):
         columns = line.split("\t")

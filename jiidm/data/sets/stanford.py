@@ -9,6 +9,7 @@ from jiidm.data.classes import load_table
 from jiidm.data.labels import NO_CLASS
 from jiidm.data.sets.pairs import read_pair
 from jiidm.system.errors import InputError
+from jiidm.system.files import read_text
 
 
 def read_stanford(source: str | Path, split: str, width: int,
@@ -35,12 +36,7 @@ def read_stanford(source: str | Path, split: str, width: int,
 
 def split_names(path):
     """The names in a split's text file; raises InputError where it is missing, unreadable or empty."""
-    try:
-        names = path.read_text("utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise InputError(f"{path}: cannot be read ({reason}); "
-                         f"the folder of the Stanford Background Dataset was expected") from error
+    names = read_text(path, "a name of an image on each line").split()
     if not names:
         raise InputError(f"{path}: empty; a name of an image on each line was expected")
     return names

@@ -57,12 +57,11 @@ export class Schedule {
 }
 
 // The denoiser (z, t) -> prediction; `predict(z, t, conditional, null)` gives the predictions asked for.
-export function guidedDenoiser(predict, schedule, { scale, first, end, rescale }) {
+export function guidedDenoiser(predict, schedule, { scale, rescale }) {
   return async (z, t) => {
-    const here = first <= t && t < end ? scale : 1;
-    if (here === 0 || here === 1) return (await predict(z, t, here === 1, here === 0))[0];
+    if (scale === 0 || scale === 1) return (await predict(z, t, scale === 1, scale === 0))[0];
     const [conditional, none] = await predict(z, t, true, true);
-    const guided = none.map((value, i) => value + here * (conditional[i] - value));
+    const guided = none.map((value, i) => value + scale * (conditional[i] - value));
     return rescale ? rescaled(schedule, z, t, guided, conditional, rescale) : guided;
   };
 }

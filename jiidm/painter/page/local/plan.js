@@ -26,10 +26,7 @@ export function makePlan(recipe, schedule, { quality, strength }) {
       return {
         sampler, start,
         timesteps: sampler === 'ddim' ? chain.slice(0, round.start).reverse() : schedule.descent(start, steps),
-        guidance: {
-          scale: round.guidance, first: recipe.guidance_from, end: recipe.guidance_to || schedule.length,
-          rescale: recipe.guidance_rescale,
-        },
+        guidance: { scale: round.guidance, rescale: recipe.guidance_rescale },
         transfer: number ? recipe.color_transfer : '',
       };
     }),
