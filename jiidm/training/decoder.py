@@ -8,6 +8,7 @@ from jiidm.data.pictures import fit_photo, from_pixels, to_pixels
 from jiidm.data.views import draw_views, load_photos
 from jiidm.foreign.efficientnet import load_efficientnet
 from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.blocks import round_operands
 from jiidm.models.discriminator import ProjectedDiscriminator
 from jiidm.system.distributed import shard
 from jiidm.system.errors import InputError
@@ -45,6 +46,8 @@ class DecoderTrainer(Trainer):
         self.source = source_of(self.start, checkpoint.step)
         self.autoencoder, self.features = Autoencoder(self.config.autoencoder), load_efficientnet("lite0")
         load_into(self.autoencoder, checkpoint.tensors, self.start)
+        if self.training.precision == "bf16":
+            round_operands(self.autoencoder if self.training.encoder else self.autoencoder.decoder)
         self.network = self.autoencoder if self.training.encoder else _Decoding(self.autoencoder)
         self.discriminator = ProjectedDiscriminator([self.features.channels[tap] for tap in _TAPS],
                                                     self.training.discriminator_channels)
