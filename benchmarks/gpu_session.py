@@ -142,10 +142,11 @@ class Session:
             self.add(step.name, "skipped", note=step.without)
             return True
         seconds = min(step.limit, self.left() - SPARE)
-        if seconds < step.least:
+        if seconds < min(step.least, step.limit):
             print(f"{step.name}: {max(0, seconds):.0f} s are left, expected {step.least}; the next call goes on")
             return False
-        command = [str(part).replace("{minutes}", f"{(seconds - SPARE) / 60:.2f}") for part in step.command]
+        training = max(seconds - SPARE, seconds / 2)  # it saves after that
+        command = [str(part).replace("{minutes}", f"{training / 60:.3f}") for part in step.command]
         start, logs = time.monotonic(), self.output / "logs.txt"
         with open(logs, "ab") as log:
             log.write(f"\n==== {step.name}: {' '.join(command)}\n".encode())
@@ -156,11 +157,12 @@ class Session:
         shorten(logs)
         report = step.report and step.report.exists() and json.loads(step.report.read_text())
         status, note = outcome(step, code, seconds, tail)
-        if status == "cut" and any(r["step"] == step.name and r["status"] == "cut" for r in self.records):
+        before = [r for r in self.records if (r["step"], r["status"]) == (step.name, "cut")]
+        if status == "cut" and before and not step.result:
             status, note = "failed", "cut off by the end of two calls"
         self.add(step.name, status, seconds=round(time.monotonic() - start, 1), code=code, note=note, tail=tail,
                  **({"report": report} if report else {}))
-        return code is not None or seconds >= step.limit
+        return self.left() > SPARE
 
     def environment(self):
         """The variables that every step gets."""
@@ -250,7 +252,8 @@ def finished(command, seconds, log, env):
 def outcome(step, code, seconds, tail):
     """Status and note of a step that has ended."""
     if code is None:
-        return ("failed", f"ended after its {step.limit} s") if seconds >= step.limit else ("cut", "the call was over")
+        over = seconds >= step.limit and not step.result
+        return ("failed", f"ended after its {step.limit} s") if over else ("cut", "the call was over")
     if code:
         return "failed", next((line for line in reversed(tail) if line.strip()), f"exit code {code}")[:200]
     if step.result and not step.result.exists():
