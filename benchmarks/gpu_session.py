@@ -294,6 +294,8 @@ def main():
     parser.add_argument("--minutes", type=float, default=9.0, help="of this call (default %(default)s)")
     parser.add_argument("--train-minutes", type=float, default=60.0,
                         help="the most of one training in a call (default %(default)s)")
+    parser.add_argument("--patience", type=float, default=1.0, metavar="FACTOR",
+                        help="multiply the steps' time limits, which are for 16 cores that compile")
     parser.add_argument("--work", type=Path, default=Path.home() / "jiidm-gpu", help="folder on this machine")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="these steps alone")
     parser.add_argument("--again", nargs="+", default=[], metavar="STEP", help="these steps even if they are done")
@@ -306,6 +308,8 @@ def main():
     session = Session(args.carry, args.work.resolve(), args.output, args.minutes, args.device)
     manifest = session.unpack()
     steps = steps_of(session, manifest, args.tiny, args.train_minutes)
+    for step in steps:
+        step.limit = int(step.limit * (1 if step.result else args.patience))
     names = [step.name for step in steps]
     unknown = [name for name in (*(args.only or ()), *args.again) if name not in names]
     if unknown:

@@ -82,7 +82,8 @@ def test_latents_of_another_autoencoder_or_size_are_refused(top, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(top / "run", run)
     refused(Stages(other, tmp_path / "light", run, resume=True).unet, tmp_path / "light", "another autoencoder or size")
-    save_checkpoint(run / "autoencoder.safetensors", "autoencoder", arrays_of(Autoencoder(CONFIG.autoencoder)), CONFIG)
+    save_checkpoint(run / "autoencoder.safetensors", "autoencoder", arrays_of(Autoencoder(CONFIG.autoencoder)), CONFIG,
+                    1)
     refused(Stages(CONFIG, tmp_path / "light", run, resume=True).unet, "another autoencoder or size")
 
 
