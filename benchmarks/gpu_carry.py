@@ -23,13 +23,15 @@ import yaml
 from PIL import Image
 
 from benchmarks.measuring import ROOT
+from jiidm.checkpoint import load_checkpoint, load_into
 from jiidm.commands.entry import run_tool
 from jiidm.config import config_path, load_config, to_dict
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import fit_labels
-from jiidm.data.latents import LatentStore, files_hash
+from jiidm.data.latents import LatentStore, files_hash, weights_hash
 from jiidm.data.packed import pack_latents
 from jiidm.data.pictures import fit_photo
+from jiidm.models.autoencoder import Autoencoder
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
 
@@ -105,10 +107,11 @@ def tree_bytes(carry):
 
 def write_manifest(carry, args, config):
     """Writes the configuration and what the session must know."""
-    changed = {name: dataclasses.replace(getattr(config, name), precision=args.precision)
-               for name in ("train_unet", "train_decoder")}
-    text = yaml.safe_dump(to_dict(dataclasses.replace(config, **changed)))
-    manifest = {"autoencoder": place(carry, "autoencoder", args.run / "autoencoder.safetensors"),
+    unet = dataclasses.replace(config.train_unet, precision=args.precision)
+    # the encoder is that of the latents and stays as it is
+    decoder = dataclasses.replace(config.train_decoder, precision=args.precision, encoder=False)
+    text = yaml.safe_dump(to_dict(dataclasses.replace(config, train_unet=unet, train_decoder=decoder)))
+    manifest = {"autoencoder": place(carry, "autoencoder", autoencoder_path(args.run, config)),
                 "unet": f"unet-{config.train_unet.steps:07d}.safetensors"}
     if args.photos:
         manifest["decoder"] = "decoder.safetensors"
@@ -119,11 +122,27 @@ def write_manifest(carry, args, config):
             draft.write_text(content)
 
 
+def autoencoder_path(run, config):
+    """The autoencoder of the run's latents; raises InputError where it is missing."""
+    path = run / f"{'decoder' if config.train_decoder.encoder else 'autoencoder'}.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; train it, or copy the autoencoder of the latents there")
+    return path
+
+
+def checked_store(config, run, folder):
+    """The run's store of latents; raises InputError where it is not of its autoencoder and the `TrainingFolder`."""
+    store, path = LatentStore(run / "latents"), autoencoder_path(run, config)
+    network = Autoencoder(config.autoencoder)
+    load_into(network, load_checkpoint(path, "autoencoder").tensors, path)
+    if (store.about.get("files"), store.about.get("autoencoder")) != (files_hash(folder), weights_hash(network)):
+        raise InputError(f"{run / 'latents'}: not the latents of {folder.path} by {path}; run jiidm train latents again")
+    return store
+
+
 def prepare(carry, args):
     """Fills the folder; returns lines on what is in it."""
     config = load_config(config_path(args.config))
-    if not (args.run / "autoencoder.safetensors").is_file():
-        raise InputError(f"{args.run / 'autoencoder.safetensors'}: missing; train an autoencoder, or copy one there")
     folder, lines = TrainingFolder(args.data), []
     for part in PARTS:  # what an earlier preparation left, for other parts or sizes
         with contextlib.suppress(FileNotFoundError):
@@ -133,11 +152,8 @@ def prepare(carry, args):
         write_packages(carry / "packages.tar.xz", args.python,
                        [*PACKAGES, *[FEATURES] * bool(args.photos), *args.package])
     if "latents" in args.parts:
-        store = LatentStore(args.run / "latents")
-        if store.about.get("files") != files_hash(folder):
-            raise InputError(f"{args.run / 'latents'}: not the latents of {args.data}; run jiidm train latents again")
-        error = pack_latents(store, carry / "latents.xz", folder.names, folder.by_hand(), args.step,
-                             not args.mirrored)
+        error = pack_latents(checked_store(config, args.run, folder), carry / "latents.xz", folder.names,
+                             folder.by_hand(), args.step, not args.mirrored)
         lines.append(f"latents of {len(folder)} photos{' and mirror images' if args.mirrored else ''}: rounding error "
                      f"{error:.3f}, {(carry / 'latents.xz').stat().st_size / len(folder):.0f} bytes a photo")
     if "photos" in args.parts and args.photos:
