@@ -136,7 +136,7 @@ def checked_store(config, run, folder):
     network = Autoencoder(config.autoencoder)
     load_into(network, load_checkpoint(path, "autoencoder").tensors, path)
     if (store.about.get("files"), store.about.get("autoencoder")) != (files_hash(folder), weights_hash(network)):
-        raise InputError(f"{run / 'latents'}: not the latents of {folder.path} by {path}; run jiidm train latents again")
+        raise InputError(f"{run / 'latents'}: not the latents of {folder.path} by {path}; run jiidm train latents")
     return store
 
 
