@@ -7,8 +7,8 @@ packages come in CARRY. Each step is a process with a time limit of its own. Its
 that fails stops no other. A second call goes on with the first step that is not done. What an earlier call has unpacked
 need not be brought again while the machine lives. A training goes on until the minutes are over, and in the next call.
 
-OUT gets results.jsonl (a line a step, of all calls), logs.txt (of this call), and in pieces home.tar.xz (what Jittor
-has compiled; put the pieces into CARRY, and the next machine need not compile it) and run.tar (weights in half
+OUT gets results.jsonl (a line a step, of all calls), logs.txt (of this call), and in pieces home.tar (what Jittor has
+compiled; put the pieces into CARRY, and the next machine need not compile it) and run.tar (weights in half
 precision, tables, sample grids): `cat run.tar.* | tar x`.
 """
 import argparse
@@ -27,6 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SPARE = 20  # seconds at the end of a call, for saving and packing
+PACKING = 90  # seconds that packing what Jittor has compiled may take
 LOG_BYTES = 8_000_000
 TAIL = 30  # lines of a step's log in its result
 NOT_NEEDED = (".gch", ".lock", ".log")  # of Jittor's cache
@@ -114,9 +115,9 @@ class Session:
             if manifest.get(name) and not target.exists():
                 source = self.carry / manifest[name]
                 shutil.copyfile(source if source.exists() else ROOT / manifest[name], target)
-        pieces = sorted(self.carry.glob("home.tar.xz.*"))
+        pieces = sorted(self.carry.glob("home.tar.*"))
         if pieces and not jittor_home().exists():
-            joined = self.work / "home.tar.xz"
+            joined = self.work / "home.tar"
             with open(joined, "wb") as file:
                 for piece in pieces:
                     file.write(piece.read_bytes())
@@ -176,18 +177,25 @@ class Session:
     # ---- what goes home
 
     def pack_home(self, most):
-        """Packs Jittor's compiled core and kernels, unless they are larger than `most` bytes."""
-        home, archive, start = jittor_home(), self.work / "home-out.tar.xz", time.monotonic()
-        if not home.is_dir():
-            self.add("home", "skipped", note=f"nothing was compiled in {home}")
+        """Packs Jittor's compiled core and kernels, unless they are larger than `most` bytes or it takes too long."""
+        home, archive, start = jittor_home(), self.work / "home-out.tar", time.monotonic()
+        seconds = min(PACKING, self.left() - SPARE)
+        if not most or not home.is_dir() or seconds < SPARE:
             return
-        with tarfile.open(archive, "w:xz", preset=1) as file:
-            file.add(home, ".", filter=lambda item: None if item.name.endswith(NOT_NEEDED) else item)
-        size, pieces = archive.stat().st_size, 0
-        if size <= most:
-            pieces = split(archive, self.output / "home.tar.xz")
-        note = f"{size / 1e6:.1f} MB" + ("" if pieces else f", more than --home-mb {most / 1e6:g}; it stays here")
-        self.add("home", "done", seconds=round(time.monotonic() - start, 1), note=note)
+        compress = "xz -T0 -2" if shutil.which("xz") else "gzip"
+        left_out = " ".join(f"--exclude='*{suffix}'" for suffix in NOT_NEEDED)
+        with open(self.output / "logs.txt", "ab") as log:
+            code = finished(["bash", "-o", "pipefail", "-c", f'tar -C "$0" {left_out} -c . | {compress} > "$1"', home,
+                             archive], seconds, log, os.environ)
+        size = archive.stat().st_size
+        note = f"{size / 1e6:.1f} MB"
+        if code is None:
+            note += f" after {seconds:.0f} s, too slow; it stays here"
+        elif size > most:
+            note += f", more than --home-mb {most / 1e6:g}; it stays here"
+        elif not code:
+            split(archive, self.output / "home.tar")
+        self.add("home", "failed" if code else "done", seconds=round(time.monotonic() - start, 1), note=note)
 
     def pack_run(self):
         """Packs the newest weights in half precision, the tables and the sample grids."""
@@ -302,7 +310,7 @@ def main():
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this program")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes in the comparisons, to try this program")
     parser.add_argument("--home-mb", type=float, default=45,
-                        help="the most that home.tar.xz may have (default %(default)s)")
+                        help="the most that home.tar may have, 0: it stays here (default %(default)s)")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through `finally`: no step outlives this program
     session = Session(args.carry, args.work.resolve(), args.output, args.minutes, args.device)
