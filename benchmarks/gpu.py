@@ -5,7 +5,8 @@
 It needs no files but the package. The first part compares: kernels with their plain twins, networks on the GPU with the
 CPU, a chain of steps with and without the kernels. It runs in a process of its own, in which NVIDIA's libraries do not
 round float32 to TF32. The second part measures: the card's own ceilings, kernels against these and against their twins,
-guided steps. A further row is a function that yields `Row`s, in ROWS.
+guided and training steps. The third measures these steps in PyTorch, where it is installed. A further row is a function
+that yields `Row`s, in ROWS.
 """
 import argparse
 import dataclasses
@@ -264,7 +265,7 @@ def losses_of_steps(network, zt, z0, noise, mask, schedule, t):
 
 def training_steps(bench):
     """A training step of the full-size UNet, as tools/train.py takes it, and the memory that it takes."""
-    config = Config(image=ImageConfig(64, 48), unet=SMALL) if bench.tiny else Config()
+    config, *_ = small_or_full(bench)
     for precision, blocks in (("fp32", False), ("bf16", False), ("bf16", True)):
         settings = dataclasses.replace(config.train_unet, batch=5, precision=precision, checkpoint_blocks=blocks)
         chosen = dataclasses.replace(config, train_unet=settings)
@@ -290,9 +291,6 @@ def guided_steps(bench):
             yield Row(f"guided step, batch {batch}{', branches as one batch' if joint else ''}", dtype, call=total,
                       ceiling=share,
                       note=f"Python {python:.1f} ms; the paper's 640 steps: {640 * total / batch / 1e3:.1f} s an image")
-    if not bench.tiny:
-        prepare(network, None)
-        yield from torch_steps(network, height, width)
 
 
 def timeline(denoise, z):
@@ -308,23 +306,49 @@ def timeline(denoise, z):
     return tuple(statistics.median(part) * 1e3 for part in zip(*times[2:], strict=True))
 
 
-def torch_steps(network, height, width):
-    """The same step, twice the whole network, in PyTorch on this card, where PyTorch is installed."""
+# ---- the same in PyTorch
+
+def torch_guided_steps(bench):
+    """A guided step in PyTorch on this card, twice the whole network."""
+    config, height, width = small_or_full(bench)
+    for batch in (1, 16):
+        yield from in_torch("torch_unet", f"guided step, batch {batch}", config, {
+            "z": normal(batch, config.unet.in_channels, height, width), "t": np.full(batch, 500, np.int32),
+            "mask": random_mask(batch, height, width).numpy()}, "two whole forwards")
+
+
+def torch_training_steps(bench):
+    """A training step in PyTorch on this card, of the network and the batch of `training_steps`."""
+    config, height, width = small_or_full(bench)
+    shape = 5, config.unet.in_channels, height, width
+    yield from in_torch("torch_training", "training step, batch 5", config, {
+        "z0": normal(*shape), "noise": normal(*shape), "t": np.arange(0, 1000, 200),
+        "mask": random_mask(5, height, width).numpy()}, "no variational bound")
+
+
+def small_or_full(bench):
+    """The configuration of the steps, and height and width of its latents."""
+    config = Config(image=ImageConfig(64, 48), unet=SMALL) if bench.tiny else Config()
+    return config, config.image.height // config.autoencoder.factor, config.image.width // config.autoencoder.factor
+
+
+def in_torch(name, what, config, inputs, note):
+    """Rows of what benchmarks/`name`.py measures with random weights; a row that says why where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         weights, given = Path(folder, "unet.safetensors"), Path(folder, "inputs.npz")
-        save_checkpoint(weights, "unet", arrays_of(network), Config(), 0, "float32")
-        for batch in (1, 16):
-            np.savez(given, z=normal(batch, 3, height, width), t=np.full(batch, 500, np.int32),
-                     mask=random_mask(batch, height, width).numpy())
-            call = program("torch_unet", "--weights", weights, "--inputs", given, "--device", "cuda",
-                           "--variants", "eager", "bf16_channels_last")
-            done = subprocess.run(call, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
-                yield Row(f"PyTorch, guided step, batch {batch}", note="not measured: no PyTorch with CUDA here")
-                continue
-            for name, variant in json.loads(done.stdout.splitlines()[-1])["variants"].items():
-                yield Row(f"PyTorch {name}, guided step, batch {batch}", "bfloat16" if "bf16" in name else "float32",
-                          call=variant["median_seconds"] * 1e3, note="two whole forwards")
+        save_checkpoint(weights, "unet", arrays_of(with_random_weights(UNet(config.unet))), config, 0, "float32")
+        jt.gc()  # the card's memory is for PyTorch now
+        np.savez(given, **inputs)
+        call = program(name, "--weights", weights, "--inputs", given, "--device", "cuda",
+                       "--variants", "eager", "bf16_channels_last")
+        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        yield Row(f"PyTorch, {what}", note=f"not measured: {why[:200].replace('|', '/')}")
+        return
+    for variant, result in json.loads(done.stdout.splitlines()[-1])["variants"].items():
+        yield Row(f"PyTorch {variant}, {what}", "bfloat16" if "bf16" in variant else "float32",
+                  call=result["median_seconds"] * 1e3, note=f"{note}; {result['peak_gpu_bytes'] / 1e9:.1f} GB")
 
 
 # ---- the card
@@ -349,16 +373,23 @@ ROWS = {
     "parity": [kernel_parity, large_mean, nearest_code_parity, network_parity, chain_parity, training],
     "speed": [ceilings, group_norm_speed, attention_speed, nearest_code_speed, guided_steps,
               training_steps],
+    "torch": [torch_guided_steps, torch_training_steps],
 }
 
 
-def measured(part, tiny):
-    """The rows of one part as dicts, printed as they come; a function that fails becomes a row that says so."""
+def measured(part, tiny, folder=None):
+    """The rows of one part as dicts, printed as they come; a function that fails becomes a row that says so.
+
+    With a `folder`, PART.json in it has all rows so far: a run that is cut off leaves what it has measured.
+    """
     bench, rows = Bench(tiny), []
 
     def add(row):
         rows.append({**dataclasses.asdict(row), "fault": row.fault})
         print(row.line(), flush=True)
+        if folder:
+            with written_whole(folder / f"{part}.json") as draft:
+                draft.write_text(json.dumps(rows, indent=1))
 
     for function in ROWS[part]:
         start = time.perf_counter()
@@ -383,8 +414,8 @@ def card():
     return answer or "a GPU that nvidia-smi does not name"
 
 
-def both_parts(tiny):
-    """The rows of both parts, the comparisons made in a process without TF32; prints the table's head first."""
+def all_parts(tiny):
+    """The rows of all parts, the comparisons made in a process without TF32; prints the table's head first."""
     print(f"{card()}, {machine()}, compiled for {list(jt.flags.cuda_archs)}\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -393,11 +424,11 @@ def both_parts(tiny):
         results = Path(folder, "parity.json")
         if not results.exists():
             raise InputError("the comparisons ended without a result; what they said is above")
-        return [*json.loads(results.read_text()), *measured("speed", tiny)]
+        return [*json.loads(results.read_text()), *measured("speed", tiny), *measured("torch", tiny)]
 
 
 def main():
-    """Runs both parts, or one; returns whether there was a fault."""
+    """Runs all parts, or one; returns whether there was a fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", help="folder for results.json, or PART.json")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: does it run at all?")
@@ -407,11 +438,10 @@ def main():
         raise InputError(f"no CUDA: {cuda_reason}")
     use_device("cuda")
     folder = args.output and output_folder(args.output)
-    rows = measured(args.part, args.tiny) if args.part else both_parts(args.tiny)
-    if folder:
-        about = rows if args.part else {"card": card(), "machine": machine(), "rows": rows}
-        with written_whole(folder / f"{args.part or 'results'}.json") as draft:
-            draft.write_text(json.dumps(about, indent=1))
+    rows = measured(args.part, args.tiny, folder) if args.part else all_parts(args.tiny)
+    if folder and not args.part:
+        with written_whole(folder / "results.json") as draft:
+            draft.write_text(json.dumps({"card": card(), "machine": machine(), "rows": rows}, indent=1))
     faults = [row["what"] for row in rows if row["fault"]]
     if not args.part:
         print(f"\nfailed: {'; '.join(faults)}" if faults else "\nall pass")

@@ -24,7 +24,8 @@ _EMA = 0.999
 
 def step_of(model, optimizer, average, z0, noise, t, mask, bf16):
     """One step of the training; returns its loss."""
-    abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t].float()[:, None, None, None]
+    abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64, device=t.device), 0)[t].float()
+    abar = abar[:, None, None, None]
     with torch.autocast(z0.device.type, torch.bfloat16, enabled=bf16):
         output = model(abar.sqrt() * z0 + (1 - abar).sqrt() * noise, t, mask)
     loss = ((output[:, : z0.shape[1]].float() - noise) ** 2).mean()
@@ -43,17 +44,25 @@ def main():
     parser.add_argument("--inputs", type=Path, required=True, help=".npz file with z0, noise, t and mask")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME",
                         help=f"which of {', '.join(VARIANTS)} (default: all)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--steps", type=int, default=5, help="timed steps (default %(default)s)")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them (default %(default)s)")
     args = parser.parse_args()
     if args.steps < 1 or args.warmup < 0:
         raise InputError(f"--steps {args.steps} --warmup {args.warmup}: expected at least 1 step and 0 before them")
+    cuda = args.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no GPU; use --device cpu")
+    torch.backends.cudnn.benchmark = True  # all steps have one size: what a user who wants speed would set
     with np.load(args.inputs) as file:
-        z0, noise, t, mask = (torch.from_numpy(file[name]) for name in ("z0", "noise", "t", "mask"))
-    report = {"torch": torch.__version__, "threads": torch.get_num_threads(), "variants": {}}
+        z0, noise, t, mask = (torch.from_numpy(file[name]).to(args.device) for name in ("z0", "noise", "t", "mask"))
+    report = {"torch": torch.__version__, "device": args.device, "threads": torch.get_num_threads(), "variants": {}}
     for name in args.variants:
         memory_format, bf16 = VARIANTS[name]
-        model = load_network(args.weights).train().to(memory_format=memory_format)
+        if cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        model = load_network(args.weights, args.device).train().to(memory_format=memory_format)
         images = [value.contiguous(memory_format=memory_format) for value in (z0, noise, mask)]
         optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.0)
         average = [parameter.detach().clone() for parameter in model.parameters()]
@@ -61,11 +70,16 @@ def main():
         for _ in range(args.warmup + args.steps):
             start = time.perf_counter()
             losses.append(step_of(model, optimizer, average, images[0], images[1], t, images[2], bf16))
+            if cuda:
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         report["variants"][name] = {
             "median_seconds": statistics.median(seconds[args.warmup :]), "first_loss": losses[0],
             "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
+        if cuda:
+            report["variants"][name]["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+        del model, optimizer, average, images  # before the next one is measured
     print(json.dumps(report))
 
 

@@ -71,7 +71,8 @@ def write_inputs(folder, trainer):
 
 def time_torch(weights, inputs, steps, warmup):
     """The report of torch_training.py; raises InputError where it fails."""
-    call = program("torch_training", "--weights", weights, "--inputs", inputs, "--steps", steps, "--warmup", warmup)
+    call = program("torch_training", "--weights", weights, "--inputs", inputs, "--steps", steps, "--warmup", warmup,
+                   "--device", device_name())
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"torch_training.py: {' '.join(done.stderr.split()[-40:])}")

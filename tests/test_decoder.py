@@ -84,6 +84,21 @@ def test_the_export_takes_the_trained_decoder(data, tmp_path):
     assert np.array_equal(exported.tensors[name], made[name].astype(np.float16))
 
 
+def test_rounded_operands_keep_the_weights_and_change_the_loss_little(data, tmp_path):
+    """bf16 is for CUDA; on the CPU the operands are rounded alike."""
+    losses = []
+    for precision in ("fp32", "bf16"):
+        config = dataclasses.replace(CONFIG, train_decoder=dataclasses.replace(TRAINING, precision=precision))
+        jt.set_global_seed(5, False)
+        start = tmp_path / "a.safetensors"
+        save_checkpoint(start, "autoencoder", arrays_of(Autoencoder(config.autoencoder)), config, 1)
+        trainer = DecoderTrainer(config, TrainingFolder(data), tmp_path, start).build()
+        losses.append(trainer.compute(0, trainer.batch(0))[0]["reconstruction"])
+        assert {str(p.dtype) for p in trainer.network.parameters()} == {"float32"}
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.01 * losses[0]
+    refused(lambda: Stages(config, data, tmp_path / "run", device="cpu"), "train_decoder.precision bf16", "fp32")
+
+
 @pytest.mark.parametrize("change, words", [
     ({"crop": 96}, ("train_decoder.crop 96", "48")),
     ({"crop": 30}, ("train_decoder.crop 30", "multiple of")),

@@ -341,6 +341,28 @@ def test_the_first_layer_with_a_bad_output_is_named():
     assert np.isfinite(network[0](jt.ones((1, 2))).numpy()).all()
 
 
+def test_a_run_in_parts_of_some_minutes_ends_with_the_very_same_weights(top):
+    run, calls = top / "minutes", 0
+    shutil.copytree(top / "start", run)
+    while not (run / f"unet-{STEPS:07d}.safetensors").exists():
+        before, minutes = newest(run), 1 if calls else 1e-9
+        done = run_main("train", "unet", *common(top, "minutes"), "--minutes", minutes, *["--resume"] * bool(before))
+        calls += 1
+        assert done.returncode == 0, done.stderr
+        if not (run / f"unet-{STEPS:07d}.safetensors").exists():
+            last = done.stderr.splitlines()[-1]
+            assert f"--minutes after step {newest(run)} of the unet" in last and "--resume goes on" in last
+    assert calls > 1
+    whole, parts = (load_checkpoint(top / f / f"unet-{STEPS:07d}.safetensors").tensors for f in ("run", "minutes"))
+    assert all((value == parts[name]).all() for name, value in whole.items())
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_minutes_that_are_none_are_refused(top, minutes):
+    done = run_main("train", "unet", *common(top, "run"), "--resume", f"--minutes={minutes}")
+    assert done.returncode == 2 and f"error: --minutes {float(minutes):g}: expected" in done.stderr
+
+
 def test_a_step_to_resume_from_needs_its_stage(top):
     done = run_main("train", "all", *common(top, "run"), "--resume", 20)
     assert done.returncode == 2 and "of which stage" in done.stderr

@@ -8,6 +8,7 @@
   jiidm data synthetic train --count 1000
   jiidm data synthetic test --count 50 --seed 1 --test --references train
   jiidm data check train
+  jiidm data pack train runs/mine/latents mine.latents --whole
 """
 import argparse
 import json
@@ -68,7 +69,39 @@ def parse_arguments():
                        help="of the training's pictures, in pixels (default %(default)s)")
     check.add_argument("--json", metavar="FILE", help="also write the report to FILE")
     check.add_argument("--sheet", metavar="FILE", help="also draw photos with their label maps, a JPEG or a PNG")
+    add_pack(commands)
     return parser.parse_args()
+
+
+def add_pack(commands):
+    """Adds the command for packed latents."""
+    pack = commands.add_parser(
+        "pack", help="write a store of latents as one small file",
+        description="Writes the latents that `jiidm train latents` has made, with their label maps, as one file. "
+                    "`jiidm train unet --data FILE` trains on it, on a machine without the photos.")
+    pack.add_argument("folder", help="the training folder, with imgs/ and labels/")
+    pack.add_argument("latents", help="its store of latents, RUN/latents")
+    pack.add_argument("destination", help="the file to write")
+    pack.add_argument("--step", type=float, default=0.4, metavar="SHARE",
+                      help="round latents to multiples of this many standard deviations (default %(default)s)")
+    pack.add_argument("--whole", action="store_true", help="leave out the mirror images and further views")
+
+
+def pack_store(arguments):
+    """Packs a store of latents and says how large the file is and what the rounding costs."""
+    from jiidm.data.latents import LatentStore, files_hash  # imports Jittor, which the other commands do without
+    from jiidm.data.packed import pack_latents
+
+    folder, store = TrainingFolder(arguments.folder), LatentStore(arguments.latents)
+    if store.about.get("files") != files_hash(folder):
+        raise InputError(f"{arguments.latents}: not the latents of the files in {arguments.folder}; give the folder "
+                         f"that they were made of, or run jiidm train latents again")
+    path = Path(arguments.destination)
+    error = pack_latents(store, path, folder.names, folder.by_hand(), arguments.step, arguments.whole)
+    kept = "whole photos" if arguments.whole else f"{len(store)} latents"
+    size = path.stat().st_size
+    print(f"{path}: {len(folder)} photos, {kept}, {size / 1e6:.1f} MB, {size / len(folder):.0f} bytes a photo; "
+          f"rounding error {error:.3f} of the latents")
 
 
 def add_sets(commands):
@@ -106,7 +139,7 @@ def add_sets(commands):
 
 def check_arguments(arguments):
     """Raises InputError for a value out of its range and for --test without --references or the reverse."""
-    if arguments.command == "check":
+    if arguments.command in ("check", "pack"):
         return
     for option, smallest in (("width", SMALLEST), ("height", SMALLEST), ("seed", 0), ("count", 1)):
         value = getattr(arguments, option, smallest)
@@ -182,6 +215,8 @@ def main():
     check_arguments(arguments)
     if arguments.command == "check":
         return check(arguments)
+    if arguments.command == "pack":
+        return pack_store(arguments)
     if arguments.command == "landscapes":
         counts = write_landscapes(arguments.source, arguments.destination, arguments.width, arguments.height,
                                   arguments.stanford, arguments.seed)

@@ -93,7 +93,7 @@ def examine_jittor(found):
     print_line("Jittor", f"{jt.__version__}, cache {jittor_utils.cache_path}")
     onednn = onednn_version(jittor_utils)
     print_line("oneDNN", onednn or "none")
-    if onednn is None:
+    if onednn is None and runtime.device_name() == "cpu":
         found.append(("Jittor has no oneDNN: convolutions on the CPU are slow",
                       "pip install jittor_offline==0.0.7, unset use_mkl, and remove ~/.cache/jittor"))
     print_line("CUDA", f"none: {runtime.cuda_reason}" if runtime.cuda_reason else f"in use, {jt.flags.nvcc_path}")

@@ -13,7 +13,8 @@ def run_tool(main):
     """Runs the `main` of a command-line tool and turns its outcome into an exit code.
 
     `main` returns an exit code (None is 0). An `InputError` or a `SetupError` is printed and gives 2, Ctrl-C gives 130;
-    a `Stopped` is printed and gives 128 and its signal: 130 for Ctrl-C, 143 for SIGTERM. A warning is one line.
+    a `Stopped` is printed and gives 128 and its signal: 130 for Ctrl-C, 143 for SIGTERM, and 0 for the end of its time.
+    A warning is one line.
     """
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
@@ -25,6 +26,8 @@ def run_tool(main):
         with contextlib.suppress(OSError):  # nobody may be reading any more
             sys.stdout.flush()
             print(stop, file=sys.stderr, flush=True)
+        if not stop.signal:
+            sys.exit(0)
         os._exit(128 + stop.signal)  # Python's own exit may wait for processes in which Jittor still compiles
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -22,7 +22,8 @@ def main():
     parser.add_argument("stage", choices=("all", *STAGES, *FURTHER, *EVALUATORS, *BASELINES))
     parser.add_argument("--config", required=True,
                         help="YAML file, or the name of one in configs/ (default, judge, gaugan ...)")
-    parser.add_argument("--data", required=True, type=Path, help="folder with imgs/ and labels/")
+    parser.add_argument("--data", required=True, type=Path,
+                        help="folder with imgs/ and labels/; for unet also the file that `jiidm data pack` writes")
     parser.add_argument("--run", required=True, type=Path, help="folder for checkpoints, tables and sample grids")
     parser.add_argument("--validation", type=Path,
                         help="folder of held-out photos for quality and sample grids; with labels/ for the segmenter, "
@@ -30,6 +31,9 @@ def main():
     parser.add_argument("--resume", nargs="?", const="auto", metavar="auto|STEP|PATH",
                         help="go on from the newest whole state of --run (auto, the default), or from the state of a "
                              "step or in a file; newer states are renamed to NAME.aside")
+    parser.add_argument("--minutes", type=float, metavar="N",
+                        help="save and stop after so many minutes, with exit code 0; the same command with --resume "
+                             "goes on. The last step and the saving come on top")
     parser.add_argument("--start-from", type=Path, metavar="FILE",
                         help="start the UNet's training from the weights of this checkpoint (unet-*.safetensors of a "
                              "run, or what jiidm convert wrote)")
@@ -45,7 +49,7 @@ def main():
 
     from jiidm.system.stopping import stoppable
 
-    with stoppable():
+    with stoppable(args.minutes):
         from jiidm.config import config_path
         from jiidm.system.distributed import is_main_process
 
@@ -56,7 +60,9 @@ def main():
 
 
 def _check_arguments(args):
-    """Raises InputError for options that the stage does not have."""
+    """Raises InputError for options that the stage does not have, and for minutes that are none."""
+    if args.minutes is not None and not 0 < args.minutes < float("inf"):
+        raise InputError(f"--minutes {args.minutes:g}: expected more than 0")
     is_iidm = args.stage in ("all", *STAGES, *FURTHER)
     if args.resume and args.resume.isdigit() and args.stage in ("all", "latents", "export"):
         raise InputError(f"--resume {args.resume}: a step of which stage? Run autoencoder or unet alone, or give the "

@@ -158,6 +158,7 @@ class DecoderTrainingConfig(TrainingConfig):
         discriminator_ramp: steps over which its weight in the loss grows to full.
         discriminator_weight: that weight.
         discriminator_channels: its width, a multiple of 8.
+        precision: as for the UNet; the discriminator and the features stay fp32.
     """
 
     encoder: bool = False
@@ -173,6 +174,7 @@ class DecoderTrainingConfig(TrainingConfig):
     discriminator_ramp: int = 0
     discriminator_weight: float = 0.1
     discriminator_channels: Annotated[int, Range(8)] = 64
+    precision: Precision = "fp32"
 
     def check(self, name: str, config: Any) -> None:
         super().check(name, config)

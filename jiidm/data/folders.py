@@ -128,10 +128,7 @@ class TrainingFolder:
     @property
     def reading(self) -> str:
         """How the label maps are read, as a hash; empty where they are read as numbers or recognised."""
-        reader = self._reader
-        if reader is None or reader.table is None and not reader.snap:
-            return ""
-        return hashlib.sha256(repr((reader.vocabulary.names, reader.table, reader.snap)).encode()).hexdigest()
+        return reading_of(self._reader)
 
     def label_maps(self, num_classes: int = 29) -> Iterator[np.ndarray]:
         """Yields all label maps in the order of `names`, read ahead in threads; errors as of `labels`."""
@@ -151,6 +148,13 @@ class TrainingFolder:
         """Returns the photo and the label map of `name`, cropped centrally and resized to height x width."""
         return (fit_photo(self.photo(name), width, height),
                 fit_labels(self.labels(name, num_classes), width, height))
+
+
+def reading_of(reader: LabelReader | None) -> str:
+    """Returns `TrainingFolder.reading` for a reader."""
+    if reader is None or reader.table is None and not reader.snap:
+        return ""
+    return hashlib.sha256(repr((reader.vocabulary.names, reader.table, reader.snap)).encode()).hexdigest()
 
 
 @functools.cache

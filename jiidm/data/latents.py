@@ -135,15 +135,24 @@ def encoded(network, photos):
 def description(network, folder, config):
     """What a store of latents depends on: the autoencoder's weights, the pictures' size, the data folder's files, how
     its label maps are read."""
-    weights = hashlib.sha256(b"".join(p.numpy().tobytes() for p in network.parameters())).hexdigest()
-    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for n in folder.names for p in folder.paths(n)]
     training = config.train_unet
     drawn = {"views": training.views, "scale": training.scale, "seed": config.seed} if training.views > 1 else {}
     maps = {"maps": folder.reading} if folder.reading else {}
     return {
-        "autoencoder": weights, "width": config.image.width, "height": config.image.height, "photos": len(folder),
-        "files": hashlib.sha256(json.dumps(files).encode()).hexdigest(), **drawn, **maps,
+        "autoencoder": weights_hash(network), "width": config.image.width, "height": config.image.height,
+        "photos": len(folder), "files": files_hash(folder), **drawn, **maps,
     }
+
+
+def files_hash(folder):
+    """SHA-256 of names, sizes and dates of the files of a `TrainingFolder`."""
+    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for n in folder.names for p in folder.paths(n)]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def weights_hash(network):
+    """SHA-256 of all parameters of a network."""
+    return hashlib.sha256(b"".join(p.numpy().tobytes() for p in network.parameters())).hexdigest()
 
 
 def _views_of(number, config):

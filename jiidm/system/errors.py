@@ -10,10 +10,10 @@ class SetupError(RuntimeError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM.
+    """Ctrl-C, SIGTERM, or the end of the time that a job was given.
 
     Args:
-        signal: its number.
+        signal: its number; 0 for the end of the time.
         text: the message.
     """
 

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM in a long job: the first stops it in order, a second one ends the process at once."""
+"""Ctrl-C, SIGTERM and a time limit in a long job: the first signal stops it in order, a second one at once."""
 import contextlib
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 from jiidm.system.errors import Stopped
@@ -16,11 +17,17 @@ class _Watch:
     handlers = {}  # number -> address of Python's handler in the C library; empty when nothing is watched
     received = None  # the first signal that came
     may_raise = False
+    end = float("inf")  # of the job's time, on the clock of time.monotonic
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Context in which SIGINT and SIGTERM stop what runs under `interruptible`. For the main thread of a command."""
+def stoppable(minutes: float | None = None) -> Iterator[None]:
+    """Context in which SIGINT and SIGTERM stop what runs under `interruptible`. For the main thread of a command.
+
+    Args:
+        minutes: `time_is_up` from then on. None: never.
+    """
+    _Watch.end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     # Ctrl-C in a terminal kills the compilers that Jittor runs, and Jittor ends the process when a child is killed
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -33,6 +40,7 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         _Watch.handlers.clear()
+        _Watch.end = float("inf")
         if _Watch.received is None:  # else a further signal is to end the process, at its exit too
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -54,6 +62,11 @@ def interruptible() -> Iterator[None]:
         _raise_if_received()  # again, for code that catches every exception
     finally:
         _Watch.may_raise = False
+
+
+def time_is_up() -> bool:
+    """Returns whether the minutes that `stoppable` was given are over."""
+    return time.monotonic() >= _Watch.end
 
 
 def _raise_if_received():

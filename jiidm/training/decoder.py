@@ -6,6 +6,7 @@ The losses are L1, the distance of EfficientNet-Lite0's features, and a projecte
 from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, save_checkpoint, source_of
 from jiidm.foreign.efficientnet import load_efficientnet
 from jiidm.models.autoencoder import Autoencoder
+from jiidm.models.blocks import round_operands
 from jiidm.models.discriminator import ProjectedDiscriminator
 from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
@@ -41,6 +42,8 @@ class DecoderTrainer(CropTrainer):
         self.source = source_of(self.start, checkpoint.step)
         self.autoencoder, self.features = Autoencoder(self.config.autoencoder), load_efficientnet("lite0")
         load_into(self.autoencoder, checkpoint.tensors, self.start)
+        if self.training.precision == "bf16":
+            round_operands(self.autoencoder if self.training.encoder else self.autoencoder.decoder)
         self.network = self.autoencoder if self.training.encoder else _Decoding(self.autoencoder)
         self.discriminator = ProjectedDiscriminator([self.features.channels[tap] for tap in _TAPS],
                                                     self.training.discriminator_channels)

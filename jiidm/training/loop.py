@@ -18,7 +18,7 @@ from jiidm.system.distributed import (
 )
 from jiidm.system.errors import InputError, Stopped
 from jiidm.system.runtime import jt
-from jiidm.system.stopping import interruptible
+from jiidm.system.stopping import interruptible, time_is_up
 from jiidm.training.gradients import first_nonfinite_output
 from jiidm.training.log import EventWriter, Table
 
@@ -35,7 +35,7 @@ def train_loop(trainer, source):
 
     Raises:
         InputError: at a bad step (see `Watch`); the last saved state is as it was.
-        Stopped: after a signal; the state is saved.
+        Stopped: after a signal, or at the end of the time; the state is saved.
     """
     training = trainer.training
     first = _first_step(trainer, source)
@@ -102,24 +102,26 @@ def _save(trainer, done):
 
 
 def _leave_if_stopped(trainer, step, saved):
-    """Saves and raises `Stopped` when one of the processes has received a signal; `step` steps are done."""
+    """Saves and raises `Stopped` when one of the processes has received a signal, or the main one's time is up; `step`
+    steps are done."""
     received = None
     try:
         with interruptible():
             pass
     except Stopped as stop:
         received = stop.signal
-    signals = np.array([received == each for each in _SIGNALS], np.float32)
+    reasons = np.array([*(received == each for each in _SIGNALS), is_main_process() and time_is_up()], np.float32)
     if world_size() > 1:  # all of them at the same step
-        signals = all_reduce(signals)
-    if not signals.any():
+        reasons = all_reduce(reasons)
+    if not reasons.any():
         return
     if not saved:
         _save(trainer, step)
     barrier()  # an end of any process would end the main process's writing
-    number = _SIGNALS[int(signals.argmax())]
-    raise Stopped(number, f"stopped by {number.name} after step {step} of the {trainer.stage}, which is saved in "
-                          f"{trainer.run}; the same command with --resume goes on")
+    number, by = next(((each, f"by {each.name}") for each, count in zip(_SIGNALS, reasons, strict=False) if count),
+                      (0, "at the end of its --minutes"))
+    raise Stopped(number, f"stopped {by} after step {step} of the {trainer.stage}, which is saved in {trainer.run}; "
+                          f"the same command with --resume goes on")
 
 
 def _skip_or_stop(trainer, step, batch, fault):

@@ -6,7 +6,8 @@ from pathlib import Path
 from jiidm.checkpoint import load_checkpoint, load_into, open_checkpoint, save_checkpoint
 from jiidm.config import check_config, check_training
 from jiidm.data.folders import BY_HAND, TrainingFolder
-from jiidm.data.latents import LatentStore, PhotoLatents, description, write_latents
+from jiidm.data.latents import LatentStore, PhotoLatents, description, weights_hash, write_latents
+from jiidm.data.packed import PackedLatents
 from jiidm.data.vocabulary import count_classes
 from jiidm.diffusion.schedule import Schedule
 from jiidm.inference.ensemble import average, ensemble_weights
@@ -32,8 +33,9 @@ def check_run(config, device="auto"):
     check_training(config, "train_autoencoder", "train_unet")
     make_plan(config.inference, Schedule(config.diffusion))  # raises now, not after the autoencoder's hours
     use_device(device)
-    if config.train_unet.precision == "bf16" and not bfloat16_available():
-        raise InputError("train_unet.precision bf16: expected a GPU of compute capability 8.0 or more; use fp32")
+    for name in ("train_unet", "train_decoder"):
+        if getattr(config, name).precision == "bf16" and not bfloat16_available():
+            raise InputError(f"{name}.precision bf16: expected a GPU of compute capability 8.0 or more; use fp32")
     smallest = min(config.train_autoencoder.batch, config.train_unet.batch)
     if smallest < world_size():
         raise InputError(f"batch {smallest}: fewer samples than the {world_size()} processes; start fewer processes")
@@ -51,7 +53,7 @@ class Stages:
 
     Args:
         config: the `Config`.
-        data: folder with imgs/ and labels/.
+        data: folder with imgs/ and labels/; for the UNet's stage also a file of packed latents.
         run: folder to write into.
         validation: folder of held-out photos for the autoencoder's sample grids, or None.
         resume: as for `run_stage`, True for "auto"; finished stages are left as they are.
@@ -73,13 +75,15 @@ class Stages:
         if start_from:  # told now, not after the autoencoder's hours
             check_same_network(open_checkpoint(start_from, "unet"), config)
         self.config, self.average, self.tensorboard, self.start_from = config, average, tensorboard, start_from
-        self.folder = TrainingFolder(data, reader)
+        self.packed = PackedLatents(data, reader) if Path(data).is_file() else None
+        self.folder = self.packed or TrainingFolder(data, reader)
         self.by_hand = _numbers_by_hand(self.folder, config.train_unet.by_hand_weight)
         self.validation = TrainingFolder(validation, reader) if validation else None
         self.run = output_folder(run)
 
     def autoencoder(self):
         """Trains the autoencoder: `autoencoder.safetensors`."""
+        self._check_photos("autoencoder")
         run_stage(AutoencoderTrainer(self.config, self.folder, self.run, self.validation, self.tensorboard),
                   self._resume_of("autoencoder"))
 
@@ -87,11 +91,13 @@ class Stages:
         """Trains the decoder further, by perceptual and adversarial losses: `decoder.safetensors`, the autoencoder with
         that decoder. Encoder and codebook are those of `autoencoder.safetensors`: latents and UNet stay valid. With
         `train_decoder.encoder` all is trained, and the stages after this one take it."""
+        self._check_photos("decoder")
         run_stage(DecoderTrainer(self.config, self.folder, self.run, self.run / "autoencoder.safetensors",
                                  self.validation, self.tensorboard), self._resume_of("decoder"))
 
     def latents(self):
         """Encodes all photos and their mirror images: `latents/`. Does nothing where they are encoded on the fly."""
+        self._check_photos("latents")
         if self.config.train_unet.encode_on_the_fly:
             if is_main_process():
                 print("jiidm: no store of latents is written: encode_on_the_fly is set", file=sys.stderr, flush=True)
@@ -108,9 +114,12 @@ class Stages:
     def unet(self):
         """Trains the UNet on the latents: `unet-STEP.safetensors`."""
         network = self._trained_autoencoder()
-        on_the_fly = self.config.train_unet.encode_on_the_fly
-        store = PhotoLatents(network, self.folder, self.config) if on_the_fly else self._store_of(network)
-        photos = [self.folder.photo_path(name).name for name in self.folder.names]
+        if self.config.train_unet.encode_on_the_fly:
+            self._check_photos("unet with encode_on_the_fly")
+            store = PhotoLatents(network, self.folder, self.config)
+        else:
+            store = self._packed_of(network) if self.packed else self._store_of(network)
+        photos = self.folder.names if self.packed else [self.folder.photo_path(n).name for n in self.folder.names]
         run_stage(UNetTrainer(self.config, store, network, self.run, photos, self.tensorboard, self.start_from,
                               self.folder.reader(self.config.unet.num_classes).vocabulary.table, self.by_hand),
                   self._resume_of("unet"))
@@ -159,6 +168,22 @@ class Stages:
                              f"run the latents stage again")
         return store
 
+    def _packed_of(self, network):
+        about, image = self.packed.about, self.config.image
+        given = {"autoencoder": weights_hash(network), "width": image.width, "height": image.height}
+        if any(about.get(name) != value for name, value in given.items()):
+            raise InputError(f"{self.packed.path}: is of another autoencoder or size; pack the latents that "
+                             f"{self._autoencoder_path()} made")
+        if about.get("maps", "") != self.packed.reading:
+            raise InputError(f"{self.packed.path}: its label maps were read by another table; give the --classes and "
+                             f"--snap of the latents stage")
+        return self.packed
+
+    def _check_photos(self, stage):
+        if self.packed:
+            raise InputError(f"{self.packed.path}: packed latents, which only the unet trains on; give the {stage} a "
+                             f"folder with imgs/ and labels/")
+
     def _autoencoder_path(self):
         """The autoencoder whose latents the UNet learns."""
         name = "decoder" if self.config.train_decoder.encoder else "autoencoder"
@@ -174,7 +199,7 @@ class Stages:
 
 
 def _numbers_by_hand(folder, weight):
-    """Numbers of the photos of a `TrainingFolder` that `by_hand_weight` is for; none where it changes nothing."""
+    """Numbers of the photos of a `TrainingFolder` or `PackedLatents` that `by_hand_weight` is for; none at weight 1."""
     if weight == 1:
         return []
     names = folder.by_hand()
@@ -182,4 +207,4 @@ def _numbers_by_hand(folder, weight):
         raise InputError(f"{folder.path / BY_HAND}: missing; train_unet.by_hand_weight {weight:g} needs the names of "
                          f"the hand-made label maps, a line each")
     numbers = {name: number for number, name in enumerate(folder.names)}
-    return [numbers[name] for name in names] if len(names) < len(folder) else []
+    return [numbers[name] for name in names] if len(names) < len(folder.names) else []

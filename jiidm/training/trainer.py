@@ -207,7 +207,7 @@ def run_stage(trainer, resume=None):
     Raises:
         InputError: when the run holds such a training and `resume` is None, when there is no run or state to resume,
             when another process trains in the folder, and at a bad step.
-        Stopped: after a signal; the state is saved.
+        Stopped: after a signal, or at the end of the time; the state is saved.
     """
     check_resume(trainer.run, resume)
     output_folder(trainer.result.parent)
