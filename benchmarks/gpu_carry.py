@@ -174,7 +174,8 @@ def main():
     parser.add_argument("--mirrored", action="store_true", help="take the mirror images' latents, too")
     parser.add_argument("--photos", type=int, default=0, help="photos for the decoder (default: none)")
     parser.add_argument("--quality", type=int, default=90, help="of their JPEGs (default %(default)s)")
-    parser.add_argument("--parts", nargs="+", choices=FILES, default=list(FILES), help="what to bring now (default: all)")
+    parser.add_argument("--parts", nargs="+", choices=FILES, default=list(FILES),
+                        help="what to bring now (default: all)")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="(default %(default)s)")
     parser.add_argument("--python", default="3.12", help="version on the other machine (default %(default)s)")
     parser.add_argument("--package", action="append", default=[], metavar="NAME==VERSION",
