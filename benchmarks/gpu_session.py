@@ -250,11 +250,13 @@ def finished(command, seconds, log, env):
     except subprocess.TimeoutExpired:
         return None
     finally:  # also when this program is to end: nothing of the step stays
-        for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                    os.killpg(process.pid, number)
-                    process.wait(patience)
+        if process.poll() is None:
+            process.terminate()  # it alone: a training whose compilers are ended fails instead of saving
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def outcome(step, code, seconds, tail):
