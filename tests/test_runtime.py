@@ -100,7 +100,7 @@ def plain(monkeypatch):
 
 def test_without_a_gpu_jittor_sees_no_nvcc_and_no_mpi(plain):
     settings, reason = runtime._choose_settings()
-    assert (settings["nvcc_path"], settings["use_mpi"], settings["cache_name"]) == ("", "0", "jiidm-cpu")
+    assert (settings["nvcc_path"], settings["use_mpi"], settings["cache_name"]) == ("", "0", "jiidm2-cpu")
     assert reason == "no GPU"
 
 
@@ -125,7 +125,7 @@ def test_flags_of_the_user_and_of_cuda_are_both_kept_in_a_cache_of_their_own(pla
     plain.setattr(runtime, "find_cuda", lambda: ({"nvcc_path": "/c/nvcc", "cc_flags": "-Da=b"}, None))
     settings, _ = runtime._choose_settings()
     assert settings["cc_flags"] == "-Da=b -g"
-    assert settings["cache_name"].startswith("jiidm-") and settings["cache_name"] != "jiidm-cpu"
+    assert settings["cache_name"].startswith("jiidm2-") and settings["cache_name"] != "jiidm2-cpu"
 
 
 def test_under_mpirun_mpi_is_left_to_jittor(plain):

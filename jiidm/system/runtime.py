@@ -9,21 +9,18 @@ import fcntl
 import functools
 import os
 import re
-import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from jiidm.system.compiling import faster_core, faster_kernels, unpack_onednn
 from jiidm.system.cuda_home import find_cuda
 from jiidm.system.errors import InputError, SetupError
 from jiidm.system.host import find_faults, is_under_mpi, short_hash, write_python_config
 
-_STANDARD_HEADERS = ("algorithm", "array", "atomic", "cmath", "cstdint", "cstring", "functional", "iostream", "limits",
-                     "map", "memory", "sstream", "string", "unordered_map", "vector")
 _ONEDNN = re.compile(r"lib(dnnl|mkldnn)[.]so")
 
 
@@ -51,7 +48,7 @@ def _choose_settings():
     # a cache of its own. Jittor's default name would be the git branch that its folder lies in.
     flags = [{**os.environ, **settings}.get(name, "") for name in ("nvcc_path", "cc_flags", "cc_path", "enable_lto")]
     if "cache_name" not in os.environ:
-        settings["cache_name"] = f"jiidm-{short_hash(flags)}" if any(flags) else "jiidm-cpu"
+        settings["cache_name"] = f"jiidm2-{short_hash(flags)}" if any(flags) else "jiidm2-cpu"
     return settings, reason
 
 
@@ -113,7 +110,9 @@ def _import_jittor():
             first = not compiled.exists()
             if first:
                 _say(_describe_first_import(lock.lock_path))
-            import jittor
+            unpack_onednn(jittor_utils.home())
+            with faster_core(jittor_utils, cache):
+                import jittor
             if first:
                 compiled.touch()
                 _say(f"done in {time.time() - start:.0f} s")
@@ -127,32 +126,10 @@ def _import_jittor():
     if reason is None and not jittor.has_cuda:
         reason = "Jittor finds no GPU"
     jittor.flags.use_cuda = int(reason is None)
-    _precompile_headers(jittor, cache)
+    faster_kernels(jittor, cache)
     if "log_silent" in settings:
         jittor.flags.log_silent = 0  # warnings are about our own code from here on
     return jittor, cache, reason
-
-
-def _precompile_headers(jittor, cache):
-    """Has g++ read the standard library's headers precompiled: a kernel then compiles in two thirds of the time.
-
-    Where they cannot be precompiled, kernels include them as before.
-    """
-    if not Path(jittor.flags.cc_path).name.startswith("g++"):
-        return
-    header, compiled = cache / "jiidm-standard.h", cache / "jiidm-standard.h.gch"
-    if not compiled.exists():
-        header.write_text("".join(f"#include <{name}>\n" for name in _STANDARD_HEADERS))
-        flags = [flag for flag in shlex.split(jittor.flags.cc_flags)
-                 if not flag.startswith(("-l", "-L", "-Wl,", "-shared"))]
-        temporary = cache / f"jiidm-standard-{os.getpid()}.gch"
-        # -g as Jittor's asm_tuner.py adds it: g++ takes a precompiled header only with the flags that made it
-        done = subprocess.run([jittor.flags.cc_path, *flags, "-g", "-x", "c++-header", header, "-o", temporary],
-                              capture_output=True)
-        if done.returncode:
-            return
-        os.replace(temporary, compiled)
-    jittor.flags.cc_flags += f' -include "{header}" '
 
 
 def _say(line):
