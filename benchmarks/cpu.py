@@ -16,6 +16,7 @@ os.environ.setdefault("JIIDM_DEVICE", "cpu")
 from benchmarks.measuring import (
     ROOT,
     machine,
+    machine_name,
     normal,
     peak_gb,
     program,
@@ -326,7 +327,7 @@ def main():
         for one in SECTIONS[args.section](args.output):
             print("ROW", json.dumps(one), flush=True)
         return 0
-    earlier = args.output / "cpu.json"
+    earlier = args.output / f"cpu-{machine_name()}.json"
     report = json.loads(earlier.read_text()) if earlier.exists() else {"about": None, "rows": []}
     known = report["rows"] if report["about"] == machine() else []  # of another machine or version: not to be mixed
     sections = {name: [r for r in known if r["section"] == name] for name in SECTIONS}

@@ -1,6 +1,7 @@
 """What the benchmarks share: timing, the machine's own limits, and tables in Markdown and JSON."""
 import json
 import platform
+import re
 import statistics
 import sys
 import time
@@ -63,16 +64,33 @@ def peak_gb():
     return int(line.split()[1]) * 1024 / 1e9
 
 
+def _processor():
+    """The first processor's entries of /proc/cpuinfo, and how many processors there are."""
+    lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+    first: dict[str, str] = {}
+    for name, value in lines:
+        first.setdefault(name.strip(), value.strip())
+    return first, sum(name.strip() == "processor" for name, _ in lines)
+
+
 def machine():
     """The processor, the cores in use and the versions, as one dict."""
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((s.split(":")[1].strip() for s in info if s.startswith("model name")), platform.machine())
-    flags = next((s.split(":")[1].split() for s in info if s.startswith("flags")), [])
-    wanted = [f for f in ("avx2", "avx512f", "amx_bf16") if f in flags]
+    found, cores = _processor()
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in found.get("flags", "").split()]
+    about = [f"family {found['cpu family']}, model {found['model']}"] if "cpu family" in found else []
     return {
-        "processor": f"{name} ({', '.join(wanted)})", "cores": sum(s.startswith("processor") for s in info),
+        "processor": f"{found.get('model name', platform.machine())} ({', '.join(about + flags)})", "cores": cores,
         "python": platform.python_version(), "jittor": jt.__version__, "numpy": np.__version__,
     }
+
+
+def machine_name():
+    """A name for files: the processor's model and the widest of its instruction sets, as in intel-xeon-amx."""
+    found, _ = _processor()
+    model = re.sub(r"\(.*?\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", found.get("model name", platform.machine()))
+    sets = {"amx_bf16": "amx", "avx512_bf16": "avx512bf16", "avx512f": "avx512", "avx2": "avx2"}
+    widest = next((name for flag, name in sets.items() if flag in found.get("flags", "").split()), "")
+    return "-".join(re.findall(r"[a-z0-9]+", f"{model} {widest}".lower()))
 
 
 def row(what, value, unit, against=None, other=None, ratio=None, note=""):
@@ -84,7 +102,8 @@ def row(what, value, unit, against=None, other=None, ratio=None, note=""):
 
 
 def write_report(folder, name, title, rows, about):
-    """Writes NAME.json and NAME.md into the folder and returns the Markdown."""
+    """Writes NAME-MACHINE.json and .md into the folder, so that those of two machines stand side by side; returns the
+    Markdown."""
     output_folder(folder)
     lines = [f"# {title}", "", *(f"- {key}: {value}" for key, value in about.items()), "",
              "| what | ours | compared with | theirs | ratio | note |", "| --- | ---: | --- | ---: | ---: | --- |"]
@@ -95,6 +114,6 @@ def write_report(folder, name, title, rows, about):
                      f"{r['note']} |")
     text = "\n".join(lines) + "\n"
     for suffix, content in ((".md", text), (".json", json.dumps({"about": about, "rows": rows}, indent=1))):
-        with written_whole(Path(folder) / f"{name}{suffix}") as path:
+        with written_whole(Path(folder) / f"{name}-{machine_name()}{suffix}") as path:
             path.write_text(content)
     return text
