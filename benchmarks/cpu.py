@@ -15,6 +15,7 @@ os.environ.setdefault("JIIDM_DEVICE", "cpu")
 
 from benchmarks.measuring import (
     ROOT,
+    has_torch,
     machine,
     machine_name,
     normal,
@@ -23,9 +24,11 @@ from benchmarks.measuring import (
     resident_gb,
     row,
     seconds,
+    torch_program,
     with_random_weights,
     write_report,
 )
+from benchmarks.training_speed import NETWORKS, speed
 from jiidm.baselines.config import BaselineRun
 from jiidm.baselines.cost import parameter_count
 from jiidm.baselines.inference import BaselineGenerator
@@ -111,17 +114,17 @@ def step(folder):
 
 def against_torch(weights, given, out, ours, epsilon):
     """The same step in PyTorch, in processes of its own: that it computes the same, then how long it takes."""
-    call = program("torch_unet", "--weights", weights, "--inputs", given, "--scale", SCALE)
-    done = subprocess.run([*call, "--variants", "eager", "--output", out], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        yield row("PyTorch", float("nan"), "s", note="not measured: pip install torch")
+    call = torch_program("torch_unet", "--weights", weights, "--inputs", given, "--scale", SCALE)
+    if not has_torch():
+        yield row("PyTorch", float("nan"), "s", note="not measured: pip install torch, or set TORCH_PYTHON")
         return
+    subprocess.run([*call, "--variants", "eager", "--output", out], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     with np.load(out) as file:
         difference = float(np.abs(file["eager_guided"] - epsilon).max() / np.abs(epsilon).max())
     if difference > 1e-4:
         raise InputError(f"PyTorch's epsilon differs by {difference:.1e} of the largest value; expected at most 1e-4")
     yield row("guided step, largest difference from PyTorch", difference, "of the largest value")
-    done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(call, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     report = json.loads(done.stdout.splitlines()[-1])
     for name, variant in report["variants"].items():
         peak = variant["peak_resident_bytes"] / 1e9
@@ -213,6 +216,45 @@ def upsampling():
               note="Winograd on the large map needs as few multiplications: not folded")
 
 
+_PICTURE = """
+import json, sys, time
+import numpy as np
+from benchmarks.measuring import peak_gb
+from jiidm import Generator
+generator = Generator.from_checkpoint(sys.argv[1], "cpu", low_memory=sys.argv[2] == "low")
+labels = np.random.default_rng(1).integers(0, 29, (6, 8)).astype(np.uint8).repeat(64, 0).repeat(64, 1)
+times, report = [], {}
+def on_step(step):
+    times.append(time.perf_counter())
+    report.setdefault("step", peak_gb())
+generator.infer(labels, labels[..., None].repeat(3, 2) * 8, on_step=on_step,
+                rounds=[{"guidance": 3.5, "respacing": "ddim50", "start": 6}])
+print("FOUND", json.dumps({**report, "picture": peak_gb(), "seconds": float(np.median(np.diff(times[:-1])))}))
+"""
+
+
+def memory(folder):
+    """The most memory that loading, a guided step and a whole 512 x 384 picture at full size take, and at what cost."""
+    config, found = Config(), {}
+    for kind, network in (("autoencoder", Autoencoder(config.autoencoder)), ("unet", UNet(config.unet))):
+        save_checkpoint(folder / f"{kind}.safetensors", kind, arrays_of(with_random_weights(network)), config, 0)
+    for how in ("low", "packed"):
+        done = subprocess.run([sys.executable, "-c", _PICTURE, folder, how], cwd=ROOT, stdout=subprocess.PIPE,
+                              text=True, check=True)
+        found[how] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("FOUND"))[6:])
+    low, packed = found["low"], found["packed"]
+    for what, name in (("step", "loading and a guided step"), ("picture", "a whole 512 x 384 picture")):
+        yield row(f"peak memory of {name}, low memory", low[what], "GB", "packed weights", packed[what])
+    yield row("guided step, low memory", low["seconds"], "s", "packed weights", packed["seconds"])
+
+
+def training(folder):
+    """A training step of the default UNet, and of the default autoencoder with its discriminator."""
+    config = load_config(builtin_config("default"))
+    for what in NETWORKS:
+        yield from speed(what, config, folder)
+
+
 def autoencoder(_):
     """Encoding and decoding one 512 x 384 picture at full size."""
     network = with_random_weights(Autoencoder(AutoencoderConfig()))
@@ -301,7 +343,7 @@ def baselines(folder):
                   note=f"configs/{model}.yaml, {parameter_count(network) / 1e6:.1f} M parameters")
 
 
-SECTIONS = {f.__name__: f for f in (step, kernels, autoencoder, growth, pictures, baselines)}
+SECTIONS = {f.__name__: f for f in (step, kernels, memory, training, autoencoder, growth, pictures, baselines)}
 
 
 def full_recipe(rows):

@@ -1,8 +1,10 @@
 """What the benchmarks share: timing, the machine's own limits, and tables in Markdown and JSON."""
 import json
+import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -32,6 +34,16 @@ def seconds(call, repeats=5, warmup=2):
 def program(name, *arguments):
     """The command that runs benchmarks/`name`.py in a process of its own, in the folder ROOT."""
     return [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+
+
+def torch_program(name, *arguments):
+    """`program` with the Python that has PyTorch: this one, or the one that TORCH_PYTHON names."""
+    return [os.environ.get("TORCH_PYTHON", sys.executable), *program(name, *arguments)[1:]]
+
+
+def has_torch():
+    """Whether there is a PyTorch to compare with."""
+    return subprocess.run([*torch_program("")[:1], "-c", "import torch"], stderr=subprocess.DEVNULL).returncode == 0
 
 
 def normal(*shape, seed=0):

@@ -63,7 +63,7 @@ def main():
             losses.append(step_of(model, optimizer, average, images[0], images[1], t, images[2], bf16))
             seconds.append(time.perf_counter() - start)
         report["variants"][name] = {
-            "median_seconds": statistics.median(seconds[args.warmup :]), "first_loss": losses[0],
+            "median_seconds": statistics.median(seconds[args.warmup :]), "first_losses": {"mse": losses[0]},
             "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
     print(json.dumps(report))
