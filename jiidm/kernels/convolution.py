@@ -89,12 +89,27 @@ _SIZE = _CASE + r"""
 """
 
 _PACK = _CASE + r"""
-    @alias(weight, in0) @alias(packed, out0)
+    @alias(weight, in0) @alias(packed, out0)   // further inputs are computed first
     dnnl::memory from({{c[OUT], c[IN], c[KERNEL], c[KERNEL]}, dnnl::memory::data_type::f32, Tag::oihw}, engine(),
                       weight_p);
     dnnl::memory to(p.pd.weights_desc(), engine(), packed_p);
     dnnl::reorder(from, to).execute(stream, from, to);
     stream.wait();
+"""
+
+# float16, finite, to fp32; what is computed first is the further input
+_WIDEN = r"""
+    @alias(half, in0) @alias(y, out0)
+    const uint16_t* from = (const uint16_t*)half_p;
+    const int64_t n = in0->num;
+    #pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bits = (from[i] & 0x7fff) << 13;   // exponents of float16 are biased by 15, those of fp32 by 127
+        float size;
+        memcpy(&size, &bits, 4);
+        size *= 0x1p112f;
+        y_p[i] = from[i] & 0x8000 ? -size : size;
+    }
 """
 
 _RUN = _CASE + r"""
@@ -163,12 +178,12 @@ class PackedConvolution:
             "blocked_out": int(blocks), "winograd": int(winograd),
         }
         with jt.no_grad(), jt.flag_scope(compile_options=onednn_flags()):
-            packed = self._pack(case)
+            packed = self._pack(case, x)
             height, width = ((s + sum(self.padding) - kernel) // self.stride + 1 for s in (height, width))
             shape = [x.shape[0], out // BLOCK, height, width, BLOCK] if blocks else [x.shape[0], out, height, width]
             return _code(shape, "float32", [x, packed, self.bias], _RUN, case)
 
-    def _pack(self, case):
+    def _pack(self, case, x):
         key = tuple(case.values())
         if key not in self._packed:
             self._packed[key] = _pack(self.weight, case)
@@ -186,11 +201,17 @@ class LeanConvolution(PackedConvolution):
         """As `PackedConvolution`."""
         fits = self._winograd_fits(x, plain) and self.padding == (1, 1)
         if fits and x.shape[2] * x.shape[3] >= _LEAN_WINOGRAD_POSITIONS:
-            return winograd(x, self.weight.float32(), self.bias)
+            return winograd(x, self._weight_after(x), self.bias)
         return self._convolve(x, plain, False)
 
-    def _pack(self, case):
-        return _pack(self.weight.float32(), case)
+    def _pack(self, case, x):
+        return _pack(self._weight_after(x), case, x)
+
+    def _weight_after(self, x):
+        """The weight in fp32, computed when x has been: else Jittor would compute those of all layers ahead."""
+        if self.weight.dtype != "float16":
+            return self.weight
+        return jt.code(self.weight.shape, "float32", [self.weight, x], cpu_header="#include <cstring>", cpu_src=_WIDEN)
 
 
 class HalfConvolution:
@@ -252,9 +273,9 @@ def inference_convolution(device, precision, *widths, lean=False):
     return LeanConvolution if lean else PackedConvolution
 
 
-def _pack(weight, case):
-    """The weights in the layout of a case."""
-    return _code((_packed_size(tuple(case.items())),), "float32", [weight], _PACK, case)
+def _pack(weight, case, *after):
+    """The weights in the layout of a case, computed when the Vars `after` have been."""
+    return _code((_packed_size(tuple(case.items())),), "float32", [weight, *after], _PACK, case)
 
 
 @functools.cache
