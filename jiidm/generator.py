@@ -91,8 +91,8 @@ class Generator:
         if not reference:
             self._convolution = inference_convolution(device_name(), precision, self.config.unet.model_channels,
                                                       lean=low_memory)
-            prepare(self._autoencoder, inference_convolution(device_name(), "fp32", self.config.autoencoder.ch,
-                                                             lean=low_memory))
+            for_autoencoder = inference_convolution(device_name(), "fp32", self.config.autoencoder.ch, lean=low_memory)
+            _prepare(self._autoencoder, for_autoencoder)
         self._loaded: tuple[float, ...] | None = None
         self._null: Any = None
         self._load_mean(ensemble_weights(True, len(unets)))
@@ -251,9 +251,7 @@ class Generator:
             self._loaded = self._null = None  # should a file turn out to be damaged
             prepare(self._unet, None)
             load_into(self._unet, average(self.checkpoints, weights), self.checkpoints[0].path)
-            if self._convolution is LeanConvolution:
-                store_half(self._unet)
-            prepare(self._unet, self._convolution)
+            _prepare(self._unet, self._convolution)
             self._loaded = weights
 
     def _canvas(self, canvas):
@@ -290,6 +288,13 @@ class Generator:
         conditions = Conditions(self._unet, hot, height, width, budget, null, joint)
         self._null = size, conditions.null  # serves all pictures of this size to come
         return conditions
+
+
+def _prepare(network, convolution):
+    """Replaces the convolutions of a network whose weights are loaded."""
+    if convolution is LeanConvolution:
+        store_half(network)
+    prepare(network, convolution)
 
 
 def _is_short(unet):
