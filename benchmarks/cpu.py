@@ -15,16 +15,20 @@ os.environ.setdefault("JIIDM_DEVICE", "cpu")
 
 from benchmarks.measuring import (
     ROOT,
+    has_torch,
     machine,
+    machine_name,
     normal,
     peak_gb,
     program,
     resident_gb,
     row,
     seconds,
+    torch_program,
     with_random_weights,
     write_report,
 )
+from benchmarks.training_speed import NETWORKS, compare_steps
 from jiidm.baselines.config import BaselineRun
 from jiidm.baselines.cost import parameter_count
 from jiidm.baselines.inference import BaselineGenerator
@@ -110,17 +114,17 @@ def step(folder):
 
 def compare_with_torch(weights, given, out, ours, epsilon):
     """The same step in PyTorch, in processes of its own: first its result, then its time."""
-    call = program("torch_unet", "--weights", weights, "--inputs", given, "--scale", SCALE)
-    done = subprocess.run([*call, "--variants", "eager", "--output", out], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        yield row("PyTorch", float("nan"), "s", note="not measured: pip install torch")
+    call = torch_program("torch_unet", "--weights", weights, "--inputs", given, "--scale", SCALE)
+    if not has_torch():
+        yield row("PyTorch", float("nan"), "s", note="not measured: pip install torch, or set TORCH_PYTHON")
         return
+    subprocess.run([*call, "--variants", "eager", "--output", out], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     with np.load(out) as file:
         difference = float(np.abs(file["eager_guided"] - epsilon).max() / np.abs(epsilon).max())
     if difference > 1e-4:
         raise InputError(f"PyTorch's epsilon differs by {difference:.1e} of the largest value; expected at most 1e-4")
     yield row("guided step, largest difference from PyTorch", difference, "of the largest value")
-    done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(call, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     report = json.loads(done.stdout.splitlines()[-1])
     for name, variant in report["variants"].items():
         peak = variant["peak_resident_bytes"] / 1e9
@@ -193,6 +197,45 @@ def kernels(_):
             yield row(f"convolution {size}x{size}, {channels} to {out}, {height} x {width}", 1e3 * ours, "ms",
                       "Jittor's", 1e3 * plain, note=f"{flop / ours / 1e9:.0f} GFLOP/s of the direct method's FLOP, "
                                                     f"{flop / ours / rate:.2f} of the matrix product's rate")
+
+
+_PICTURE = """
+import json, sys, time
+import numpy as np
+from benchmarks.measuring import peak_gb
+from jiidm import Generator
+generator = Generator.from_checkpoint(sys.argv[1], "cpu", low_memory=sys.argv[2] == "low")
+labels = np.random.default_rng(1).integers(0, 29, (6, 8)).astype(np.uint8).repeat(64, 0).repeat(64, 1)
+times, report = [], {}
+def on_step(step):
+    times.append(time.perf_counter())
+    report.setdefault("step", peak_gb())
+generator.infer(labels, labels[..., None].repeat(3, 2) * 8, on_step=on_step,
+                rounds=[{"guidance": 3.5, "respacing": "ddim50", "start": 6}])
+print("FOUND", json.dumps({**report, "picture": peak_gb(), "seconds": float(np.median(np.diff(times[:-1])))}))
+"""
+
+
+def memory(folder):
+    """The most memory that loading, a guided step and a whole 512 x 384 picture at full size take, and at what cost."""
+    config, found = Config(), {}
+    for kind, network in (("autoencoder", Autoencoder(config.autoencoder)), ("unet", UNet(config.unet))):
+        save_checkpoint(folder / f"{kind}.safetensors", kind, arrays_of(with_random_weights(network)), config, 0)
+    for how in ("low", "packed"):
+        done = subprocess.run([sys.executable, "-c", _PICTURE, folder, how], cwd=ROOT, stdout=subprocess.PIPE,
+                              text=True, check=True)
+        found[how] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("FOUND"))[6:])
+    low, packed = found["low"], found["packed"]
+    for what, name in (("step", "loading and a guided step"), ("picture", "a whole 512 x 384 picture")):
+        yield row(f"peak memory of {name}, low memory", low[what], "GB", "packed weights", packed[what])
+    yield row("guided step, low memory", low["seconds"], "s", "packed weights", packed["seconds"])
+
+
+def training(folder):
+    """A training step of the default UNet, and of the default autoencoder with its discriminator."""
+    config = load_config(builtin_config("default"))
+    for what in NETWORKS:
+        yield from compare_steps(what, config, folder)
 
 
 def autoencoder(_):
@@ -283,7 +326,7 @@ def baselines(folder):
                   note=f"configs/{model}.yaml, {parameter_count(network) / 1e6:.1f} M parameters")
 
 
-SECTIONS = {f.__name__: f for f in (step, kernels, autoencoder, growth, pictures, baselines)}
+SECTIONS = {f.__name__: f for f in (step, kernels, memory, training, autoencoder, growth, pictures, baselines)}
 
 
 def full_recipe(rows):
@@ -309,7 +352,7 @@ def main():
         for one in SECTIONS[args.section](args.output):
             print("ROW", json.dumps(one), flush=True)
         return 0
-    earlier = args.output / "cpu.json"
+    earlier = args.output / f"cpu-{machine_name()}.json"
     report = json.loads(earlier.read_text()) if earlier.exists() else {"about": None, "rows": []}
     known = report["rows"] if report["about"] == machine() else []  # of another machine or version: not to be mixed
     sections = {name: [r for r in known if r["section"] == name] for name in SECTIONS}

@@ -1,7 +1,10 @@
 """What the benchmarks share: timing, memory, the machine, and reports in Markdown and JSON."""
 import json
+import os
 import platform
+import re
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -36,6 +39,16 @@ def seconds(call, repeats=5, warmup=2):
 def program(name, *arguments):
     """The command that runs benchmarks/`name`.py in a process of its own; its working directory must be ROOT."""
     return [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+
+
+def torch_program(name, *arguments):
+    """`program` with the Python that has PyTorch: this one, or the one that TORCH_PYTHON names."""
+    return [os.environ.get("TORCH_PYTHON", sys.executable), *program(name, *arguments)[1:]]
+
+
+def has_torch():
+    """Whether there is a PyTorch to compare with."""
+    return subprocess.run([*torch_program("")[:1], "-c", "import torch"], stderr=subprocess.DEVNULL).returncode == 0
 
 
 def normal(*shape, seed=0):
@@ -86,16 +99,33 @@ def peak_gb():
     return int(line.split()[1]) * 1024 / 1e9
 
 
+def _processor():
+    """The first processor's entries of /proc/cpuinfo, and how many processors there are."""
+    lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+    first: dict[str, str] = {}
+    for name, value in lines:
+        first.setdefault(name.strip(), value.strip())
+    return first, sum(name.strip() == "processor" for name, _ in lines)
+
+
 def machine():
     """The processor, the cores in use and the versions, as one dict."""
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((s.split(":")[1].strip() for s in info if s.startswith("model name")), platform.machine())
-    flags = next((s.split(":")[1].split() for s in info if s.startswith("flags")), [])
-    wanted = [f for f in ("avx2", "avx512f", "amx_bf16") if f in flags]
+    found, cores = _processor()
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in found.get("flags", "").split()]
+    about = [f"family {found['cpu family']}, model {found['model']}"] if "cpu family" in found else []
     return {
-        "processor": f"{name} ({', '.join(wanted)})", "cores": sum(s.startswith("processor") for s in info),
+        "processor": f"{found.get('model name', platform.machine())} ({', '.join(about + flags)})", "cores": cores,
         "python": platform.python_version(), "jittor": jt.__version__, "numpy": np.__version__,
     }
+
+
+def machine_name():
+    """A name for files: the processor's model and the widest of its instruction sets, as in intel-xeon-amx."""
+    found, _ = _processor()
+    model = re.sub(r"\(.*?\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", found.get("model name", platform.machine()))
+    sets = {"amx_bf16": "amx", "avx512_bf16": "avx512bf16", "avx512f": "avx512", "avx2": "avx2"}
+    widest = next((name for flag, name in sets.items() if flag in found.get("flags", "").split()), "")
+    return "-".join(re.findall(r"[a-z0-9]+", f"{model} {widest}".lower()))
 
 
 def row(what, value, unit, against=None, other=None, ratio=None, note=""):
@@ -107,7 +137,10 @@ def row(what, value, unit, against=None, other=None, ratio=None, note=""):
 
 
 def write_report(folder, name, title, rows, about):
-    """Writes rows as NAME.md and NAME.json into the folder and returns the Markdown."""
+    """Writes rows as NAME-MACHINE.md and .json into the folder, so that those of two machines stand side by side.
+
+    Returns the Markdown.
+    """
     lines = [f"# {title}", "", *(f"- {key}: {value}" for key, value in about.items()), "",
              "| what | ours | compared with | theirs | ratio | note |", "| --- | ---: | --- | ---: | ---: | --- |"]
     for r in rows:
@@ -115,7 +148,7 @@ def write_report(folder, name, title, rows, about):
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
         lines.append(f"| {r['what']} | {r['value']:.4g} {r['unit']} | {r['against'] or ''} | {other} | {ratio} | "
                      f"{r['note']} |")
-    return write_files(folder, name, "\n".join(lines) + "\n", rows, about)
+    return write_files(folder, f"{name}-{machine_name()}", "\n".join(lines) + "\n", rows, about)
 
 
 def write_files(folder, name, text, rows, about):

@@ -74,7 +74,7 @@ def main():
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         report["variants"][name] = {
-            "median_seconds": statistics.median(seconds[args.warmup :]), "first_loss": losses[0],
+            "median_seconds": statistics.median(seconds[args.warmup :]), "first_losses": {"mse": losses[0]},
             "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         if cuda:

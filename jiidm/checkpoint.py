@@ -379,11 +379,12 @@ def checkpoint_of(path: str | Path, metadata: Mapping[str, str], tensors: dict[s
 # ----------------------------------------------------------------------------------------------------------- networks
 
 def load_into(module: Any, tensors: Mapping[str, Any], source: str | Path) -> None:
-    """Sets the parameters of a network from arrays by name.
+    """Sets the parameters of a network by name.
 
     Args:
         module: the network.
-        tensors: names to arrays; exactly those of the network, in its shapes.
+        tensors: names to arrays, or to what reads them one by one, such as `StoredTensor`s; exactly those of the
+            network, in its shapes.
         source: what the message calls them, such as the file's path.
 
     Raises:
@@ -405,7 +406,8 @@ def load_into(module: Any, tensors: Mapping[str, Any], source: str | Path) -> No
         lines = "; ".join(f"{kind}: {_list_names(names)}" for kind, names in faults.items() if names)
         raise InputError(f"{source}: the weights are of another architecture; {lines}")
     for name, parameter in parameters.items():
-        parameter.assign(jt.array(np.ascontiguousarray(tensors[name], "float32")))
+        parameter.assign(jt.array(_read_values(tensors[name], np.dtype("float32"))))
+        parameter.sync()  # computed now, so that no second copy of all weights waits for its turn
 
 
 def check_numbers(arrays: Mapping[str, np.ndarray], source: object) -> None:

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from jiidm.checkpoint import KINDS, Checkpoint, load_checkpoint, load_into, open_tensors
+from jiidm.checkpoint import KINDS, Checkpoint, load_into, open_checkpoint, open_tensors
 from jiidm.config import InferenceConfig, RoundConfig, check_config, with_recipe
 from jiidm.data.inputs import prepare_inputs
 from jiidm.data.latents import one_hot_batch
@@ -20,11 +22,12 @@ from jiidm.inference.ensemble import average, check_alike, ensemble_weights
 from jiidm.inference.plan import make_plan
 from jiidm.inference.refinement import Step, draw_noise, refine
 from jiidm.inference.windows import WindowedConditions, window_starts
-from jiidm.kernels.convolution import bfloat16_available, inference_convolution
+from jiidm.kernels.convolution import LeanConvolution, bfloat16_available, inference_convolution
 from jiidm.models.autoencoder import Autoencoder
-from jiidm.models.blocks import prepare
+from jiidm.models.blocks import prepare, store_half
 from jiidm.models.unet import Conditions, ReferenceConditions, UNet
 from jiidm.system.errors import InputError
+from jiidm.system.memory import available_memory
 from jiidm.system.runtime import announce_compilation, device_name, jt, use_device
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
     from jiidm.data.classes import ClassTable
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
-_CPU_CACHE_MB = 2048
+_CPU_CACHE_MB, _LEAN_CACHE_MB = 2048, 768  # the latter holds the maps of one 512x384 picture at full size
+# Inference takes about this many times the bytes of the UNet's fp32 weights where packed ones are kept beside them
+_PACKED_MEMORY = 4
 
 Mask = str | Path | Image.Image | np.ndarray
 Photo = str | Path | Image.Image | np.ndarray
@@ -50,13 +55,14 @@ class Generator:
     model = "iidm"
 
     def __init__(self, autoencoder: Checkpoint, unets: list[Checkpoint], precision: str = "fp32",
-                 condition_cache_mb: int | None = None, reference: bool = False):
+                 condition_cache_mb: int | None = None, reference: bool = False, low_memory: bool = False):
         """Builds the networks.
 
         Args:
-            autoencoder, unets: checkpoints of one run.
+            autoencoder, unets: checkpoints of one run. Weights that are still in their files are read one by one.
             precision: "fp32" or "bf16".
             condition_cache_mb, reference: as in `from_checkpoint`.
+            low_memory: as in `from_checkpoint`.
 
         Raises:
             InputError: checkpoints that do not belong together.
@@ -75,7 +81,7 @@ class Generator:
         self.schedule = Schedule(self.config.diffusion)
         self.checkpoints, self.autoencoder_checkpoint = unets, autoencoder
         self._autoencoder = Autoencoder(autoencoder.config.autoencoder)
-        load_into(self._autoencoder, autoencoder.tensors, autoencoder.path)
+        load_into(self._autoencoder, average([autoencoder], (1.0,)), autoencoder.path)
         self._autoencoder.eval()
         self._unet = UNet(self.config.unet)
         self._unet.eval()
@@ -83,15 +89,18 @@ class Generator:
         self._budget = None if condition_cache_mb is None else condition_cache_mb * 2**20
         self._convolution = None
         if not reference:
-            self._convolution = inference_convolution(device_name(), precision, self.config.unet.model_channels)
-            prepare(self._autoencoder, inference_convolution(device_name(), "fp32", self.config.autoencoder.ch))
+            self._convolution = inference_convolution(device_name(), precision, self.config.unet.model_channels,
+                                                      lean=low_memory)
+            for_autoencoder = inference_convolution(device_name(), "fp32", self.config.autoencoder.ch, lean=low_memory)
+            _prepare(self._autoencoder, for_autoencoder)
         self._loaded: tuple[float, ...] | None = None
         self._null: Any = None
         self._load_mean(ensemble_weights(True, len(unets)))
 
     @classmethod
     def from_checkpoint(cls, paths: Paths = "default", device: str = "auto", precision: str = "auto",
-                        condition_cache_mb: int | None = None, reference: bool = False) -> Generator:
+                        condition_cache_mb: int | None = None, reference: bool = False,
+                        low_memory: bool | None = None) -> Generator:
         """Loads the weights of IIDM.
 
         Args:
@@ -100,9 +109,11 @@ class Generator:
             device: "auto" (CUDA where it works), "cpu" or "cuda".
             precision: of the UNet, "auto" (bf16 where the GPU has it, else fp32), "fp32" or "bf16". Statistics,
                 softmax, latents and the autoencoder are fp32 always.
-            condition_cache_mb: memory for the SPADE maps of the masks, in MB (None: no limit on CUDA, 2048 on the CPU).
-                Maps that do not fit are computed at every step, with the same result.
+            condition_cache_mb: memory for the SPADE maps of the masks, in MB (None: no limit on CUDA, 2048 on the CPU,
+                768 there with low memory). Maps that do not fit are computed at every step, with the same result.
             reference: compute as the authors' release does, twice the whole network a step in Jittor's own operators.
+            low_memory: on the CPU keep no packed weights, which take three times the memory and are faster to compute
+                with (None: where less than four times the UNet's weights is free; a line on stderr then says so).
 
         Raises:
             InputError: weights that are missing, unreadable, of another model, or have NaN.
@@ -117,11 +128,9 @@ class Generator:
             raise InputError("precision bf16: expected a GPU of compute capability 8.0 or more; use fp32")
         if precision == "auto":
             precision = "bf16" if bfloat16_available() else "fp32"
-        if condition_cache_mb is None and device == "cpu":
-            condition_cache_mb = _CPU_CACHE_MB
         if condition_cache_mb is not None and condition_cache_mb < 0:
             raise InputError(f"condition_cache_mb {condition_cache_mb}: expected at least 0")
-        checkpoints = [load_checkpoint(path) for path in files]
+        checkpoints = [open_checkpoint(path) for path in files]
         autoencoders = [c for c in checkpoints if c.kind == "autoencoder"]
         unets = sorted((c for c in checkpoints if c.kind == "unet"), key=lambda c: c.step)
         if len(autoencoders) != 1 or not unets:
@@ -129,17 +138,21 @@ class Generator:
                 f"{paths}: found {len(autoencoders)} autoencoders and {len(unets)} UNets, "
                 "expected one autoencoder and at least one UNet"
             )
-        return cls(autoencoders[0], unets, precision, condition_cache_mb, reference)
+        low_memory = device == "cpu" and not reference and (_is_short(unets[0]) if low_memory is None else low_memory)
+        if condition_cache_mb is None and device == "cpu":
+            condition_cache_mb = _LEAN_CACHE_MB if low_memory else _CPU_CACHE_MB
+        return cls(autoencoders[0], unets, precision, condition_cache_mb, reference, low_memory)
 
     def describe(self) -> str:
         """A line for each checkpoint: what it is, its step and, where it is a mean, its sources."""
         return "\n".join(c.describe() for c in (self.autoencoder_checkpoint, *self.checkpoints))
 
     def batch_size(self) -> int:
-        """How many pictures at a time suit the device: 4 on the CPU, on CUDA as many as its free memory holds, 1 to 32.
+        """How many pictures at a time suit the device: 4 on the CPU, or 1 with low memory; on CUDA as many as its free
+        memory holds, 1 to 32.
         """
         if device_name() == "cpu":
-            return 4
+            return 1 if self._convolution is LeanConvolution else 4
         factor = self.config.autoencoder.factor
         positions = (self.width // factor) * (self.height // factor)
         # maps of both branches, features and workspace of a step: about 64 tensors as wide as the first level
@@ -235,9 +248,11 @@ class Generator:
     def _load_mean(self, weights):
         """Loads the weighted mean of the checkpoints into the UNet, unless it is there already."""
         if weights != self._loaded:
+            self._loaded = self._null = None  # should a file turn out to be damaged
+            prepare(self._unet, None)
             load_into(self._unet, average(self.checkpoints, weights), self.checkpoints[0].path)
-            prepare(self._unet, self._convolution)
-            self._loaded, self._null = weights, None
+            _prepare(self._unet, self._convolution)
+            self._loaded = weights
 
     def _canvas(self, canvas):
         """Width and height of a recipe's canvas, checked; the network's own for ()."""
@@ -275,8 +290,27 @@ class Generator:
         return conditions
 
 
+def _prepare(network, convolution):
+    """Replaces the convolutions of a network whose weights are loaded."""
+    if convolution is LeanConvolution:
+        store_half(network)
+    prepare(network, convolution)
+
+
+def _is_short(unet):
+    """Whether memory is too short for packed weights of a UNet's checkpoint; says so on standard error."""
+    free, weights = available_memory(), 4 * sum(math.prod(tensor.shape) for tensor in unet.tensors.values())
+    if free is None or free >= _PACKED_MEMORY * weights:
+        return False
+    print(f"jiidm: {free / 1e9:.1f} GB of memory are free, and packed weights would take it to about "
+          f"{_PACKED_MEMORY * weights / 1e9:.1f} GB: computing with low memory, which is slower",
+          file=sys.stderr, flush=True)
+    return True
+
+
 def load(paths: Paths = "default", device: str = "auto", precision: str = "auto",
-         condition_cache_mb: int | None = None, reference: bool = False) -> Generator | BaselineGenerator:
+         condition_cache_mb: int | None = None, reference: bool = False, low_memory: bool | None = None
+         ) -> Generator | BaselineGenerator:
     """Loads whatever the checkpoint is: a `Generator`, or for GauGAN and CLADE a `BaselineGenerator`.
 
     The arguments are those of `Generator.from_checkpoint`. A baseline is one file, given in a folder or a list, and
@@ -285,7 +319,7 @@ def load(paths: Paths = "default", device: str = "auto", precision: str = "auto"
     files = _find_files(paths)
     baselines = _baselines(files)
     if not baselines:
-        return Generator.from_checkpoint(paths, device, precision, condition_cache_mb, reference)
+        return Generator.from_checkpoint(paths, device, precision, condition_cache_mb, reference, low_memory)
     if len(files) > 1:
         raise InputError(f"{paths}: {len(files)} checkpoints; {baselines[0].name} is a baseline, a model of its own; "
                          f"give that file alone, in a folder or a list of one")

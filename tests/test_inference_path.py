@@ -12,11 +12,11 @@ from jiidm.diffusion.guidance import Guidance, guided_denoiser
 from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Schedule
 from jiidm.inference.refinement import draw_noise
-from jiidm.kernels import compiled, plain_operators
-from jiidm.kernels.convolution import BLOCK, PackedConvolution, blocked, inference_convolution
+from jiidm.kernels import compiled, convolution, plain_operators
+from jiidm.kernels.convolution import BLOCK, LeanConvolution, PackedConvolution, blocked, inference_convolution
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.models.autoencoder import Autoencoder
-from jiidm.models.blocks import prepare
+from jiidm.models.blocks import conv1x1, conv3x3, prepare, store_half
 from jiidm.models.unet import Conditions, ReferenceConditions, UNet
 from jiidm.system.runtime import jt, nn
 
@@ -27,6 +27,13 @@ CLOSE = 1e-5
 def normal():
     random = np.random.default_rng(1)
     return lambda *shape: jt.array(random.standard_normal(shape, np.float32))
+
+
+@pytest.fixture(params=[PackedConvolution, LeanConvolution])
+def kind(request, monkeypatch):
+    """The class of the convolutions; small maps take the way of large ones, too."""
+    monkeypatch.setattr(convolution, "_LEAN_WINOGRAD_POSITIONS", 130)
+    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +62,11 @@ def unblocked(x):
     (2, 32, 6, 12, 16, 3, 1, (1, 1)),     # and out
     (1, 29, 128, 1, 1, 3, 1, (1, 1)),
 ])
-def test_convolution(normal, images, channels, out, height, width, kernel, stride, padding):
+def test_convolution(normal, kind, images, channels, out, height, width, kernel, stride, padding):
     x, weight, bias = normal(images, channels, height, width), normal(out, channels, kernel, kernel), normal(out)
     padded = nn.pad(x, [padding[0], padding[1]] * 2)
     expected = nn.conv2d(padded, weight, bias, stride, 0)
-    packed = PackedConvolution(weight, bias, stride, padding)
+    packed = kind(weight, bias, stride, padding)
     for given in (x, blocked(x)) if channels % 16 == 0 else (x,):
         for plain in (False, True):
             result = packed(given, plain)
@@ -67,12 +74,37 @@ def test_convolution(normal, images, channels, out, height, width, kernel, strid
             assert relative_error(unblocked(result) if result.ndim == 5 else result, expected) < CLOSE
 
 
-def test_convolution_of_another_size_is_packed_anew(normal):
+def test_convolution_of_another_size_is_packed_anew(normal, kind):
     weight, bias = normal(32, 32, 3, 3), normal(32)
-    packed = PackedConvolution(weight, bias, 1, (1, 1))
+    packed = kind(weight, bias, 1, (1, 1))
     for height, width in ((24, 32), (6, 8), (24, 32)):
         x = normal(1, 32, height, width)
         assert relative_error(unblocked(packed(blocked(x))), nn.conv2d(x, weight, bias, 1, 1)) < CLOSE
+
+
+def test_lean_convolution_keeps_no_packed_weights(normal):
+    weight, bias, x = normal(1024, 1024, 3, 3), normal(1024), blocked(normal(1, 1024, 12, 16))
+    jt.sync([weight, bias, x])
+    kept = {}
+    for kind in (LeanConvolution, PackedConvolution):
+        before = jt.liveness_info()["lived_vars"]
+        convolve = kind(weight, bias, 1, (1, 1))
+        convolve(x).sync()
+        kept[kind] = jt.liveness_info()["lived_vars"] - before
+    assert kept == {LeanConvolution: 0, PackedConvolution: 1}
+
+
+def test_weights_are_stored_in_half_where_it_holds_them(normal):
+    network = nn.Sequential(conv3x3(32, 32), conv1x1(32, 32))
+    exact, _ = (module.weight for module in network)
+    exact.assign(exact.float16().float32())
+    x = blocked(normal(1, 32, 12, 16))
+    prepare(network, LeanConvolution)
+    expected = network(x).numpy()
+    store_half(network)
+    prepare(network, LeanConvolution)
+    assert [str(module.weight.dtype) for module in network] == ["float16", "float32"]
+    assert np.array_equal(network(x).numpy(), expected)
 
 
 # ---- group norm
@@ -141,12 +173,12 @@ def guided(conditions, z, t=500, guidance=GUIDANCE, schedule=SCHEDULE):
 
 
 @pytest.mark.parametrize("height, width", [(10, 13), (16, 24)])
-def test_guided_step(unet, height, width):
+def test_guided_step(unet, kind, height, width):
     z, mask = inputs(2, height, width)
     expected = guided(ReferenceConditions(unet, mask), z)
     plain = guided(Conditions(unet, mask, height, width), z)
     assert relative_error(plain, expected) < CLOSE
-    prepare(unet, PackedConvolution)
+    prepare(unet, kind)
     try:
         fast = Conditions(unet, mask, height, width)
         result = guided(fast, z)
@@ -186,7 +218,7 @@ def test_guided_step_of_another_recipe(unet, prediction):
     assert relative_error(result, guided(plain, z)) > 0.01
 
 
-def test_chain_parity(reference_unet):
+def test_chain_parity(reference_unet, kind):
     """20 steps at guidance 3.5 on the fast path: the release's numbers, and the plain path's to 1e-4."""
     expected = reference("ddim")
     start, scale = int(expected["start"]), float(expected["guidance"])
@@ -199,7 +231,7 @@ def test_chain_parity(reference_unet):
         return [z.numpy() for _, z in ddim(denoise, SCHEDULE, z, chain[:start][::-1])]
 
     plain = samples(ReferenceConditions(reference_unet, mask))
-    prepare(reference_unet, PackedConvolution)
+    prepare(reference_unet, kind)
     try:
         conditions = Conditions(reference_unet, mask, *z.shape[2:])
         conditions.prepare(chain[:start])
@@ -254,16 +286,27 @@ def picture():
 
 def test_generator_takes_the_fast_path_and_can_do_as_the_release_does(picture):
     rounds = [{"guidance": 3.0, "respacing": "ddim20", "start": 4}]
-    fast, small, release = (
+    fast, small, lean, release = (
         Generator.from_checkpoint(device="cpu", **options)
-        for options in ({}, {"condition_cache_mb": 0}, {"reference": True})
+        for options in ({}, {"condition_cache_mb": 0}, {"low_memory": True}, {"reference": True})
     )
-    results = [np.asarray(g.infer(*picture, rounds=rounds)).astype(int) for g in (fast, small, release)]
+    results = [np.asarray(g.infer(*picture, rounds=rounds)).astype(int) for g in (fast, small, lean, release)]
     assert np.array_equal(results[0], results[1])
     # a latent beside the border of two codes may fall to the other side, in places
-    assert np.abs(results[0] - results[2]).mean() < 0.05
+    assert all(np.abs(results[0] - other).mean() < 0.05 for other in results[2:])
+    assert [g.batch_size() for g in (fast, lean)] == [4, 1]
     again = np.asarray(fast.infer(*picture, rounds=rounds, ensemble=[1.0])).astype(int)
     assert np.array_equal(again, results[0])
+
+
+@pytest.mark.parametrize("free, low", [(10**6, True), (10**9, False), (None, False)])
+def test_low_memory_by_what_is_free(monkeypatch, capfd, free, low):
+    monkeypatch.setattr("jiidm.generator.available_memory", lambda: free)
+    assert Generator.from_checkpoint(device="cpu").batch_size() == (1 if low else 4)
+    assert ("low memory" in capfd.readouterr().err) == low
+    for chosen in (True, False):
+        assert Generator.from_checkpoint(device="cpu", low_memory=chosen).batch_size() == (1 if chosen else 4)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("options, words", [
@@ -281,3 +324,4 @@ def test_refused_options(options, words):
 def test_widths_that_fill_no_blocks_stay_plain():
     assert inference_convolution("cpu", "fp32", 24) is None
     assert inference_convolution("cpu", "fp32", 32, 48) is PackedConvolution
+    assert inference_convolution("cpu", "fp32", 32, 48, lean=True) is LeanConvolution

@@ -23,8 +23,8 @@ def main():
         )
         problems = make_pictures(
             job, find_checkpoint(args), args.device, args.precision, args.condition_cache_mb, args.model,
-            rounds=args.rounds, ensemble=not args.no_ensemble, recipe=choose_recipe(args), seed=args.seed,
-            color_transfer={"on": True, "off": False}.get(args.color_transfer, args.color_transfer),
+            low_memory=args.low_memory, rounds=args.rounds, ensemble=not args.no_ensemble, recipe=choose_recipe(args),
+            seed=args.seed, color_transfer={"on": True, "off": False}.get(args.color_transfer, args.color_transfer),
         )
     for problem in problems:
         print(f"not made: {problem}")
@@ -98,8 +98,12 @@ def add_computing(parser):
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),
                         help="precision of the UNet; auto: bf16 on a GPU that has it, else fp32 (default: auto)")
     parser.add_argument("--condition-cache-mb", type=int, metavar="N",
-                        help="memory for the SPADE maps of the masks, in MB (default: 2048 on the CPU, no limit on a "
-                             "GPU). Maps that do not fit are computed at every step; the result is the same")
+                        help="memory for the SPADE maps of the masks, in MB (default: 2048 on the CPU, 768 there with "
+                             "--low-memory, no limit on a GPU). Maps that do not fit are computed at every step; the "
+                             "result is the same")
+    parser.add_argument("--low-memory", action=argparse.BooleanOptionalAction, default=None,
+                        help="on the CPU keep no packed weights: a third of the memory at full size, but slower "
+                             "(default: where less than four times the UNet's weights is free)")
 
 
 def find_checkpoint(args):

@@ -85,14 +85,14 @@ class _Batch(NamedTuple):
 
 
 def make_pictures(job, checkpoint="default", device="auto", precision="auto", condition_cache_mb=None, model=None, *,
-                  rounds=None, color_transfer=True, ensemble=True, recipe=None, seed=0):
+                  low_memory=None, rounds=None, color_transfer=True, ensemble=True, recipe=None, seed=0):
     """Makes the pictures of a job; with mpirun the processes share them.
 
     Files are read and written in the background, at most one batch ahead and one behind. Each appears whole.
 
     Args:
         job: a `ContestJob`.
-        checkpoint, device, precision, condition_cache_mb: as for `jiidm.load`.
+        checkpoint, device, precision, condition_cache_mb, low_memory: as for `jiidm.load`.
         model: what the checkpoint must be: "iidm", "gaugan" or "clade" (None: whatever it is).
         rounds, color_transfer, ensemble, recipe, seed: as for `Generator.infer`.
 
@@ -118,7 +118,7 @@ def make_pictures(job, checkpoint="default", device="auto", precision="auto", co
         with interruptible():
             waiting = [item for item in items if not (job.resume and _is_whole(job.picture(item)))]
         if waiting:
-            generator = _load_generator(checkpoint, device, precision, condition_cache_mb, model)
+            generator = _load_generator(checkpoint, device, precision, condition_cache_mb, low_memory, model)
             reader = job.reader(generator.vocabulary)
             bar = tqdm(total=len(items), initial=len(items) - len(waiting), unit="image", dynamic_ncols=True,
                        disable=not first)
@@ -143,11 +143,11 @@ def _processes():
     return distributed
 
 
-def _load_generator(checkpoint, device, precision, condition_cache_mb, model):
+def _load_generator(checkpoint, device, precision, condition_cache_mb, low_memory, model):
     with interruptible():
         from jiidm.generator import load
 
-        generator = load(checkpoint, device, precision, condition_cache_mb)
+        generator = load(checkpoint, device, precision, condition_cache_mb, low_memory=low_memory)
     if model is not None and generator.model != model:
         raise InputError(f"{checkpoint}: is of {generator.model}; expected {model}, as --model says")
     return generator

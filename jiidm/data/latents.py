@@ -33,7 +33,7 @@ class LatentStore:
             self.about = json.loads((path / "latents.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{path}: no readable store of latents ({error}); make it with tools/train.py latents"
+                f"{path}: no readable store of latents ({error}); make it with jiidm train latents"
             ) from error
 
     def __len__(self):

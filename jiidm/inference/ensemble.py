@@ -39,19 +39,37 @@ def weighted_mean(name, checkpoints, weights):
     Raises:
         InputError: NaN or Inf in one of the tensors.
     """
-    total = np.zeros(checkpoints[0].tensors[name].shape, np.float64)
+    total: float | np.ndarray = 0.0
     for checkpoint, weight in zip(checkpoints, weights, strict=True):
         tensor = checkpoint.tensors[name]
         array = tensor.read() if hasattr(tensor, "read") else tensor
         if not np.isfinite(array).all():
             raise InputError(f"{checkpoint.path}: NaN or Inf in {name}; take another checkpoint of the run")
-        total += weight * array.astype(np.float64)
-    return total.astype(np.float32)
+        if weight == 1:  # the only one that counts: float64 would change nothing
+            total = array
+        elif weight:
+            total = total + weight * array.astype(np.float64)
+    return np.asarray(total, np.float32)
+
+
+class _Mean(NamedTuple):
+    """A tensor of the mean, computed when it is read: a mean takes the memory of a few tensors."""
+
+    name: str
+    checkpoints: list
+    weights: tuple
+
+    @property
+    def shape(self):
+        return self.checkpoints[0].tensors[self.name].shape
+
+    def read(self):
+        return weighted_mean(*self)
 
 
 def average(checkpoints, weights):
-    """The weighted means of all tensors of `Checkpoint`s: names to float32 arrays."""
-    return {name: weighted_mean(name, checkpoints, weights) for name in checkpoints[0].tensors}
+    """The weighted means of all tensors of `Checkpoint`s: names to what `read` computes as a float32 array."""
+    return {name: _Mean(name, checkpoints, weights) for name in checkpoints[0].tensors}
 
 
 def check_alike(checkpoints):
@@ -68,21 +86,6 @@ def check_alike(checkpoints):
         for section in ("unet", "diffusion", "image", "autoencoder"):
             if getattr(other.config, section) != getattr(first.config, section):
                 raise InputError(f"{other.path}: its {section} section differs from that of {first.path}")
-
-
-class _Mean(NamedTuple):
-    """A tensor of the mean, computed when it is read: merging takes the memory of a few tensors."""
-
-    name: str
-    checkpoints: list
-    weights: tuple
-
-    @property
-    def shape(self):
-        return self.checkpoints[0].tensors[self.name].shape
-
-    def read(self):
-        return weighted_mean(*self)
 
 
 def merge_checkpoints(paths, output, weights=True):
@@ -115,10 +118,10 @@ def merge_checkpoints(paths, output, weights=True):
     weights = ensemble_weights(weights, len(checkpoints))
     dtype = _common_dtype(checkpoints)
     last = max(checkpoints, key=lambda checkpoint: checkpoint.step)
-    means = {name: _Mean(name, checkpoints, weights) for name in checkpoints[0].tensors}
     sources = [source_of(c.path, c.step, weight) for c, weight in zip(checkpoints, weights, strict=True)]
     note = "; ".join(filter(None, (last.note, f"mean of {len(paths)} checkpoints")))
-    save_checkpoint(output, last.kind, means, last.config, last.step, dtype, note, sources, last.classes)
+    save_checkpoint(output, last.kind, average(checkpoints, weights), last.config, last.step, dtype, note, sources,
+                    last.classes)
     return open_checkpoint(output)
 
 

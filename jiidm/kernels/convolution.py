@@ -2,8 +2,12 @@
 
 On the CPU `PackedConvolution` packs its weights once and uses Winograd where it pays. Activations stay in blocks of 16
 channels (N, C/16, H, W, 16), the layout that oneDNN computes in: nothing is reordered between two layers. Jittor's own
-convolution reorders input, weights and output at every call. On CUDA `HalfConvolution` computes in bfloat16.
+convolution reorders input, weights and output at every call. `LeanConvolution` keeps no packed weights, for little
+memory. On CUDA `HalfConvolution` computes in bfloat16.
 """
+import functools
+
+from jiidm.kernels.winograd import winograd
 from jiidm.system.runtime import device_name, jt, nn, onednn_flags
 
 BLOCK = 16  # channels; oneDNN's layout for AVX-512
@@ -11,6 +15,8 @@ BLOCK = 16  # channels; oneDNN's layout for AVX-512
 # Winograd's F(4x4, 3x3) needs a quarter of the multiplications, but its weights are four times as large: below about
 # this many positions it saves too little for that.
 _WINOGRAD_POSITIONS = 96
+# The same where the weights are transformed at every call
+_LEAN_WINOGRAD_POSITIONS = 768
 
 _HEADER = r"""
 #include <dnnl.hpp>
@@ -83,12 +89,27 @@ _SIZE = _CASE + r"""
 """
 
 _PACK = _CASE + r"""
-    @alias(weight, in0) @alias(packed, out0)
+    @alias(weight, in0) @alias(packed, out0)   // further inputs are computed first
     dnnl::memory from({{c[OUT], c[IN], c[KERNEL], c[KERNEL]}, dnnl::memory::data_type::f32, Tag::oihw}, engine(),
                       weight_p);
     dnnl::memory to(p.pd.weights_desc(), engine(), packed_p);
     dnnl::reorder(from, to).execute(stream, from, to);
     stream.wait();
+"""
+
+# float16, finite, to fp32; what is computed first is the further input
+_WIDEN = r"""
+    @alias(half, in0) @alias(y, out0)
+    const uint16_t* from = (const uint16_t*)half_p;
+    const int64_t n = in0->num;
+    #pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bits = (from[i] & 0x7fff) << 13;   // exponents of float16 are biased by 15, those of fp32 by 127
+        float size;
+        memcpy(&size, &bits, 4);
+        size *= 0x1p112f;
+        y_p[i] = from[i] & 0x8000 ? -size : size;
+    }
 """
 
 _RUN = _CASE + r"""
@@ -140,24 +161,57 @@ class PackedConvolution:
             x: N, C, H, W, or N, C/16, H, W, 16.
             plain: give N, C, H, W; else blocks, where the channels fill them.
         """
+        height, width = x.shape[2:4]
+        return self._convolve(x, plain, self._winograd_fits(x, plain) and height * width >= _WINOGRAD_POSITIONS)
+
+    def _winograd_fits(self, x, plain):
+        out, _, kernel, _ = self.weight.shape
+        return kernel == 3 and self.stride == 1 and x.ndim == 5 and out % BLOCK == 0 and not plain
+
+    def _convolve(self, x, plain, winograd):
         out, channels, kernel, _ = self.weight.shape
         height, width = x.shape[2:4]
-        to_blocks = not plain and out % BLOCK == 0
+        blocks = not plain and out % BLOCK == 0
         case = {
             "in": channels, "out": out, "height": height, "width": width, "kernel": kernel, "stride": self.stride,
             "before": self.padding[0], "after": self.padding[1], "blocked_in": int(x.ndim == 5),
-            "blocked_out": int(to_blocks),
-            "winograd": int(kernel == 3 and self.stride == 1 and height * width >= _WINOGRAD_POSITIONS
-                            and x.ndim == 5 and to_blocks),
+            "blocked_out": int(blocks), "winograd": int(winograd),
         }
-        key = tuple(case.values())
         with jt.no_grad(), jt.flag_scope(compile_options=onednn_flags()):
-            if key not in self._packed:
-                size = int(_code((1,), "int64", [], _SIZE, case).item())
-                self._packed[key] = _code((size,), "float32", [self.weight], _PACK, case)
+            packed = self._pack(case, x)
             height, width = ((s + sum(self.padding) - kernel) // self.stride + 1 for s in (height, width))
-            shape = [x.shape[0], out // BLOCK, height, width, BLOCK] if to_blocks else [x.shape[0], out, height, width]
-            return _code(shape, "float32", [x, self._packed[key], self.bias], _RUN, case)
+            shape = [x.shape[0], out // BLOCK, height, width, BLOCK] if blocks else [x.shape[0], out, height, width]
+            return _code(shape, "float32", [x, packed, self.bias], _RUN, case)
+
+    def _pack(self, case, x):
+        key = tuple(case.values())
+        if key not in self._packed:
+            self._packed[key] = _pack(self.weight, case)
+        return self._packed[key]
+
+
+class LeanConvolution(PackedConvolution):
+    """`PackedConvolution` for little memory: nothing but the weights themselves is kept.
+
+    They are packed or transformed at every call and may be float16, see `jiidm.models.blocks.store_half`. The result is
+    fp32 all the same.
+    """
+
+    def __call__(self, x, plain=False):
+        """As `PackedConvolution`."""
+        fits = self._winograd_fits(x, plain) and self.padding == (1, 1)
+        if fits and x.shape[2] * x.shape[3] >= _LEAN_WINOGRAD_POSITIONS:
+            return winograd(x, self._weight_after(x), self.bias)
+        return self._convolve(x, plain, False)
+
+    def _pack(self, case, x):
+        return _pack(self._weight_after(x), case, x)
+
+    def _weight_after(self, x):
+        """The weight in fp32, computed when x has been: else Jittor would compute those of all layers ahead."""
+        if self.weight.dtype != "float16":
+            return self.weight
+        return jt.code(self.weight.shape, "float32", [self.weight, x], cpu_header="#include <cstring>", cpu_src=_WIDEN)
 
 
 class HalfConvolution:
@@ -203,17 +257,30 @@ def rounded_convolution(x, weight, bias, stride, padding):
     return y.float32() + bias.reshape(1, -1, 1, 1)
 
 
-def inference_convolution(device, precision, *widths):
+def inference_convolution(device, precision, *widths, lean=False):
     """The class that `jiidm.models.blocks.prepare` replaces convolutions by; None where they stay as they are.
 
     Args:
         device: "cpu" or "cuda".
         precision: "fp32" or "bf16" (on CUDA).
         widths: channels of the tensors between the convolutions.
+        lean: on the CPU the one for little memory.
     """
     if device == "cuda":
         return HalfConvolution if precision == "bf16" else None
-    return PackedConvolution if onednn_flags() and not any(w % BLOCK for w in widths) else None
+    if not onednn_flags() or any(w % BLOCK for w in widths):
+        return None
+    return LeanConvolution if lean else PackedConvolution
+
+
+def _pack(weight, case, *after):
+    """The weights in the layout of a case, computed when the Vars `after` have been."""
+    return _code((_packed_size(tuple(case.items())),), "float32", [weight, *after], _PACK, case)
+
+
+@functools.cache
+def _packed_size(case):
+    return int(_code((1,), "int64", [], _SIZE, dict(case)).item())
 
 
 def _code(shape, dtype, inputs, source, case):

@@ -105,6 +105,21 @@ def prepare(network, how):
             module.prepared = how and how(module.weight.unsqueeze(3), module.bias, 1, (0, 0))
 
 
+def store_half(network):
+    """Stores the convolutions' weights of a network in float16 where it holds them exactly, as files of weights do.
+
+    Only `LeanConvolution` computes with them, in fp32.
+    """
+    for module in network.modules():
+        if isinstance(module, Convolution | PointwiseConv):
+            with jt.no_grad():
+                half = module.weight.float16()
+                half.sync()  # computed now: until then the fp32 weight stays in memory
+                if (half.float32() == module.weight).all().item():
+                    module.weight.assign(half)
+    jt.gc()
+
+
 def use_blocks(network, *widths):
     """Makes the convolutions of a network compute in blocks of channels on the CPU, if they fill the blocks.
 
