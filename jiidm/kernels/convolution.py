@@ -104,10 +104,11 @@ _WIDEN = r"""
     const int64_t n = in0->num;
     #pragma omp parallel for simd schedule(static)
     for (int64_t i = 0; i < n; i++) {
-        const uint32_t bits = (from[i] & 0x7fff) << 13;   // exponents of float16 are biased by 15, those of fp32 by 127
+        const uint32_t bits = ((from[i] & 0x7fff) << 13) + (112u << 23);   // exponents: biased by 15 there, 127 here
         float size;
         memcpy(&size, &bits, 4);
-        size *= 0x1p112f;
+        // subnormal numbers are multiples of 2^-24; shifted like the others they would be taken for zeros
+        size = from[i] & 0x7c00 ? size : (from[i] & 0x3ff) * 5.9604644775390625e-8f;
         y_p[i] = from[i] & 0x8000 ? -size : size;
     }
 """
