@@ -120,12 +120,10 @@ def machine():
 
 
 def machine_name():
-    """A name for files: the processor's model and the widest of its instruction sets, as in intel-xeon-amx."""
+    """A name for files: the processor's name, family and model, as in amd-epyc-25-17."""
     found, _ = _processor()
-    model = re.sub(r"\(.*?\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", found.get("model name", platform.machine()))
-    sets = {"amx_bf16": "amx", "avx512_bf16": "avx512bf16", "avx512f": "avx512", "avx2": "avx2"}
-    widest = next((name for flag, name in sets.items() if flag in found.get("flags", "").split()), "")
-    return "-".join(re.findall(r"[a-z0-9]+", f"{model} {widest}".lower()))
+    name = re.sub(r"\(.*?\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", found.get("model name", platform.machine()))
+    return "-".join(re.findall(r"[a-z0-9]+", f"{name} {found.get('cpu family', '')} {found.get('model', '')}".lower()))
 
 
 def row(what, value, unit, against=None, other=None, ratio=None, note=""):
