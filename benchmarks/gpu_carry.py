@@ -96,12 +96,13 @@ def place(carry, name, path):
 
 
 def tree_bytes(carry):
-    """Size of the working tree: the files that git tracks, and those that it neither tracks nor ignores."""
+    """Size of the working tree: in a checkout the files that git does not ignore, else all but hidden folders."""
     done = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
                           capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"{ROOT}: git cannot list its files ({done.stderr.strip()}); run this in a checkout")
-    files = [ROOT / name for name in filter(None, done.stdout.split("\0"))]
+        files = [path for path in ROOT.rglob("*") if not any(p[0] == "." for p in path.relative_to(ROOT).parts)]
+    else:
+        files = [ROOT / name for name in filter(None, done.stdout.split("\0"))]
     return sum(path.stat().st_size for path in files if path.is_file() and carry.resolve() not in path.parents)
 
 

@@ -235,7 +235,7 @@ def stand_in(monkeypatch):
     """A function that has `make_pictures` use a `StandIn` of the given `act`, and returns it."""
     def use(act=lambda call, on_step: None):
         generator = StandIn(act)
-        monkeypatch.setattr("jiidm.generator.load", lambda *arguments: generator)
+        monkeypatch.setattr("jiidm.generator.load", lambda *arguments, **settings: generator)
         return generator
 
     return use
