@@ -305,7 +305,7 @@ def test_configuration():
 
 
 def test_default_weights_keep_the_papers_sampler():
-    config = load_checkpoint(DEFAULT_WEIGHTS / "unet.safetensors").config
+    config = load_checkpoint(DEFAULT_WEIGHTS / "unet-mean.safetensors").config
     assert config.inference.sampler == "ddim" and steps_of(None, config) == config.inference.rounds[0].start
 
 
