@@ -50,7 +50,7 @@ def import_core(folder, jittor_path, commands, message="Compiling jittor_core"):
     return ran
 
 
-def test_the_core_gets_a_precompiled_header_and_optimises_less_where_it_does_not_count(tmp_path, jittor_path):
+def test_the_core_gets_a_precompiled_header_and_optimises_less_what_no_network_runs(tmp_path, jittor_path):
     compiler = stand_in(tmp_path / "g++")
     commands = core_commands(compiler, tmp_path)
     network, test, binding = import_core(tmp_path, jittor_path, commands)
