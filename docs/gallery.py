@@ -16,7 +16,7 @@ EXAMPLES = DOCS.parent / "examples"
 generator = Generator.from_checkpoint("default")
 
 labels = read_label_map(DOCS / "panorama-map.png")
-panorama = generator.infer(labels, EXAMPLES / "train/imgs/evening_glow.jpg", size="mask", names="panorama",
+panorama = generator.infer(labels, EXAMPLES / "train/imgs/evening_glow.jpg", size="mask", names=["panorama"],
                            recipe={"canvas": [1024, 256]})
 Image.fromarray(np.concatenate([colorize(labels), np.asarray(panorama)])).save(DOCS / "panorama.jpg", quality=88)
 
