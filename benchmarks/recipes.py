@@ -1,7 +1,7 @@
 """Compares recipes of the same weights by the judge, on one half of the label maps: choose on it, report on the other.
 
   python -m benchmarks.recipes --input_path data/test --img_path data/val --half first
-  python -m benchmarks.recipes --input_path data/test --img_path data/val --half second --only own "guidance 3, 5"
+  python -m benchmarks.recipes --input_path data/test --img_path data/val --half second --only own
 """
 import argparse
 from pathlib import Path
