@@ -44,7 +44,7 @@ page: .venv/page-ready
 
 # the quick tests; the first run compiles kernels
 check: setup
-	$(BIN)/python -m pytest -q -m "not slow and not mpi and not baselines and not bench"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not mpi and not baselines and not bench"
 
 test: setup
 	$(BIN)/python -m pytest

@@ -7,7 +7,8 @@ from helpers import refused, run_main
 from PIL import Image
 
 from jiidm.data.check import check_folder
-from jiidm.data.folders import TestFolder, TrainingFolder
+from jiidm.data import folders
+from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES, NO_CLASS, fit_labels, read_label_map
 from jiidm.data.sets.landscapes import read_landscapes, write_landscapes
 
@@ -68,7 +69,7 @@ def test_three_folders_at_one_size(landscapes, stanford, tmp_path):
 
 def test_masks_are_hand_made_and_styles_are_others(landscapes, tmp_path):
     write_landscapes(landscapes, tmp_path / "out", *SIZE, seed=3)
-    test = TestFolder(tmp_path / "out" / "test", tmp_path / "out" / "val")
+    test = folders.TestFolder(tmp_path / "out" / "test", tmp_path / "out" / "val")
     assert [item.name for item in test.items] == ["sift_d.png", "sift_e.png"] and not test.problems
     assert all(item.reference.stem != item.mask.stem for item in test.items)
     assert all((read_label_map(item.mask) < 29).all() for item in test.items)  # the contest's masks know no 255
