@@ -11,7 +11,7 @@ from helpers import ROOT, TINY, run_main, run_tool
 from PIL import Image
 
 import jiidm
-from jiidm.checkpoint import load_tensors, save_tensors
+from jiidm.checkpoint import load_checkpoint, load_tensors, save_tensors
 from jiidm.commands.main import COMMANDS
 from jiidm.config import to_dict
 
@@ -19,7 +19,7 @@ CONFIG = {
     **{section: to_dict(getattr(TINY, section)) for section in ("image", "autoencoder", "unet")},
     "train_autoencoder": {"steps": 4, "batch": 2, "crop": 32, "quantize_from": 2, "discriminator_start": 3,
                           "discriminator_channels": 8, "discriminator_layers": 1, "revive_codes_every": 2},
-    "train_unet": {"steps": 4, "batch": 3, "keep_at": [2, 4], "sheet_every": 4},
+    "train_unet": {"steps": 4, "batch": 3, "keep_at": [2, 4], "sheet_every": 4, "save_every": 3},
     "inference": {"rounds": [{"guidance": 2.0, "respacing": "ddim20", "start": 3},
                              {"guidance": 2.0, "respacing": "ddim20", "start": 2}]},
 }
@@ -261,6 +261,25 @@ def test_the_exported_mean_is_the_ensemble(folders, results, tmp_path):
     kept = [load_tensors(folders / "run" / f"unet-000000{step}.safetensors")[0] for step in (2, 4)]
     for name, value in mean.items():
         np.testing.assert_allclose(value, (kept[0][name] + kept[1][name]) / 2, rtol=1e-3, atol=1e-6)
+
+
+def test_a_training_that_was_stopped_is_exported_as_it_stands(folders, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folders / "run", run, ignore=shutil.ignore_patterns("weights"))
+    (run / "unet-0000004.safetensors").unlink()
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**CONFIG, "inference": {"rounds": [{"start": 1}]}}))
+    arguments = "train", "export", "--config", tmp_path / "recipe.yaml", "--data", folders / "train", "--run", run
+    done = run_main(*arguments)
+    assert done.returncode == 2 and not (run / "weights").exists()
+    assert "unet-0000004.safetensors: no such file" in done.stderr and "--latest" in done.stderr
+    done = run_main(*arguments, "--latest", "--average")
+    assert done.returncode == 2 and "leave out --average" in done.stderr
+    done = run_main(*arguments, "--latest")
+    assert done.returncode == 0, done.stderr
+    made = load_checkpoint(run / "weights" / "unet-0000003.safetensors")
+    latest = load_tensors(run / "unet-latest.safetensors")[0]
+    assert all(np.array_equal(made.tensors[name], value.astype(np.float16)) for name, value in latest.items())
+    assert [r.start for r in made.config.inference.rounds] == [1]  # the configuration's recipe
 
 
 def test_train_goes_on_where_it_is_and_refuses_to_overwrite(folders):

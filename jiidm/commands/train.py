@@ -42,6 +42,8 @@ def main():
     parser.add_argument("--tensorboard", action="store_true",
                         help="write the losses and sample grids for TensorBoard too, into RUN/tensorboard")
     parser.add_argument("--average", action="store_true", help="export the mean of the kept UNets as one checkpoint")
+    parser.add_argument("--latest", action="store_true",
+                        help="export a training that was stopped before its end: the averaged weights as last saved")
     add_label_options(parser)
     add_device(parser)
     args = parser.parse_args()
@@ -69,6 +71,10 @@ def _check_arguments(args):
                          f"state's file")
     if args.average and not is_iidm:
         raise InputError(f"--average: is for the UNets; leave it out for {args.stage}")
+    if args.latest and args.stage != "export":
+        raise InputError(f"--latest: is for export; leave it out for {args.stage}")
+    if args.latest and args.average:
+        raise InputError("--latest: takes the weights of one step; leave out --average")
     if args.dry_run and args.stage in EVALUATORS:
         raise InputError(f"--dry-run: is for the networks of IIDM and the baselines; leave it out for the {args.stage}")
     if args.start_from and args.stage not in ("all", "unet"):
@@ -87,7 +93,7 @@ def _train_iidm(args, path):
     if args.dry_run:
         return plan_of(config, args.data, args.device)
     stages = Stages(config, args.data, args.run, args.validation, args.resume, args.device, args.average,
-                    args.tensorboard, args.start_from, reader)
+                    args.tensorboard, args.start_from, reader, args.latest)
     for stage in STAGES if args.stage == "all" else (args.stage,):
         getattr(stages, stage)()
     return [_weights_line(args)] if args.stage in ("all", "export") else []

@@ -1,4 +1,5 @@
 """The stages of training IIDM, in one folder: autoencoder, decoder (on request), latents, UNet, export."""
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -62,19 +63,21 @@ class Stages:
         tensorboard: whether to write TensorBoard's files, into run/tensorboard.
         start_from: checkpoint whose weights the UNet starts from; random ones by default.
         reader: the `LabelReader` of the label maps. None: numbers of the contest's classes, or without names.
+        latest: `export` takes the averaged weights as last saved where a training has not come to its end.
 
     Raises:
         InputError: for a configuration, folder or checkpoint that cannot be used; nothing is written then.
     """
 
     def __init__(self, config, data, run, validation=None, resume=None, device="auto", average=False,
-                 tensorboard=False, start_from=None, reader=None):
+                 tensorboard=False, start_from=None, reader=None, latest=False):
         check_run(config, device)
         self.resume = "auto" if resume is True else resume or None
         check_resume(run, self.resume)
         if start_from:  # told now, not after the autoencoder's hours
             check_same_network(open_checkpoint(start_from, "unet"), config)
-        self.config, self.average, self.tensorboard, self.start_from = config, average, tensorboard, start_from
+        self.config, self.average, self.latest = config, average, latest
+        self.tensorboard, self.start_from = tensorboard, start_from
         self.packed = PackedLatents(data, reader) if Path(data).is_file() else None
         self.folder = self.packed or TrainingFolder(data, reader)
         self.by_hand = _numbers_by_hand(self.folder, config.train_unet.by_hand_weight)
@@ -125,14 +128,15 @@ class Stages:
                   self._resume_of("unet"))
 
     def export(self):
-        """Writes what inference needs, in half precision, into `weights/`: the autoencoder, with its further trained
-        decoder if there is one, and the kept UNets, or with `average` their mean, the paper's model ensemble."""
+        """Writes what inference needs, in half precision and with the configuration's recipe, into `weights/`: the
+        autoencoder, with its further trained decoder if there is one, and the kept UNets, or with `average` their mean,
+        the paper's model ensemble."""
         if not is_main_process():
             return
-        further = self.run / "decoder.safetensors"
-        autoencoder = load_checkpoint(further if further.exists() else self._autoencoder_path(), "autoencoder")
-        unets = [load_checkpoint(self.run / f"unet-{step:07d}.safetensors", "unet")
-                 for step in self.config.train_unet.keep_at]
+        decoders = [self.run / "decoder.safetensors", *[self.run / "decoder-latest.safetensors"] * self.latest]
+        further = next((path for path in decoders if path.exists()), self._autoencoder_path())
+        autoencoder = load_checkpoint(further, "autoencoder")
+        unets = [load_checkpoint(path, "unet") for path in self._unet_paths()]
         self._export("autoencoder", autoencoder)
         if self.average:
             steps, last = [unet.step for unet in unets], max(unets, key=lambda unet: unet.step)
@@ -143,9 +147,21 @@ class Stages:
         for unet in unets:
             self._export(f"unet-{unet.step:07d}", unet)
 
+    def _unet_paths(self):
+        """The UNets that `export` takes: the kept ones, or with `latest` the last saved where one of them is missing."""
+        paths = [self.run / f"unet-{step:07d}.safetensors" for step in self.config.train_unet.keep_at]
+        if all(path.exists() for path in paths):
+            return paths
+        if not self.latest:
+            missing = next(path for path in paths if not path.exists())
+            raise InputError(f"{missing}: no such file; the training has not come so far. --resume goes on with it, "
+                             f"export --latest takes the weights as they are")
+        return [self.run / "unet-latest.safetensors"]
+
     def _export(self, name, checkpoint, tensors=None, note=None):
         path = output_folder(self.run / "weights") / f"{name}.safetensors"
-        save_checkpoint(path, checkpoint.kind, tensors or checkpoint.tensors, checkpoint.config, checkpoint.step,
+        config = dataclasses.replace(checkpoint.config, inference=self.config.inference)
+        save_checkpoint(path, checkpoint.kind, tensors or checkpoint.tensors, config, checkpoint.step,
                         note=note or checkpoint.note, provenance=checkpoint.provenance,
                         classes=checkpoint.classes or self._count_classes(checkpoint))
 
