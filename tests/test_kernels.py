@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from helpers import numbers, relative_error, resident_bytes
 
-from jiidm.kernels.adamw import adamw_step
 from jiidm.kernels.attention import attention, attention_plain
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.kernels.layout import from_blocks, to_blocks
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
+from jiidm.kernels.parameters import adamw_step, sum_of_squares, towards
 from jiidm.kernels.pointwise import pointwise
 from jiidm.kernels.winograd import winograd
 from jiidm.system.runtime import jt, nn
@@ -247,3 +247,14 @@ def test_adamw(normal):
         found.append([*parameters, *group["values"], *group["m"]])
     for one, other in zip(*found, strict=True):
         assert relative_error(one, other) < CLOSE
+
+
+@pytest.mark.parametrize("shape", [(1,), (7, 3), (8192,), (30, 700)])
+def test_averages_and_norms_of_parameters(normal, shape):
+    a, b = normal(*shape), normal(*shape)
+    assert relative_error(towards(a, b, 0.1), numbers(a) + (numbers(b) - numbers(a)) * 0.1) < CLOSE
+    assert relative_error(sum_of_squares(a), [(numbers(a) ** 2).sum()]) < CLOSE
+    for value in (np.nan, np.inf, 1e30):
+        spoilt = a.numpy()
+        spoilt.flat[-1] = value
+        assert not np.isfinite(sum_of_squares(jt.array(spoilt)).item())

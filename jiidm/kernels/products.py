@@ -28,8 +28,8 @@ struct Rows { const float* data; int64_t row, block; };
 struct Vectors { float* data; int64_t row, vector; };
 
 // C = bias + A B for R rows of A with 16 * blocks columns and V vectors of B; bias is a row, or null for nothing
-template <int R, int V> __attribute__((noinline))
-static void multiply(Rows a, int64_t blocks, Vectors b, Vectors c, const float* bias) {
+template <int R, int V> __attribute__((always_inline))
+static inline void multiply(Rows a, int64_t blocks, Vectors b, Vectors c, const float* bias) {
     vec acc[R][V];
     #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
@@ -53,7 +53,7 @@ static void multiply(Rows a, int64_t blocks, Vectors b, Vectors c, const float* 
         #pragma GCC unroll 4
         for (int v = 0; v < V; v++) *(vec*)(c.data + r * c.row + v * c.vector) = acc[r][v];
 }
-template <int R, int V>
+template <int R, int V> __attribute__((noinline))
 static void multiply_rows(int64_t rows, Rows a, int64_t blocks, Vectors b, Vectors c, const float* bias) {
     for (int64_t r = 0; r < rows;) {
         const int64_t left = rows - r;

@@ -14,6 +14,9 @@ namespace jittor {
 static const float P = 0.625f, Q = 1.5f, P2 = P * P, Q2 = Q * Q;
 static const float SCALE_0 = 1 / (P2 * Q2), SCALE_P = 1 / (2 * P2 * (P2 - Q2)), SCALE_Q = 1 / (2 * Q2 * (Q2 - P2));
 static const int64_t F = 36, TILES = 24;
+// All matrices are in blocks of 16 columns: element (r, c) of n rows is data[(c / 16 * n + r) * 16 + c % 16]. The 36 are
+// this many floats apart: never a multiple of 4096 bytes, at which all would compete for the same lines of the cache.
+static inline int64_t distance(int64_t rows, int64_t blocks) { return rows * blocks * 16 + 16; }
 
 // B^T: 6 inputs to 6 numbers
 __attribute__((always_inline)) static inline void of_input(const vec x[6], vec y[6]) {
@@ -45,82 +48,77 @@ __attribute__((always_inline)) static inline void to_weight(const vec u[6], vec 
     w[0] = SCALE_0 * u[0] + e + g; w[1] = P * f + Q * h; w[2] = u[5] + P2 * e + Q2 * g;
 }
 
+// The tiles of images of blocks of channels (images, blocks, H, W, 16)
 struct Tiles {
-    int64_t height, width, rows, columns;
-    Tiles(int64_t h, int64_t w) : height(h), width(w), rows((h + 3) / 4), columns((w + 3) / 4) {}
-    int64_t image(int64_t t) const { return t / (rows * columns); }
+    int64_t blocks, height, width, rows, columns;
+    Tiles(int64_t b, int64_t h, int64_t w) : blocks(b), height(h), width(w), rows((h + 3) / 4), columns((w + 3) / 4) {}
     int64_t top(int64_t t) const { return t / columns % rows * 4; }
     int64_t left(int64_t t) const { return t % columns * 4; }
+    int64_t plane(int64_t t, int64_t c) const { return (t / (rows * columns) * blocks + c) * height * width * 16; }
 };
 
-// tile t of x (images, blocks, H, W, 16) as 36 numbers a channel, `stride` floats apart
-static void tile_of_input(const Tiles& s, const float* x, int64_t blocks, int64_t t, float* v, int64_t stride) {
+// block c of tile t of x as 36 numbers a channel, `stride` floats apart
+static void tile_of_input(const Tiles& s, const float* x, int64_t c, int64_t t, float* v, int64_t stride) {
     const int64_t top = s.top(t) - 1, left = s.left(t) - 1;
     const bool inside = top >= 0 && left >= 0 && top + 6 <= s.height && left + 6 <= s.width;
-    for (int64_t c = 0; c < blocks; c++) {
-        const float* xc = x + (s.image(t) * blocks + c) * s.height * s.width * 16;
-        vec half[6][6];
-        for (int j = 0; j < 6; j++) {
-            vec column[6], out[6];
-            for (int i = 0; i < 6; i++) {
-                const bool in = inside || (top + i >= 0 && top + i < s.height && left + j >= 0 && left + j < s.width);
-                column[i] = in ? *(const vec*)(xc + ((top + i) * s.width + left + j) * 16) : vec{};
-            }
-            of_input(column, out);
-            for (int i = 0; i < 6; i++) half[i][j] = out[i];
-        }
+    x += s.plane(t, c);
+    vec half[6][6];
+    for (int j = 0; j < 6; j++) {
+        vec column[6], out[6];
         for (int i = 0; i < 6; i++) {
-            vec out[6];
-            of_input(half[i], out);
-            for (int j = 0; j < 6; j++) *(vec*)(v + (i * 6 + j) * stride + c * 16) = out[j];
+            const bool in = inside || (top + i >= 0 && top + i < s.height && left + j >= 0 && left + j < s.width);
+            column[i] = in ? *(const vec*)(x + ((top + i) * s.width + left + j) * 16) : vec{};
         }
+        of_input(column, out);
+        for (int i = 0; i < 6; i++) half[i][j] = out[i];
+    }
+    for (int i = 0; i < 6; i++) {
+        vec out[6];
+        of_input(half[i], out);
+        for (int j = 0; j < 6; j++) *(vec*)(v + (i * 6 + j) * stride) = out[j];
     }
 }
-// tile t of the gradient of the result, likewise; adds it up into `sums`, a number a channel
-static void tile_of_result(const Tiles& s, const float* y, int64_t blocks, int64_t t, float* d, int64_t stride,
+// the same of y, the gradient of the result; adds it up into `sums`, a number a channel
+static void tile_of_result(const Tiles& s, const float* y, int64_t c, int64_t t, float* d, int64_t stride,
                            float* sums) {
-    for (int64_t c = 0; c < blocks; c++) {
-        const float* yc = y + (s.image(t) * blocks + c) * s.height * s.width * 16;
-        vec half[6][4], sum = {};
-        for (int j = 0; j < 4; j++) {
-            vec column[4], out[6];
-            for (int i = 0; i < 4; i++) {
-                const bool in = s.top(t) + i < s.height && s.left(t) + j < s.width;
-                column[i] = in ? *(const vec*)(yc + ((s.top(t) + i) * s.width + s.left(t) + j) * 16) : vec{};
-                sum += column[i];
-            }
-            of_result(column, out);
-            for (int i = 0; i < 6; i++) half[i][j] = out[i];
+    y += s.plane(t, c);
+    vec half[6][4], sum = {};
+    for (int j = 0; j < 4; j++) {
+        vec column[4], out[6];
+        for (int i = 0; i < 4; i++) {
+            const bool in = s.top(t) + i < s.height && s.left(t) + j < s.width;
+            column[i] = in ? *(const vec*)(y + ((s.top(t) + i) * s.width + s.left(t) + j) * 16) : vec{};
+            sum += column[i];
         }
-        *(vec*)(sums + c * 16) += sum;
-        for (int i = 0; i < 6; i++) {
-            vec out[6];
-            of_result(half[i], out);
-            for (int j = 0; j < 6; j++) *(vec*)(d + (i * 6 + j) * stride + c * 16) = out[j];
-        }
+        of_result(column, out);
+        for (int i = 0; i < 6; i++) half[i][j] = out[i];
+    }
+    *(vec*)sums += sum;
+    for (int i = 0; i < 6; i++) {
+        vec out[6];
+        of_result(half[i], out);
+        for (int j = 0; j < 6; j++) *(vec*)(d + (i * 6 + j) * stride) = out[j];
     }
 }
-// 36 numbers a channel to tile t of y, plus bias (which may be null), not below `least`
-static void tile_to_result(const Tiles& s, float* y, int64_t blocks, int64_t t, const float* m, int64_t stride,
+// 36 numbers a channel to block c of tile t of y, plus bias, not below `least`
+static void tile_to_result(const Tiles& s, float* y, int64_t c, int64_t t, const float* m, int64_t stride,
                            const float* bias, float least) {
-    for (int64_t c = 0; c < blocks; c++) {
-        vec half[4][6];
-        for (int j = 0; j < 6; j++) {
-            vec column[6], out[4];
-            for (int i = 0; i < 6; i++) column[i] = *(const vec*)(m + (i * 6 + j) * stride + c * 16);
-            to_result(column, out);
-            for (int i = 0; i < 4; i++) half[i][j] = out[i];
-        }
-        const vec b = bias ? *(const vec*)(bias + c * 16) : vec{};
-        const int64_t o = ((s.image(t) * blocks + c) * s.height + s.top(t)) * s.width + s.left(t);
-        const int64_t h = std::min<int64_t>(4, s.height - s.top(t)), w = std::min<int64_t>(4, s.width - s.left(t));
-        for (int i = 0; i < h; i++) {
-            vec out[4];
-            to_result(half[i], out);
-            for (int j = 0; j < w; j++) {
-                const vec sum = out[j] + b;
-                *(vec*)(y + (o + i * s.width + j) * 16) = sum > least ? sum : least + vec{};
-            }
+    vec half[4][6];
+    for (int j = 0; j < 6; j++) {
+        vec column[6], out[4];
+        for (int i = 0; i < 6; i++) column[i] = *(const vec*)(m + (i * 6 + j) * stride);
+        to_result(column, out);
+        for (int i = 0; i < 4; i++) half[i][j] = out[i];
+    }
+    const vec b = *(const vec*)bias;
+    const int64_t h = std::min<int64_t>(4, s.height - s.top(t)), w = std::min<int64_t>(4, s.width - s.left(t));
+    y += s.plane(t, c) + (s.top(t) * s.width + s.left(t)) * 16;
+    for (int i = 0; i < h; i++) {
+        vec out[4];
+        to_result(half[i], out);
+        for (int j = 0; j < w; j++) {
+            const vec sum = out[j] + b;
+            *(vec*)(y + (i * s.width + j) * 16) = sum > least ? sum : least + vec{};
         }
     }
 }
@@ -128,7 +126,7 @@ static void tile_to_result(const Tiles& s, float* y, int64_t blocks, int64_t t, 
 // Weights out x in x 3 x 3 to 36 matrices (channels read x channels written), both filled up to blocks. The gradient
 // with respect to the input reads the result's channels: `back` exchanges the two and turns each kernel by half a turn.
 static void matrices_of_weights(const float* w, int64_t out, int64_t in, bool back, float* u) {
-    const int64_t O = (out + 15) / 16, I = (in + 15) / 16, columns = (back ? I : O) * 16, size = I * O * 256;
+    const int64_t O = (out + 15) / 16, I = (in + 15) / 16, size = distance(I * 16, O);
     #pragma omp for schedule(static)
     for (int64_t k = 0; k < O * I; k++) {
         const int64_t o0 = k / I * 16, i0 = k % I * 16, n = std::min<int64_t>(16, in - i0) * 9;
@@ -158,7 +156,7 @@ static void matrices_of_weights(const float* w, int64_t out, int64_t in, bool ba
                 of_weight(column, result);
                 for (int i = 0; i < 6; i++) half[i][j] = result[i];
             }
-            float* to = u + (back ? (o0 + r) * columns + i0 : (i0 + r) * columns + o0);
+            float* to = u + (back ? i0 * O + o0 + r : o0 * I + i0 + r) * 16;
             for (int i = 0; i < 6; i++) {
                 vec result[6];
                 of_weight(half[i], result);
@@ -169,14 +167,14 @@ static void matrices_of_weights(const float* w, int64_t out, int64_t in, bool ba
 }
 // 36 matrices of gradients (in x out) back to gradients of weights out x in x 3 x 3
 static void weights_of_matrices(const float* u, int64_t out, int64_t in, float* w) {
-    const int64_t O = (out + 15) / 16, I = (in + 15) / 16, columns = O * 16, size = I * O * 256;
+    const int64_t O = (out + 15) / 16, I = (in + 15) / 16, size = distance(I * 16, O);
     #pragma omp for schedule(static)
     for (int64_t k = 0; k < O * I; k++) {
         const int64_t o0 = k / I * 16, i0 = k % I * 16, n = std::min<int64_t>(16, in - i0) * 9;
         vec lines[144];
         for (int64_t r = 0; r < 16; r++) {
             vec half[3][6];
-            const float* from = u + (i0 + r) * columns + o0;
+            const float* from = u + (o0 * I + i0 + r) * 16;
             for (int j = 0; j < 6; j++) {
                 vec column[6], result[3];
                 for (int i = 0; i < 6; i++) column[i] = *(const vec*)(from + (i * 6 + j) * size);
@@ -202,30 +200,33 @@ _CONVOLVE = r"""
     @alias(x, in0) @alias(weight, in1) @alias(bias, in2) @alias(y, out0)
     const bool back = data["back"] > 0, relu = data["relu"] > 0;
     const int64_t I = x_shape1, O = y_shape1, i_all = I * 16, o_all = O * 16;
-    const Tiles s(x_shape2, x_shape3);
-    const int64_t tiles = x_shape0 * s.rows * s.columns, threads = omp_get_max_threads();
+    const Tiles input(I, x_shape2, x_shape3), result(O, x_shape2, x_shape3);
+    const int64_t tiles = x_shape0 * input.rows * input.columns, threads = omp_get_max_threads();
     // as many tiles at a time as give each thread the same number of turns
     const int64_t share = (tiles + threads - 1) / threads, turns = std::max<int64_t>(1, share / TILES);
     const int64_t some = (share + turns - 1) / turns, room = (some + 3) / 4 * 4;
+    const int64_t v_size = distance(room, I), m_size = distance(room, O), u_size = distance(i_all, O);
     static Room matrices;
-    float* u = matrices.of(F * i_all * o_all);
+    float* u = matrices.of(F * u_size);
     std::vector<float> b(o_all, 0.f);
     if (!back) std::copy(bias_p, bias_p + bias_shape0, b.begin());
     #pragma omp parallel
     {
         matrices_of_weights(weight_p, weight_shape0, weight_shape1, back, u);
         static thread_local Room inputs, results;
-        float *v = inputs.of(F * room * i_all), *m = results.of(F * room * o_all);
+        float *v = inputs.of(F * v_size), *m = results.of(F * m_size);
         #pragma omp for schedule(static)
         for (int64_t t0 = 0; t0 < tiles; t0 += some) {
             const int64_t n = std::min(some, tiles - t0);
-            for (int64_t t = 0; t < n; t++) tile_of_input(s, x_p, I, t0 + t, v + t * i_all, room * i_all);
+            for (int64_t c = 0; c < I; c++)
+                for (int64_t t = 0; t < n; t++) tile_of_input(input, x_p, c, t0 + t, v + (c * room + t) * 16, v_size);
             for (int64_t f = 0; f < F; f++)
-                product((n + 3) / 4 * 4, O, {v + f * room * i_all, i_all, 16}, I, {u + f * i_all * o_all, o_all, 16},
-                        {m + f * room * o_all, o_all, 16});
-            for (int64_t t = 0; t < n; t++)
-                tile_to_result(s, y_p, O, t0 + t, m + t * o_all, room * o_all, back ? nullptr : b.data(),
-                               relu ? 0.f : -INFINITY);
+                product((n + 3) / 4 * 4, O, {v + f * v_size, 16, room * 16}, I, {u + f * u_size, 16, i_all * 16},
+                        {m + f * m_size, 16, room * 16});
+            for (int64_t c = 0; c < O; c++)
+                for (int64_t t = 0; t < n; t++)
+                    tile_to_result(result, y_p, c, t0 + t, m + (c * room + t) * 16, m_size, &b[c * 16],
+                                   relu ? 0.f : -INFINITY);
         }
     }
 """
@@ -234,33 +235,36 @@ _CONVOLVE = r"""
 _TO_WEIGHT = r"""
     @alias(x, in0) @alias(dy, in1) @alias(dweight, out0) @alias(dbias, out1)
     const int64_t I = x_shape1, O = dy_shape1, i_all = I * 16, o_all = O * 16;
-    const Tiles s(x_shape2, x_shape3);
-    const int64_t tiles = x_shape0 * s.rows * s.columns, some = std::min<int64_t>(tiles, 96);
+    const Tiles input(I, x_shape2, x_shape3), result(O, x_shape2, x_shape3);
+    const int64_t tiles = x_shape0 * input.rows * input.columns, some = std::min<int64_t>(tiles, 96);
+    const int64_t v_size = distance(some, I), d_size = distance(some, O), u_size = distance(i_all, O);
     static Room inputs, results, matrices;
-    float *v = inputs.of(F * some * i_all), *d = results.of(F * some * o_all), *u = matrices.of(F * i_all * o_all);
+    float *v = inputs.of(F * v_size), *d = results.of(F * d_size), *u = matrices.of(F * u_size);
     std::vector<float> sums(some * o_all, 0.f);
     #pragma omp parallel
     {
         #pragma omp for schedule(static)
-        for (int64_t f = 0; f < F; f++) std::fill_n(u + f * i_all * o_all, i_all * o_all, 0.f);
+        for (int64_t f = 0; f < F; f++) std::fill_n(u + f * u_size, u_size, 0.f);
         for (int64_t t0 = 0; t0 < tiles; t0 += some) {
             const int64_t n = std::min(some, tiles - t0);
-            #pragma omp for schedule(static)
-            for (int64_t t = 0; t < n; t++) {
-                tile_of_input(s, x_p, I, t0 + t, v + t * i_all, some * i_all);
-                tile_of_result(s, dy_p, O, t0 + t, d + t * o_all, some * o_all, &sums[t * o_all]);
-            }
+            #pragma omp for collapse(2) schedule(static) nowait
+            for (int64_t c = 0; c < I; c++)
+                for (int64_t t = 0; t < n; t++) tile_of_input(input, x_p, c, t0 + t, v + (c * some + t) * 16, v_size);
+            #pragma omp for collapse(2) schedule(static)
+            for (int64_t c = 0; c < O; c++)
+                for (int64_t t = 0; t < n; t++)
+                    tile_of_result(result, dy_p, c, t0 + t, d + (c * some + t) * 16, d_size, &sums[(c * some + t) * 16]);
             #pragma omp for collapse(2) schedule(static)
             for (int64_t f = 0; f < F; f++)
                 for (int64_t c = 0; c < I; c++)
-                    accumulate(n, O, v + f * some * i_all + c * 16, i_all, {d + f * some * o_all, o_all, 16},
-                               {u + (f * i_all + c * 16) * o_all, o_all, 16});
+                    accumulate(n, O, v + f * v_size + c * some * 16, 16, {d + f * d_size, 16, some * 16},
+                               {u + f * u_size + c * 256, 16, i_all * 16});
         }
         weights_of_matrices(u, dweight_shape0, dweight_shape1, dweight_p);
     }
     for (int64_t o = 0; o < dbias_shape0; o++) {
         double sum = 0;
-        for (int64_t t = 0; t < some; t++) sum += sums[t * o_all + o];
+        for (int64_t t = 0; t < some; t++) sum += sums[(o / 16 * some + t) * 16 + o % 16];
         dbias_p[o] = sum;
     }
 """

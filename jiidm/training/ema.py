@@ -1,6 +1,7 @@
 """Exponential moving average of weights."""
 import contextlib
 
+from jiidm.kernels.parameters import towards
 from jiidm.system.runtime import jt
 
 
@@ -20,7 +21,7 @@ class EMA:
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in self.module.named_parameters():
             average = self.average[name]
-            average.update(average + (parameter.detach() - average) * (1 - decay))
+            average.update(towards(average, parameter, 1 - decay))
         jt.sync(list(self.average.values()))  # else old parameters are held until someone asks for the averages
 
     def arrays(self):

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from jiidm.kernels.adamw import adamw_step
+from jiidm.kernels.parameters import adamw_step, sum_of_squares
 from jiidm.system.distributed import all_reduce_vars, shard
 from jiidm.system.runtime import jt
 from jiidm.training.patching import patched
@@ -78,7 +78,7 @@ class Gradients:
 
     def nonfinite(self):
         """Computes `grad_norm`; returns the names of the parameters whose gradient is not finite."""
-        squares = [(value * value).sum() for value in self.values]
+        squares = [sum_of_squares(value) for value in self.values]
         jt.sync(squares)
         squares = [square.item() for square in squares]
         self.grad_norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
