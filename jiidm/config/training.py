@@ -158,6 +158,7 @@ class DecoderTrainingConfig(TrainingConfig):
         discriminator_ramp: steps over which its weight in the loss grows to full.
         discriminator_weight: that weight.
         discriminator_channels: its width, a multiple of 8.
+        patch_channels: of a PatchGAN on the pixels beside it, a multiple of 4, for fine texture; 0 for none.
         precision: as for the UNet; the discriminator and the features stay fp32.
     """
 
@@ -174,6 +175,7 @@ class DecoderTrainingConfig(TrainingConfig):
     discriminator_ramp: int = 0
     discriminator_weight: float = 0.1
     discriminator_channels: Annotated[int, Range(8)] = 64
+    patch_channels: Annotated[int, Range(0)] = 0
     precision: Precision = "fp32"
 
     def check(self, name: str, config: Any) -> None:
@@ -181,6 +183,8 @@ class DecoderTrainingConfig(TrainingConfig):
         _check_crop(self.crop, name, config)
         if self.discriminator_channels % 8:
             raise InputError(f"{name}.discriminator_channels {self.discriminator_channels}: expected a multiple of 8")
+        if self.patch_channels % 4:
+            raise InputError(f"{name}.patch_channels {self.patch_channels}: expected a multiple of 4")
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ namespace jittor {
 static const float P = 0.625f, Q = 1.5f, P2 = P * P, Q2 = Q * Q;
 static const float SCALE_0 = 1 / (P2 * Q2), SCALE_P = 1 / (2 * P2 * (P2 - Q2)), SCALE_Q = 1 / (2 * Q2 * (Q2 - P2));
 static const int64_t F = 36, TILES = 24;
-// All matrices are in blocks of 16 columns: element (r, c) of n rows is data[(c / 16 * n + r) * 16 + c % 16]. The 36 are
-// this many floats apart: never a multiple of 4096 bytes, at which all would compete for the same lines of the cache.
+// All matrices are in blocks of 16 columns: element (r, c) of n rows is data[(c / 16 * n + r) * 16 + c % 16]. The 36
+// are this many floats apart: never a multiple of 4096 bytes, at which all would compete for the same cache lines.
 static inline int64_t distance(int64_t rows, int64_t blocks) { return rows * blocks * 16 + 16; }
 
 // B^T: 6 inputs to 6 numbers
@@ -253,7 +253,8 @@ _TO_WEIGHT = r"""
             #pragma omp for collapse(2) schedule(static)
             for (int64_t c = 0; c < O; c++)
                 for (int64_t t = 0; t < n; t++)
-                    tile_of_result(result, dy_p, c, t0 + t, d + (c * some + t) * 16, d_size, &sums[(c * some + t) * 16]);
+                    tile_of_result(result, dy_p, c, t0 + t, d + (c * some + t) * 16, d_size,
+                                   &sums[(c * some + t) * 16]);
             #pragma omp for collapse(2) schedule(static)
             for (int64_t f = 0; f < F; f++)
                 for (int64_t c = 0; c < I; c++)

@@ -33,15 +33,17 @@ class _Norm(GroupNorm):
 
 
 class ProjectedDiscriminator(nn.Module):
-    """One small PatchGAN on the features of a fixed network at each of several scales (Sauer et al. 2021).
+    """One small PatchGAN on the features of a fixed network at each of several scales (Sauer et al. 2021), and on
+    request one on the pixels, which sees the fine texture that the features pass over.
 
     Random 1x1 convolutions that do not learn mix the channels, so that no channel of the features can be left out.
     """
 
-    def __init__(self, channels, width):
+    def __init__(self, channels, width, patch_channels=0):
         """Args:
             channels: of the features, one number a scale.
             width: channels of the discriminators, a multiple of 8.
+            patch_channels: of the first layer of the one on the pixels, a multiple of 4; 0 for none.
         """
         rng = np.random.default_rng(0)
         self.mixing = [jt.array(np.float32(rng.standard_normal((width, c, 1, 1)) / np.sqrt(c))).stop_grad()
@@ -50,7 +52,10 @@ class ProjectedDiscriminator(nn.Module):
             nn.Conv(width, width, 3, padding=1), _Norm(width, _GROUPS, _EPS), nn.LeakyReLU(0.2),
             nn.Conv(width, width, 3, padding=1), _Norm(width, _GROUPS, _EPS), nn.LeakyReLU(0.2),
             nn.Conv(width, 1, 3, padding=1)) for _ in channels])
+        if patch_channels:
+            self.patches = PatchDiscriminator(patch_channels, 1)
 
-    def execute(self, features):
-        """Features N, C, h, w of each scale -> scores N, 1, h, w of each."""
-        return [head(nn.conv2d(x, mixing)) for x, mixing, head in zip(features, self.mixing, self.heads, strict=True)]
+    def execute(self, features, pictures):
+        """Features N, C, h, w of each scale and pictures N, 3, H, W -> scores N, 1, h, w of each."""
+        scores = [head(nn.conv2d(x, mixing)) for x, mixing, head in zip(features, self.mixing, self.heads, strict=True)]
+        return [*scores, self.patches(pictures)] if hasattr(self, "patches") else scores

@@ -45,8 +45,9 @@ class DecoderTrainer(CropTrainer):
         if self.training.precision == "bf16":
             round_operands(self.autoencoder if self.training.encoder else self.autoencoder.decoder)
         self.network = self.autoencoder if self.training.encoder else _Decoding(self.autoencoder)
-        self.discriminator = ProjectedDiscriminator([self.features.channels[tap] for tap in _TAPS],
-                                                    self.training.discriminator_channels)
+        channels = [self.features.channels[tap] for tap in _TAPS]
+        self.discriminator = ProjectedDiscriminator(channels, self.training.discriminator_channels,
+                                                    self.training.patch_channels)
         self.set_learners()
 
     def losses(self, step, part):
@@ -61,9 +62,9 @@ class DecoderTrainer(CropTrainer):
         since = step - training.discriminator_start
         if since < 0:
             return Losses([total], [reconstruction, perceptual, jt.zeros(1), jt.zeros(1)])
-        generator = _mean([generator_loss(scores) for scores in self.discriminator(fake)])
+        generator = _mean([generator_loss(scores) for scores in self.discriminator(fake, recon)])
         judged = _mean([hinge_loss(*scores) for scores in zip(
-            self.discriminator(real), self.discriminator([f.detach() for f in fake]), strict=True)])
+            self.discriminator(real, x), self.discriminator([f.detach() for f in fake], recon.detach()), strict=True)])
         ramp = min(1.0, since / max(1, training.discriminator_ramp))
         total = total + ramp * training.discriminator_weight * generator
         return Losses([total, judged], [reconstruction, perceptual, generator, judged])

@@ -129,8 +129,8 @@ class Stages:
 
     def export(self):
         """Writes what inference needs, in half precision and with the configuration's recipe, into `weights/`: the
-        autoencoder, with its further trained decoder if there is one, and the kept UNets, or with `average` their mean,
-        the paper's model ensemble."""
+        autoencoder, with its further trained decoder if there is one, and the kept UNets, or with `average` their
+        mean, the paper's model ensemble."""
         if not is_main_process():
             return
         decoders = [self.run / "decoder.safetensors", *[self.run / "decoder-latest.safetensors"] * self.latest]
@@ -148,7 +148,7 @@ class Stages:
             self._export(f"unet-{unet.step:07d}", unet)
 
     def _unet_paths(self):
-        """The UNets that `export` takes: the kept ones, or with `latest` the last saved where one of them is missing."""
+        """The UNets that `export` takes: the kept ones, or with `latest` the last saved where one is missing."""
         paths = [self.run / f"unet-{step:07d}.safetensors" for step in self.config.train_unet.keep_at]
         if all(path.exists() for path in paths):
             return paths
