@@ -122,7 +122,7 @@ def _target_curves(rotation, colors, weights):
     """The rotation, and for each rotated coordinate the cumulated weight and weighted value, over the whole weight."""
     curves, total = [], weights.sum()
     for values in (colors @ rotation).T:
-        order = np.argsort(values)
+        order = _order(values)
         curves.append([np.append(0.0, np.cumsum(x)) / total for x in (weights[order], (weights * values)[order])])
     return rotation, curves
 
@@ -133,12 +133,18 @@ def _match_colors(colors, counts, targets):
     for rotation, curves in targets:
         rotated = colors @ rotation
         for axis, (marks, areas) in enumerate(curves):
-            order = np.argsort(rotated[:, axis], kind="stable")
+            order = _order(rotated[:, axis])
             # a colour takes the slice of the target at its own place in the order: it becomes the slice's mean
             ends = np.append(0.0, np.cumsum(fractions[order]))
             rotated[order, axis] = np.diff(np.interp(ends, marks, areas)) / fractions[order]
         colors = rotated @ rotation.T
     return colors
+
+
+def _order(values):
+    """The order of values, up to a 65536th of their range: numpy sorts 16 bits several times as fast as floats."""
+    low, high = values.min(), values.max()
+    return np.argsort(((values - low) * (65535 / ((high - low) or 1))).astype(np.uint16), kind="stable")
 
 
 def _filter_guided(guide, values):
