@@ -42,12 +42,13 @@ page: .venv/page-ready
 	$(BIN)/python -m pip install --quiet -e '.[onnx,painter]'
 	@touch $@
 
-# the quick tests; the first run compiles kernels
+# the quick tests; the first run compiles kernels. WORKERS: processes that share the test files
+WORKERS ?= 2
 check: setup
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not mpi and not baselines and not bench"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not mpi and not baselines and not bench"
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/python -m ruff check .
