@@ -22,7 +22,7 @@ from jiidm.data.labels import CLASSES, fit_labels, read_label_map
 from jiidm.data.pictures import fit_photo, read_photo, sheet_of
 from jiidm.evaluation.judge import load_judge
 from jiidm.evaluation.judged import JUDGED, judge_folders
-from jiidm.evaluation.metrics import resamples
+from jiidm.evaluation.metrics import figure, resamples
 from jiidm.evaluation.pairing import Task
 from jiidm.evaluation.report import format_figure
 from jiidm.generator import DEFAULT_WEIGHTS
@@ -150,11 +150,16 @@ def main():
         if args.test_only and row == "flat colours":
             break
     tasks = [Task(stem, folder.paths(stem)[1], item.reference) for stem, item in zip(stems, items, strict=True)]
-    judged = judge_folders(judge, tasks, pictures, resamples(len(tasks), args.resamples))
+    draws = resamples(len(tasks), args.resamples)
+    judged = judge_folders(judge, tasks, pictures, draws)
+    rebuilt = [read_photo(pictures["reconstruction by the autoencoder"][stem]) for stem in stems]
+    psnr = np.array([10 * np.log10(255**2 / ((a - b.astype(float)) ** 2).mean())
+                     for a, b in zip(photos, rebuilt, strict=True)])
     table = format_table({row: found.figures for row, found in judged.items()}, [n for n in JUDGED if n != "sharpness"])
     text = (f"# The judge's rows\n\n{len(items)} hand-made label maps, {size[0]}x{size[1]}; judge {judge.file}, sha256 "
             f"{judge.sha256[:16]}; weights {args.checkpoint.name}{', eight classes' if args.eight_classes else ''}; "
-            f"brackets: 95 %\n\n{table}\n")
+            f"brackets: 95 %\n\n{table}\n\nPSNR of the reconstruction: "
+            f"{format_figure(figure(psnr.mean(), psnr[draws].mean(1)), 1)} dB\n")
     figures = {row: {name: list(f) for name, f in found.figures.items()} for row, found in judged.items()}
     write_files(args.output, "judge", text, figures, {"judge": judge.sha256, "label maps": len(items), **machine()})
     some = [stems[i] for i in np.linspace(0, len(stems) - 1, 8).astype(int)]

@@ -1,4 +1,4 @@
-"""Makes docs/progress.jpg: the same label maps and styles, with the default weights of earlier versions and of this one.
+"""Makes docs/progress.jpg: three label maps and styles, with default weights of earlier versions and of this one.
 
     for commit in 7cfd74a dce144d; do
         mkdir -p earlier/$commit
