@@ -15,7 +15,8 @@ import numpy as np
 from jiidm.system.errors import InputError
 from jiidm.system.files import output_folder, written_whole
 
-TABLES = ("autoencoder", "autoencoder-quality", "unet", "generator", "segmenter", "segmenter-validation")  # .csv
+TABLES = ("autoencoder", "autoencoder-quality", "decoder", "decoder-quality", "unet", "generator", "segmenter",
+          "segmenter-validation", "judge", "judge-validation")  # .csv
 # title of a panel, columns that belong there, whether its curves are smoothed, whether its axis may be logarithmic;
 # what matches none of them is a loss
 PANELS = (
