@@ -27,6 +27,7 @@ from jiidm.evaluation.pairing import Task
 from jiidm.evaluation.report import format_figure
 from jiidm.generator import DEFAULT_WEIGHTS
 from jiidm.system.files import output_folder, written_whole
+from jiidm.training.quality import psnr_ssim
 
 BATCH = 4
 BLURS = 1, 2, 4  # pixels
@@ -153,14 +154,15 @@ def main():
     draws = resamples(len(tasks), args.resamples)
     judged = judge_folders(judge, tasks, pictures, draws)
     rebuilt = [read_photo(pictures["reconstruction by the autoencoder"][stem]) for stem in stems]
-    psnr = np.array([10 * np.log10(255**2 / ((a - b.astype(float)) ** 2).mean())
-                     for a, b in zip(photos, rebuilt, strict=True)])
+    psnr = np.array([psnr_ssim(a[None], b[None])[0] for a, b in zip(photos, rebuilt, strict=True)])
+    psnr = figure(psnr.mean(), psnr[draws].mean(1))
     table = format_table({row: found.figures for row, found in judged.items()}, [n for n in JUDGED if n != "sharpness"])
     text = (f"# The judge's rows\n\n{len(items)} hand-made label maps, {size[0]}x{size[1]}; judge {judge.file}, sha256 "
             f"{judge.sha256[:16]}; weights {args.checkpoint.name}{', eight classes' if args.eight_classes else ''}; "
             f"brackets: 95 %\n\n{table}\n\nPSNR of the reconstruction: "
-            f"{format_figure(figure(psnr.mean(), psnr[draws].mean(1)), 1)} dB\n")
+            f"{format_figure(psnr, 1)} dB\n")
     figures = {row: {name: list(f) for name, f in found.figures.items()} for row, found in judged.items()}
+    figures["reconstruction by the autoencoder"]["PSNR"] = list(psnr)
     write_files(args.output, "judge", text, figures, {"judge": judge.sha256, "label maps": len(items), **machine()})
     some = [stems[i] for i in np.linspace(0, len(stems) - 1, 8).astype(int)]
     shown = [[read_photo(files[stem]) for stem in some] for files in pictures.values()]

@@ -27,5 +27,5 @@ rows = [[colorize(resize_labels(read_label_map(mask), *SIZE)) for mask in masks]
 for weights in (*sys.argv[1:], "default"):
     pictures = Generator.from_checkpoint(weights).infer(masks, styles, names=list(PAIRS))
     rows.append([resize_photo(np.asarray(picture), *SIZE) for picture in pictures])
-titles = ["label map", "style photo", "first weights (192x144)", "after 9,000 samples at 256x192", "now"]
+titles = ["label map", "style photo", "earlier weights (192x144)", "16,000 samples at 256x192", "now"]
 Image.fromarray(sheet_of(rows, titles)).save(DOCS / "progress.jpg", quality=88)

@@ -4,14 +4,14 @@ A first run of an operation compiles it, which takes seconds; a deadline would t
 """
 import os
 
-import pytest
-from helpers import made_up, reference
-from hypothesis import settings
-
-from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig
-
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # threads of two workers that wait for each other stall both
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers))))
+
+import pytest  # noqa: E402
+from helpers import made_up, reference  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig  # noqa: E402
 
 settings.register_profile("jiidm", deadline=None, derandomize=True)
 settings.load_profile("jiidm")

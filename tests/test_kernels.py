@@ -1,7 +1,11 @@
 """The compiled operations against the same in Jittor's own operators, forward and backward."""
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from helpers import numbers, relative_error, resident_bytes
+from helpers import ROOT, numbers, relative_error, resident_bytes
 
 from jiidm.kernels.attention import attention, attention_plain
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
@@ -258,3 +262,28 @@ def test_averages_and_norms_of_parameters(normal, shape):
         spoilt = a.numpy()
         spoilt.flat[-1] = value
         assert not np.isfinite(sum_of_squares(jt.array(spoilt)).item())
+
+
+SUMS = """
+import hashlib
+import numpy as np
+from jiidm.kernels.parameters import sum_of_squares
+from jiidm.kernels.winograd import winograd
+from jiidm.system.runtime import jt
+rng = np.random.default_rng(0)
+x, w, b = (jt.array(rng.standard_normal(shape, np.float32)) for shape in ((3, 2, 10, 14, 16), (48, 29, 3, 3), (48,)))
+y = winograd(x, w, b)
+results = [y, *jt.grad((y * y).sum(), [x, w, b]), sum_of_squares(jt.array(rng.standard_normal(50_000, np.float32)))]
+print(hashlib.sha256(b"".join(r.numpy().tobytes() for r in results)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_no_sum_depends_on_the_number_of_threads():
+    found = set()
+    for threads in ("1", "2", "3"):
+        done = subprocess.run([sys.executable, "-c", SUMS], capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads})
+        assert done.returncode == 0, done.stderr
+        found.add(done.stdout)
+    assert len(found) == 1

@@ -185,6 +185,8 @@ class DecoderTrainingConfig(TrainingConfig):
             raise InputError(f"{name}.discriminator_channels {self.discriminator_channels}: expected a multiple of 8")
         if self.patch_channels % 4:
             raise InputError(f"{name}.patch_channels {self.patch_channels}: expected a multiple of 4")
+        if self.patch_channels and self.crop < 6:
+            raise InputError(f"{name}.crop {self.crop}: expected at least 6 with patch_channels")
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,9 @@ def adamw_step(optimizer):
 
 
 def towards(a, b, share):
-    """a + (b - a) * share, for two Vars of one shape; without gradients."""
+    """a + (b - a) * share, for two float32 Vars of one shape that take no gradients."""
     if not _on_cpu():
-        return a + (b.detach() - a) * share
+        return a.detach() + (b.detach() - a.detach()) * share
     return _code([a.shape], [a, b], _TOWARDS, {"share": share})[0]
 
 

@@ -15,7 +15,8 @@ static const float P = 0.625f, Q = 1.5f, P2 = P * P, Q2 = Q * Q;
 static const float SCALE_0 = 1 / (P2 * Q2), SCALE_P = 1 / (2 * P2 * (P2 - Q2)), SCALE_Q = 1 / (2 * Q2 * (Q2 - P2));
 static const int64_t F = 36, TILES = 24;
 // All matrices are in blocks of 16 columns: element (r, c) of n rows is data[(c / 16 * n + r) * 16 + c % 16]. The 36
-// are this many floats apart: never a multiple of 4096 bytes, at which all would compete for the same cache lines.
+// are this many floats apart. With a multiple of 4 rows that is no multiple of 4096 bytes, at which all would compete
+// for the same cache lines.
 static inline int64_t distance(int64_t rows, int64_t blocks) { return rows * blocks * 16 + 16; }
 
 // B^T: 6 inputs to 6 numbers
@@ -237,7 +238,8 @@ _TO_WEIGHT = r"""
     const int64_t I = x_shape1, O = dy_shape1, i_all = I * 16, o_all = O * 16;
     const Tiles input(I, x_shape2, x_shape3), result(O, x_shape2, x_shape3);
     const int64_t tiles = x_shape0 * input.rows * input.columns, some = std::min<int64_t>(tiles, 96);
-    const int64_t v_size = distance(some, I), d_size = distance(some, O), u_size = distance(i_all, O);
+    const int64_t room = (some + 3) / 4 * 4;
+    const int64_t v_size = distance(room, I), d_size = distance(room, O), u_size = distance(i_all, O);
     static Room inputs, results, matrices;
     float *v = inputs.of(F * v_size), *d = results.of(F * d_size), *u = matrices.of(F * u_size);
     std::vector<float> sums(some * o_all, 0.f);
@@ -249,16 +251,16 @@ _TO_WEIGHT = r"""
             const int64_t n = std::min(some, tiles - t0);
             #pragma omp for collapse(2) schedule(static) nowait
             for (int64_t c = 0; c < I; c++)
-                for (int64_t t = 0; t < n; t++) tile_of_input(input, x_p, c, t0 + t, v + (c * some + t) * 16, v_size);
+                for (int64_t t = 0; t < n; t++) tile_of_input(input, x_p, c, t0 + t, v + (c * room + t) * 16, v_size);
             #pragma omp for collapse(2) schedule(static)
             for (int64_t c = 0; c < O; c++)
                 for (int64_t t = 0; t < n; t++)
-                    tile_of_result(result, dy_p, c, t0 + t, d + (c * some + t) * 16, d_size,
+                    tile_of_result(result, dy_p, c, t0 + t, d + (c * room + t) * 16, d_size,
                                    &sums[(c * some + t) * 16]);
             #pragma omp for collapse(2) schedule(static)
             for (int64_t f = 0; f < F; f++)
                 for (int64_t c = 0; c < I; c++)
-                    accumulate(n, O, v + f * v_size + c * some * 16, 16, {d + f * d_size, 16, some * 16},
+                    accumulate(n, O, v + f * v_size + c * room * 16, 16, {d + f * d_size, 16, room * 16},
                                {u + f * u_size + c * 256, 16, i_all * 16});
         }
         weights_of_matrices(u, dweight_shape0, dweight_shape1, dweight_p);

@@ -33,10 +33,10 @@ class _Norm(GroupNorm):
 
 
 class ProjectedDiscriminator(nn.Module):
-    """One small PatchGAN on the features of a fixed network at each of several scales (Sauer et al. 2021), and on
-    request one on the pixels, which sees the fine texture that the features pass over.
+    """One small PatchGAN on the features of a fixed network at each of several scales (Sauer et al. 2021).
 
-    Random 1x1 convolutions that do not learn mix the channels, so that no channel of the features can be left out.
+    On request one more looks at the pixels: it sees the fine texture that the features pass over. Random 1x1
+    convolutions that do not learn mix the channels, so that no channel of the features can be left out.
     """
 
     def __init__(self, channels, width, patch_channels=0):
@@ -52,10 +52,9 @@ class ProjectedDiscriminator(nn.Module):
             nn.Conv(width, width, 3, padding=1), _Norm(width, _GROUPS, _EPS), nn.LeakyReLU(0.2),
             nn.Conv(width, width, 3, padding=1), _Norm(width, _GROUPS, _EPS), nn.LeakyReLU(0.2),
             nn.Conv(width, 1, 3, padding=1)) for _ in channels])
-        if patch_channels:
-            self.patches = PatchDiscriminator(patch_channels, 1)
+        self.patches = PatchDiscriminator(patch_channels, 1) if patch_channels else None
 
     def execute(self, features, pictures):
         """Features N, C, h, w of each scale and pictures N, 3, H, W -> scores N, 1, h, w of each."""
         scores = [head(nn.conv2d(x, mixing)) for x, mixing, head in zip(features, self.mixing, self.heads, strict=True)]
-        return [*scores, self.patches(pictures)] if hasattr(self, "patches") else scores
+        return [*scores, self.patches(pictures)] if self.patches else scores

@@ -1,7 +1,7 @@
 """Further training of an autoencoder; by default of its decoder alone, so that latents keep their meaning.
 
 The losses are L1, the distance of EfficientNet-Lite0's features, and a projected discriminator on the same features
-(Sauer et al. 2021).
+(Sauer et al. 2021), with `patch_channels` also on the pixels.
 """
 from jiidm.checkpoint import arrays_of, load_checkpoint, load_into, save_checkpoint, source_of
 from jiidm.foreign.efficientnet import load_efficientnet

@@ -133,10 +133,12 @@ class Stages:
         mean, the paper's model ensemble."""
         if not is_main_process():
             return
-        decoders = [self.run / "decoder.safetensors", *[self.run / "decoder-latest.safetensors"] * self.latest]
+        decoders = [self.run / f"{name}.safetensors" for name in ("decoder", "decoder-latest")[:1 + self.latest]]
         further = next((path for path in decoders if path.exists()), self._autoencoder_path())
         autoencoder = load_checkpoint(further, "autoencoder")
         unets = [load_checkpoint(path, "unet") for path in self._unet_paths()]
+        for unet in unets:  # their own diffusion runs the configuration's recipe
+            make_plan(self.config.inference, Schedule(unet.config.diffusion))
         self._export("autoencoder", autoencoder)
         if self.average:
             steps, last = [unet.step for unet in unets], max(unets, key=lambda unet: unet.step)
@@ -148,15 +150,16 @@ class Stages:
             self._export(f"unet-{unet.step:07d}", unet)
 
     def _unet_paths(self):
-        """The UNets that `export` takes: the kept ones, or with `latest` the last saved where one is missing."""
+        """The UNets that `export` takes: the kept ones, or with `latest` the newest where one is missing."""
         paths = [self.run / f"unet-{step:07d}.safetensors" for step in self.config.train_unet.keep_at]
-        if all(path.exists() for path in paths):
+        missing = [path for path in paths if not path.exists()]
+        if not missing:
             return paths
-        if not self.latest:
-            missing = next(path for path in paths if not path.exists())
-            raise InputError(f"{missing}: no such file; the training has not come so far. --resume goes on with it, "
+        saved = [path for path in (*paths, self.run / "unet-latest.safetensors") if path.exists()]
+        if not (self.latest and saved):
+            raise InputError(f"{missing[0]}: no such file; the training has not come so far. --resume goes on with it, "
                              f"export --latest takes the weights as they are")
-        return [self.run / "unet-latest.safetensors"]
+        return [max(saved, key=lambda path: open_checkpoint(path, "unet").step)]
 
     def _export(self, name, checkpoint, tensors=None, note=None):
         path = output_folder(self.run / "weights") / f"{name}.safetensors"

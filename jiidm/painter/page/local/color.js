@@ -166,21 +166,21 @@ function column(colors, axis) {
   return Float64Array.from({ length: colors.length / 3 }, (_, i) => colors[3 * i + axis]);
 }
 
-// Indices in the order of their values: a radix sort of the values at a resolution of 2 ** -32 of their range.
+// Indices in the order of their values, up to a 65536th of their range, by a radix sort.
 function sortedOrder(values) {
   let low = Infinity, high = -Infinity;
   for (const value of values) {
     if (value < low) low = value;
     if (value > high) high = value;
   }
-  const scale = high > low ? (2 ** 32 - 1) / (high - low) : 0;
-  const keys = Uint32Array.from(values, (value) => (value - low) * scale);
+  const scale = high > low ? 65535 / (high - low) : 0;
+  const keys = Uint16Array.from(values, (value) => (value - low) * scale);
   let order = Uint32Array.from(keys, (_, i) => i), other = new Uint32Array(order.length);
-  for (const shift of [0, 11, 22]) {
-    const starts = new Uint32Array(2049);
-    for (const key of keys) starts[(key >>> shift & 2047) + 1]++;
-    for (let i = 0; i < 2048; i++) starts[i + 1] += starts[i];
-    for (const place of order) other[starts[keys[place] >>> shift & 2047]++] = place;
+  for (const shift of [0, 8]) {
+    const starts = new Uint32Array(257);
+    for (const key of keys) starts[(key >>> shift & 255) + 1]++;
+    for (let i = 0; i < 256; i++) starts[i + 1] += starts[i];
+    for (const place of order) other[starts[keys[place] >>> shift & 255]++] = place;
     [order, other] = [other, order];
   }
   return order;
