@@ -27,8 +27,9 @@ from jiidm.data.labels import CLASSES
 from jiidm.system.errors import InputError
 
 _STROKES = 20
-_PAGE = """async ([label, x, y, quality]) => {
-    const canvas = document.getElementById('canvas'), { view, state, live } = painter;
+_PAGE = """async ([labels, x, y, quality]) => {
+    const canvas = document.getElementById('canvas'), { view, state, live, buffer } = painter;
+    const label = labels.find((label) => label !== buffer.data[y * buffer.width + x]);  // else nothing changes
     canvas.setPointerCapture = () => {};
     Object.assign(state, { tool: 'brush', size: 30, label });
     live.preview = quality === 'preview';
@@ -39,7 +40,8 @@ _PAGE = """async ([label, x, y, quality]) => {
     send('pointerdown', x, y);
     send('pointermove', x + 60, y + 10);
     live.abort();
-    const done = new Promise((resolve) => {
+    const done = new Promise((resolve, reject) => {
+        setTimeout(() => reject(new Error('no picture within a minute')), 60000);
         live.show.result = (...result) => { shown(...result); resolve(document.getElementById('picture').decode()); };
     });
     const start = performance.now();
@@ -98,7 +100,7 @@ def _measurer(url, port):
             page.goto(url)
             page.wait_for_selector("#picture:not([hidden])", timeout=120_000)
             page.uncheck("#full")
-            times = [page.evaluate(_PAGE, [label, x, y, quality]) for label, x, y in _strokes(strokes)]
+            times = [page.evaluate(_PAGE, [*stroke, quality]) for stroke in _strokes(strokes)]
             browser.close()
             return times
     return in_page, "in headless Chromium, until the picture is decoded"
@@ -108,7 +110,7 @@ def _requests(port, quality, strokes):
     connection = http.client.HTTPConnection("127.0.0.1", port)
     labels = np.array(Image.open(ROOT / "examples" / "test" / "labels" / "mountain_lake.png"))
     times = []
-    for label, x, y in _strokes(strokes):
+    for (label, *_), x, y in _strokes(strokes):
         labels[y:y + 30, x:x + 60] = label
         data = io.BytesIO()
         Image.fromarray(labels).save(data, "PNG")
@@ -124,10 +126,11 @@ def _requests(port, quality, strokes):
 
 
 def _strokes(count):
-    """Label and place of each stroke."""
+    """Labels to choose from, and the place of each stroke."""
     rng = np.random.default_rng(0)
     labels = [CLASSES.index(name) for name in ("tree", "water", "grass", "mountain")]
-    return [(labels[i % 4], int(rng.integers(20, 300)), int(rng.integers(20, 250))) for i in range(count)]
+    places = rng.integers(20, [300, 250], (count, 2)).tolist()
+    return [(labels[i % 4:] + labels[:i % 4], x, y) for i, (x, y) in enumerate(places)]
 
 
 if __name__ == "__main__":
