@@ -133,7 +133,9 @@ class Stages:
         mean, the paper's model ensemble."""
         if not is_main_process():
             return
-        decoders = [self.run / f"{name}.safetensors" for name in ("decoder", "decoder-latest")[:1 + self.latest]]
+        decoders = [self.run / "decoder.safetensors"]
+        if self.latest:
+            decoders.append(self.run / "decoder-latest.safetensors")
         further = next((path for path in decoders if path.exists()), self._autoencoder_path())
         autoencoder = load_checkpoint(further, "autoencoder")
         unets = [load_checkpoint(path, "unet") for path in self._unet_paths()]
