@@ -84,11 +84,11 @@ ablation: pictures-given setup
 	$(BIN)/python -m benchmarks.ablation --labels "$(LABELS)" --references "$(REFERENCES)" $(if $(REAL),--real "$(REAL)") \
 	  $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(if $(SEGMENTER),--segmenter "$(SEGMENTER)") $(if $(LIMIT),--limit $(LIMIT)) $(if $(ONLY),--only $(ONLY))
 
-# of the models that the README's commands train, and of the package's weights
+# of GauGAN and CLADE, as `jiidm train` writes them, and of the package's weights
 tables: pictures-given setup
 	$(BIN)/python -m benchmarks.tables --labels "$(LABELS)" --references "$(REFERENCES)" $(if $(REAL),--real "$(REAL)") \
-	  --model "GauGAN=runs/gaugan/weights" --model "CLADE=runs/clade/weights" \
-	  --model "IIDM=runs/default/weights" --model "IIDM, default weights=default"
+	  $(if $(DATA),--training "$(DATA)/train") --model "GauGAN=runs/gaugan/weights" --model "CLADE=runs/clade/weights" \
+	  --model "IIDM=default" --minutes "IIDM=268"  # its model card: 536 minutes of one core
 
 pictures-given:
 	@if [ -z "$(DATA)" ] && { [ "$(LABELS)" = /test ] || [ "$(REFERENCES)" = /train ]; }; then \

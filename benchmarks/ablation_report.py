@@ -1,4 +1,5 @@
 """The results as Markdown, and the ablation's curves as PNG, from the figures in ablation.json alone."""
+from jiidm.evaluation.judged import JUDGED
 from jiidm.evaluation.measure import MEASURES
 from jiidm.evaluation.metrics import Figure, score_formula
 from jiidm.evaluation.report import format_figure
@@ -16,8 +17,9 @@ _TEXTS = {
     "comparison": "The paper's comparison. A training's time is the number of its steps times the time of one step, "
                   "measured here in one run; reading ahead, saving and drawing are not included. *Full* is the whole "
                   "recipe of the weights with its final colour transfer. GauGAN and CLADE also have a row with that "
-                  "transfer. No model has a perceptual loss unless its configuration names VGG weights, which are not "
-                  "included. CLADE has intra-class positional encoding, as in configs/clade.yaml.",
+                  "transfer. GauGAN and CLADE have no perceptual loss unless their configurations name VGG weights, "
+                  "which are not included; the decoder of the default weights has one, by EfficientNet-Lite0. CLADE "
+                  "has intra-class positional encoding, as in configs/clade.yaml.",
     "real": "The ceiling of the mask accuracy. Further rows: the same photos after a colour transfer to the style "
             "reference. They show how close a transfer comes in style and what it costs in mask accuracy.",
     "modules": "*One round* is image-to-image from the style photo. Further rounds (the paper's refinement) start from "
@@ -44,12 +46,12 @@ _NOT_SHOWN = (
     "have about {millions:.0f} million parameters; the papers' have a hundred (GauGAN, CLADE) or five hundred (IIDM). "
     "The trainings took {minutes} minutes; the papers' took days on GPUs. GauGAN and CLADE encode the reference as one "
     "vector, learned from photos that were their own reference; IIDM starts from the reference's latents and keeps "
-    "much of the palette. The evaluator is small: pictures plainer than photos are easier for it. A recipe chosen on "
-    "these label maps has an advantage. That of the default weights was chosen on the 72 label maps of the Stanford "
-    "Background Dataset's validation list; GauGAN and CLADE have no recipe."
+    "much of the palette. The evaluator is small: pictures plainer than photos are easier for it; the judge is the one "
+    "to go by. A recipe chosen on these label maps has an advantage; GauGAN and CLADE have no recipe."
 )
 AXES = {"guidance": "guidance scale", "start": "start, share of the chain", "steps": "steps"}
-_JUDGED = ("score", "psnr", "mask_accuracy", "style")
+_COMPARED = ("score", "psnr", "mask_accuracy", "style", "judge_of_real", "KID")
+_WORDS = {**MEASURES, **JUDGED, "judge_of_real": ("mask accuracy by the judge, of the real photos'", True)}
 _QUALITY = {"psnr": "PSNR, dB", "ssim": "SSIM"}  # of reconstructions, beside MEASURES
 
 
@@ -141,7 +143,7 @@ def _section(section, found):
         lines += ["", f"Differences to {base}:", ""]
         lines += _table(["", *(words[k] for k in keys)],
                         [[r["name"], *(_difference(k, Figure(*r["differences"][k])) for k in keys)] for r in others])
-        lines += ["", *(_judgement(key, words[key], base, others) for key in _JUDGED if key in words)]
+        lines += ["", *(_judgement(key, words[key], base, others) for key in _COMPARED if key in words)]
     if section == "comparison":
         minutes = sorted(_minutes(cost) for cost in found["costs"])
         lines += ["", _NOT_SHOWN.format(photos=found["photos"], minutes=f"{minutes[0]:.0f} to {minutes[-1]:.0f}",
@@ -155,20 +157,20 @@ def _costs(found):
     """Parameters, times and memory of the compared models, and the sheet of their pictures."""
     lines = _table(["", "M parameters", "training", "minutes", "s an image", "GB at most"],
                    [[c["name"], f"{c['parameters'] / 1e6:.2f}",
-                     "; ".join(f"{steps} steps of {each:.2f} s" for steps, each in c["training"]),
-                     f"{_minutes(c):.0f}", f"{c['seconds']:.2f}",
+                     "; ".join(f"{steps} steps of {each:.2f} s" for steps, each in c["training"] if steps)
+                     or "see its card", f"{_minutes(c):.0f}", f"{c['seconds']:.2f}",
                      f"{c['memory']:.2f}"] for c in found["costs"]])
     return [*lines, "", f"![the same label maps, model by model]({found['sheet']})"]
 
 
 def _minutes(cost):
-    return sum(steps * seconds for steps, seconds in cost["training"]) / 60
+    return sum((steps or 1) * seconds for steps, seconds in cost["training"]) / 60
 
 
 def _words(key, terms):
     if key == "score":
         return "contest score A" if len(terms) == 3 else f"contest score over {', '.join(terms)} only"
-    return MEASURES[key][0] if key in MEASURES else _QUALITY.get(key, key)
+    return _WORDS[key][0] if key in _WORDS else _QUALITY.get(key, key)
 
 
 def _seconds(row):
@@ -179,7 +181,7 @@ def _verdict(key, difference):
     """"better", "worse", or "" where the interval of a difference holds 0."""
     if difference.low is None or difference.low <= 0 <= difference.high:
         return ""
-    more = MEASURES[key][1] if key in MEASURES else key in ("score", *_QUALITY)
+    more = _WORDS[key][1] if key in _WORDS else key in ("score", *_QUALITY)
     return "better" if (difference.value > 0) == more else "worse"
 
 

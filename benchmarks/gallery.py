@@ -74,8 +74,8 @@ class Gallery:
                      for name, text in found.protocol.items()}
         return found.sets["results"]
 
-    def transfer(self, tasks, files, size, method="", share=1.0):
-        """Writes pictures after a colour transfer to their references; returns their folder.
+    def transfer(self, tasks, files, size, method="", share=1.0, name="transferred"):
+        """Writes pictures after a colour transfer to their references; returns their folder, `name`, made anew.
 
         Args:
             tasks: whose pictures.
@@ -83,7 +83,7 @@ class Gallery:
             size: width and height of the result.
             method, share: of the transfer; "" is none.
         """
-        folder = make_empty(self.folder / "transferred")
+        folder = make_empty(self.folder / name)
         for task in tasks:
             picture = resize_photo(read_photo(files[task.stem]), *size)
             picture = transfer_color(picture, read_style(task, size), method, share) if method else picture

@@ -5,8 +5,9 @@
 
 A model with a recipe has two rows, one round and the full recipe; all rows are compared with the full recipe of the
 first one. GauGAN and CLADE have a row, and another with that recipe's final colour transfer. Each model runs in its own
-process, for time and memory. A training's time is its number of steps times the time of one step, measured here. The
-table becomes a section of docs/measurements.md (see benchmarks.ablation).
+process, for time and memory. A training's time is its number of steps times the time of one step, measured here, or
+what --minutes says. With --real and the extra "judge" there are also the judge's figures. The table becomes a section
+of docs/measurements.md (see benchmarks.ablation).
 """
 import argparse
 import multiprocessing
@@ -37,6 +38,9 @@ from jiidm.baselines.training import BaselineTrainer
 from jiidm.commands.entry import run_tool
 from jiidm.data.folders import TrainingFolder
 from jiidm.data.pictures import read_photo, resize_photo
+from jiidm.evaluation.judged import judge_folders
+from jiidm.evaluation.measure import describe_judge, find_judge
+from jiidm.evaluation.metrics import resamples
 from jiidm.evaluation.pairing import find_tasks
 from jiidm.inference.color_transfer import transfer_color
 from jiidm.system.errors import InputError
@@ -48,6 +52,7 @@ from jiidm.training.unet import UNetTrainer
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SHEET = "comparison.jpg"
 REAL = "real photos"
+_JUDGED_SHOWN = "judge_of_real", "KID", "sharpness_of_real"
 
 
 class Entry(NamedTuple):
@@ -75,10 +80,11 @@ def make(entry, tasks, folder, seed):
     return (time.perf_counter() - began) / len(tasks), peak_gb()
 
 
-def measure_training(weights, data):
+def measure_training(weights, data, minutes=None):
     """Parameters of the networks in a folder of weights, and a list of (steps, seconds a step) of their trainings.
 
-    The seconds are measured now, at a step in the middle, on the photos of `data`.
+    The seconds are measured now, at a step in the middle, on the photos of `data`; with `minutes` nothing is, and the
+    list is (None, seconds).
     """
     generator, nowhere = load(weights), Path("/")  # nothing is written
     config, folder = generator.config, TrainingFolder(data)
@@ -93,7 +99,12 @@ def measure_training(weights, data):
         trainers = [(config.train_autoencoder.steps, AutoencoderTrainer(config, folder, nowhere)),
                     (sum(parent.step for parent in parents) + network.step,
                      UNetTrainer(config, samples_of(config, folder), None, nowhere, []))]
-    took = [(steps, measured(trainer, trainer.training.steps // 2)[0]) for steps, trainer in trainers]
+    if minutes is None:
+        took = [(steps, measured(trainer, trainer.training.steps // 2)[0]) for steps, trainer in trainers]
+    else:
+        took = [(None, 60 * minutes)]
+        for _, trainer in trainers:
+            trainer.build()
     return sum(parameter_count(trainer.network) for _, trainer in trainers), took
 
 
@@ -129,12 +140,24 @@ def list_entries(models):
     return found, f"{ours}, full", sizes.pop()
 
 
-def measure(gallery, entries, base_name, size, data):
-    """Measures the entries, whose pictures have the `size`; returns rows and costs."""
-    found, costs, made = {}, {}, None
+def measure(gallery, entries, base_name, size, data, minutes):
+    """Measures the entries, whose pictures have the `size`; returns rows and costs.
+
+    Args:
+        gallery: the `Gallery`.
+        entries, base_name, size: as `list_entries` gives them.
+        data: the folder of the training photos.
+        minutes: {folder of weights: minutes of its training}, for those whose steps are not to be timed.
+    """
+    found, costs, made, pictures = {}, {}, None, {}
+
+    def measure_row(name, files, seconds, final="", share=1.0):
+        folder = gallery.transfer(gallery.tasks, files, size, final, share, f"row-{len(pictures)}")
+        pictures[name] = {task.stem: folder / f"{task.stem}.png" for task in gallery.tasks}
+        found[name] = gallery.measure(folder, gallery.tasks), seconds
+
     if gallery.real is not None:
-        photos = gallery.transfer(gallery.tasks, gallery.real.files, size)
-        found[REAL] = gallery.measure(photos, gallery.tasks), None
+        measure_row(REAL, gallery.real.files, None)
     for entry in entries:
         print(entry.name, flush=True)
         seconds = None
@@ -144,15 +167,32 @@ def measure(gallery, entries, base_name, size, data):
             cost = {"name": entry.name, "seconds": seconds, "memory": memory}
             costs.setdefault(entry.weights, []).append(cost)
         files = {task.stem: made / f"{task.stem}.png" for task in gallery.tasks}
-        folder = gallery.transfer(gallery.tasks, files, size, entry.final, entry.share)
-        found[entry.name] = gallery.measure(folder, gallery.tasks), seconds
+        measure_row(entry.name, files, seconds, entry.final, entry.share)
+    gallery.protocol_text |= add_judged(gallery, pictures, {name: one for name, (one, _) in found.items()})
     for weights, several in costs.items():
-        parameters, training = run_apart(measure_training, weights, data)
+        parameters, training = run_apart(measure_training, weights, data, minutes.get(weights))
         for cost in several:
             cost |= {"parameters": parameters, "training": training}
     base = found[base_name][0]
     rows = [make_row(name, one, None if name == base_name else base, seconds) for name, (one, seconds) in found.items()]
     return {"rows": rows, "terms": list(base.score_terms), "costs": [c for several in costs.values() for c in several]}
+
+
+def add_judged(gallery, pictures, found):
+    """Adds the judge's figures to each `Measured` of {row: `Measured`}; returns what the protocol says of the judge.
+
+    `pictures` is {row: {stem: path}}. Without real photos or the extra "judge" there are no figures.
+    """
+    judge, why_not = find_judge(REAL in pictures)
+    if judge is None:
+        return {"judge": why_not}
+    parts = {"real" if name == REAL else name: files for name, files in pictures.items()}
+    draws = resamples(len(gallery.tasks), gallery.protocol.resamples, gallery.protocol.seed)
+    for name, judged in judge_folders(judge, gallery.tasks, parts, draws, gallery.protocol.resamples).items():
+        measured = found[REAL if name == "real" else name]
+        for key in (key for key in _JUDGED_SHOWN if key in judged.figures):
+            measured.figures[key], measured.replicates[key] = judged.figures[key], judged.replicates[key]
+    return describe_judge(judge)
 
 
 def make_sheet_rows(tasks, entries, size, seed):
@@ -177,7 +217,22 @@ def parse_arguments():
     parser.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER",
                         help="name of a model in the table and folder of its weights, or default; repeat it for each "
                              "model")
+    parser.add_argument("--training", type=Path, metavar="DIR",
+                        help="training folder of the models (default: that of --references)")
+    parser.add_argument("--minutes", action="append", default=[], metavar="NAME=NUMBER",
+                        help="minutes that the training of a model took, for weights of several trainings")
     return parser.parse_args()
+
+
+def parse_minutes(given, models):
+    """Reads arguments NAME=NUMBER as {folder of weights: minutes}."""
+    found = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        if name not in models or not number.isdigit():
+            raise InputError(f"--minutes {text}: expected NAME=NUMBER, the name one of: {', '.join(models)}")
+        found[models[name]] = int(number)
+    return found
 
 
 def parse_models(given):
@@ -194,14 +249,15 @@ def main():
     arguments = parse_arguments()
     models, sheet = parse_models(arguments.model), arguments.docs / SHEET
     # before the hours of work, not after them
-    photos = TrainingFolder(arguments.references)
+    minutes, training = parse_minutes(arguments.minutes, models), arguments.training or arguments.references
+    photos = TrainingFolder(training)
     read_figures(arguments)
     shown, _, _ = find_tasks(EXAMPLES / "test", EXAMPLES / "train")
     warnings.filterwarnings("ignore", message=".*Frechet")  # said once in measurements.md
     with stoppable(), tempfile.TemporaryDirectory(prefix="jiidm-tables-") as folder:
         gallery = Gallery(arguments, Path(folder))
         entries, base_name, size = list_entries(models)
-        found = measure(gallery, entries, base_name, size, arguments.references)
+        found = measure(gallery, entries, base_name, size, training, minutes)
         found |= {"pictures": len(gallery.tasks), "photos": len(photos), "protocol": gallery.protocol_text,
                   "sheet": SHEET, **describe_origin(models)}
         written = keep_section(arguments, "comparison", found)

@@ -238,7 +238,7 @@ def test_impossible_trainings(data, tmp_path, section, change, words):
 @pytest.mark.parametrize("model", RUNS)
 def test_configurations_that_come_with_the_package(model):
     config = load_config(builtin_config(model), BaselineRun)
-    assert config.generator.model == model and (config.image.width, config.image.height) == (192, 144)
+    assert config.generator.model == model and (config.image.width, config.image.height) == (256, 192)
 
 
 @pytest.mark.parametrize("stage, config, options, words", [

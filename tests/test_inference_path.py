@@ -12,7 +12,7 @@ from jiidm.diffusion.guidance import Guidance, guided_denoiser
 from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Schedule
 from jiidm.inference.refinement import draw_noise
-from jiidm.kernels import compiled, convolution, plain_operators
+from jiidm.kernels import compiled, plain_operators
 from jiidm.kernels.convolution import BLOCK, LeanConvolution, PackedConvolution, blocked, inference_convolution
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
 from jiidm.models.autoencoder import Autoencoder
@@ -29,11 +29,13 @@ def normal():
     return lambda *shape: jt.array(random.standard_normal(shape, np.float32))
 
 
-@pytest.fixture(params=[PackedConvolution, LeanConvolution])
+@pytest.fixture(params=[(PackedConvolution, 10**9), (PackedConvolution, 130), (LeanConvolution, 130)],
+                ids=["oneDNN's Winograd", "our Winograd", "lean"])
 def kind(request, monkeypatch):
     """The class of the convolutions; small maps take the way of large ones, too."""
-    monkeypatch.setattr(convolution, "_LEAN_WINOGRAD_POSITIONS", 130)
-    return request.param
+    kind, positions = request.param
+    monkeypatch.setattr(kind, "winograd_from", positions)
+    return kind
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from jiidm.data.drawn.scenes import draw_landscape
 from jiidm.data.folders import TestFolder as Masks
 from jiidm.data.folders import TrainingFolder, write_test_folder, write_training_folder
 from jiidm.data.pictures import from_pixels, read_photo, to_pixels
-from jiidm.evaluation.measure import Protocol, evaluate
+from jiidm.evaluation.measure import Protocol, evaluate, find_judge
 from jiidm.evaluation.segformer import Segformer, SegformerConfig
 from jiidm.evaluation.weights import save_segmenter
 from jiidm.models.autoencoder import Autoencoder
@@ -67,12 +67,22 @@ def run_table(tool, place, output, monkeypatch, *options):
 
 
 def test_comparison(place, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.fromarray(draw_landscape((2, i), 48, 32)[0]).save(tmp_path / "photos" / f"mask{i}.jpg")
     kept, text = run_table(
         tables, place, tmp_path, monkeypatch, "--model", f"GauGAN={place / 'gaugan'}", "--model",
-        f"IIDM={place / 'iidm'}")
+        f"IIDM={place / 'iidm'}", "--real", tmp_path / "photos", "--minutes", "GauGAN=30")
     found = kept["sections"]["comparison"]
     rows = {row["name"]: row for row in found["rows"]}
-    assert list(rows) == ["GauGAN", "GauGAN, colour transfer at the end", "IIDM, one round", "IIDM, full"]
+    assert list(rows) == [
+        "real photos", "GauGAN", "GauGAN, colour transfer at the end", "IIDM, one round", "IIDM, full"]
+    judged = {name: row["figures"].pop("judge_of_real", None) for name, row in rows.items()}
+    if find_judge(True)[0] is None:
+        assert set(judged.values()) == {None} and "not measured" in found["protocol"]["judge"]
+    else:
+        assert judged["real photos"][0] == 1 and 0 <= judged["IIDM, full"][0] < 1
+        assert all(row["figures"].pop("sharpness_of_real")[0] > 0 for row in rows.values())
     # the figures are those of the pictures that infer makes
     for name, folder, settings in (
         ("GauGAN", "gaugan", {}), ("IIDM, full", "iidm", {}),
@@ -94,7 +104,7 @@ def test_comparison(place, tmp_path, monkeypatch):
     assert nearer[0] < nearer[1]
     costs = {cost["name"]: cost for cost in found["costs"]}
     assert list(costs) == ["GauGAN", "IIDM, one round", "IIDM, full"]
-    assert [steps for steps, _ in costs["GauGAN"]["training"]] == [6]
+    assert costs["GauGAN"]["training"] == [[None, 1800]] and "| see its card | 30 |" in text
     assert [steps for steps, _ in costs["IIDM, full"]["training"]] == [8, 5]
     for cost in costs.values():
         assert cost["parameters"] > 1000 and cost["seconds"] > 0 and 0.05 < cost["memory"] < 20
@@ -133,6 +143,8 @@ def test_a_model_that_was_not_trained_is_told_with_the_command(place, tmp_path, 
     (["--model", "{place}/iidm"], ("NAME=FOLDER",)),
     (["--model", "a={place}/iidm", "--model", "a={place}/gaugan"], ("each with another name",)),
     (["--model", "real photos={place}/iidm"], ("each with another name",)),
+    (["--model", "a={place}/iidm", "--minutes", "b=3"], ("--minutes b=3", "one of: a")),
+    (["--model", "a={place}/iidm", "--minutes", "a=long"], ("--minutes a=long", "NAME=NUMBER")),
     (["--model", "a={place}/iidm", "--references", "{place}/train/imgs"], ("imgs",)),
 ])
 def test_bad_comparisons_are_refused_before_pictures_are_made(place, tmp_path, monkeypatch, options, words):

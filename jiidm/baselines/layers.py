@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jiidm.kernels.group_norm import group_norm
+from jiidm.kernels.layout import blocks_available, from_blocks, to_blocks
+from jiidm.kernels.winograd import winograd
 from jiidm.models.blocks import resize_nearest
 from jiidm.system.runtime import jt, nn
 
@@ -56,7 +58,15 @@ class Convolution(nn.Module):
         self.bias = jt.zeros((out_channels,)) if bias else None
 
     def execute(self, x):
-        return nn.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        return convolve(x, self.weight, self.bias, self.stride, self.padding)
+
+
+def convolve(x, weight, bias, stride, padding):
+    """The convolution of N, C, H, W; `bias` may be None."""
+    if weight.shape[2] == 3 and stride == padding == 1 and blocks_available():
+        bias = jt.zeros(weight.shape[:1]) if bias is None else bias
+        return from_blocks(winograd(to_blocks(x), weight, bias), weight.shape[0])
+    return nn.conv2d(x, weight, bias, stride, padding)
 
 
 class Linear(nn.Module):
@@ -110,7 +120,7 @@ class SpectralConvolution(nn.Module):
             self._fixed = self.weight()
 
     def execute(self, x):
-        return nn.conv2d(x, self.weight(), self.bias, self.stride, self.padding)
+        return convolve(x, self.weight(), self.bias, self.stride, self.padding)
 
 
 def spectral_layers(network):

@@ -189,7 +189,7 @@ def evaluate(
     if len(tasks) < 2:
         raise InputError(f"{results}: one picture to measure; a Frechet distance and an interval need at least 2")
     network = inception_features(load_inception(inception)) if inception else segmenter_features(evaluator)
-    judging, no_judge = _find_judge(judge)
+    judging, no_judge = find_judge(judge)
     with announce_compilation("the evaluation's networks"):
         wanted = compute_statistics(photos, network, Path(statistics) if statistics else None)
         raw = {part: _measure_pictures(part, tasks, found, evaluator, network, aesthetic, reader)
@@ -204,7 +204,7 @@ def evaluate(
                 getattr(sets[part], name).update(getattr(found, name))
     compared = (sets["results"], sets["compare"]) if compare is not None else ()
     about = _describe_protocol(protocol, pictures, tasks, photos, evaluator, network, aesthetic, reader)
-    about.update(_describe_judge(judging) if judging else {"judge": no_judge})
+    about.update(describe_judge(judging) if judging else {"judge": no_judge})
     _warn_of_unseen_classes(evaluator, raw["results"].confusion.sum((0, 2)), about)
     return Evaluation(
         tasks, pictures, sets, network.name, about, problems,
@@ -214,7 +214,7 @@ def evaluate(
         evaluator, raw["results"].predictions, judging.file if judging else "", reader)
 
 
-def _find_judge(judge: str | Path | bool) -> tuple[Judge | None, str]:
+def find_judge(judge: str | Path | bool) -> tuple[Judge | None, str]:
     """The `Judge` that `evaluate` is asked for, or None and why there is none, in words."""
     if judge is False:
         return None, "not measured: it was not asked for"
@@ -392,7 +392,7 @@ def _describe_protocol(protocol: Protocol, pictures: dict[str, Pictures], tasks:
     return about
 
 
-def _describe_judge(judge: Judge) -> dict[str, str]:
+def describe_judge(judge: Judge) -> dict[str, str]:
     """What the protocol says of the judge, in words, by topic."""
     config, known = judge.config, [CLASSES[c] for c in judge.classes if c != NOTHING]
     groups = "; ".join(", ".join(group) for group in NEAR_CLASSES)

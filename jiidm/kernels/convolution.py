@@ -12,12 +12,6 @@ from jiidm.system.runtime import device_name, jt, nn, onednn_flags
 
 BLOCK = 16  # channels; oneDNN's layout for AVX-512
 
-# Winograd's F(4x4, 3x3) needs a quarter of the multiplications, but its weights are four times as large: below about
-# this many positions it saves too little for that.
-_WINOGRAD_POSITIONS = 96
-# The same where the weights are transformed at every call
-_LEAN_WINOGRAD_POSITIONS = 768
-
 _HEADER = r"""
 #include <dnnl.hpp>
 #include <array>
@@ -151,6 +145,11 @@ class PackedConvolution:
         padding: rows and columns of zeros (before, after) the input.
     """
 
+    # Winograd's F(4x4, 3x3) needs a quarter of the multiplications, but its weights are four times as large: on maps of
+    # fewer positions than the first number it saves too little for that. oneDNN's keeps them packed; from the second
+    # on `winograd`, which transforms them at every call but keeps its tiles in the cache, is the faster one.
+    onednn_winograd_from, winograd_from = 96, 3000
+
     def __init__(self, weight, bias, stride, padding):
         self.weight, self.bias, self.stride, self.padding = weight, bias, stride, padding
         self._packed = {}
@@ -162,12 +161,13 @@ class PackedConvolution:
             x: N, C, H, W, or N, C/16, H, W, 16.
             plain: give N, C, H, W; else blocks, where the channels fill them.
         """
-        height, width = x.shape[2:4]
-        return self._convolve(x, plain, self._winograd_fits(x, plain) and height * width >= _WINOGRAD_POSITIONS)
-
-    def _winograd_fits(self, x, plain):
         out, _, kernel, _ = self.weight.shape
-        return kernel == 3 and self.stride == 1 and x.ndim == 5 and out % BLOCK == 0 and not plain
+        fits = (kernel == 3 and self.stride == 1 and self.padding == (1, 1) and x.ndim == 5 and out % BLOCK == 0
+                and not plain)
+        positions = x.shape[2] * x.shape[3]
+        if fits and positions >= self.winograd_from:
+            return winograd(x, self._weight_after(x), self.bias)
+        return self._convolve(x, plain, fits and positions >= self.onednn_winograd_from)
 
     def _convolve(self, x, plain, winograd):
         out, channels, kernel, _ = self.weight.shape
@@ -190,6 +190,10 @@ class PackedConvolution:
             self._packed[key] = _pack(self.weight, case)
         return self._packed[key]
 
+    def _weight_after(self, x):
+        """The weight in fp32."""
+        return self.weight
+
 
 class LeanConvolution(PackedConvolution):
     """`PackedConvolution` for little memory: nothing but the weights themselves is kept.
@@ -198,12 +202,7 @@ class LeanConvolution(PackedConvolution):
     fp32 all the same.
     """
 
-    def __call__(self, x, plain=False):
-        """As `PackedConvolution`."""
-        fits = self._winograd_fits(x, plain) and self.padding == (1, 1)
-        if fits and x.shape[2] * x.shape[3] >= _LEAN_WINOGRAD_POSITIONS:
-            return winograd(x, self._weight_after(x), self.bias)
-        return self._convolve(x, plain, False)
+    onednn_winograd_from, winograd_from = float("inf"), 768
 
     def _pack(self, case, x):
         return _pack(self._weight_after(x), case, x)
