@@ -15,11 +15,15 @@ _TITLES = {
 }
 _TEXTS = {
     "comparison": "The paper's comparison. A training's time is the number of its steps times the time of one step, "
-                  "measured here in one run; reading ahead, saving and drawing are not included. *Full* is the whole "
+                  "measured here in one run; reading ahead, saving and drawing are not included. That of the default "
+                  "weights is half of the minutes of one core in their card. *Full* is the whole "
                   "recipe of the weights with its final colour transfer. GauGAN and CLADE also have a row with that "
                   "transfer. GauGAN and CLADE have no perceptual loss unless their configurations name VGG weights, "
                   "which are not included; the decoder of the default weights has one, by EfficientNet-Lite0. CLADE "
-                  "has intra-class positional encoding, as in configs/clade.yaml.",
+                  "has intra-class positional encoding, as in configs/clade.yaml. The Frechet distance is to the style "
+                  "photos; where the real photos are among them, theirs is 0 or little more. A mask accuracy above "
+                  "that of real photos does not mean better: the judge finds a class more easily where it looks "
+                  "typical.",
     "real": "The ceiling of the mask accuracy. Further rows: the same photos after a colour transfer to the style "
             "reference. They show how close a transfer comes in style and what it costs in mask accuracy.",
     "modules": "*One round* is image-to-image from the style photo. Further rounds (the paper's refinement) start from "
@@ -51,7 +55,8 @@ _NOT_SHOWN = (
 )
 AXES = {"guidance": "guidance scale", "start": "start, share of the chain", "steps": "steps"}
 _COMPARED = ("score", "psnr", "mask_accuracy", "style", "judge_of_real", "KID")
-_WORDS = {**MEASURES, **JUDGED, "judge_of_real": ("mask accuracy by the judge, of the real photos'", True)}
+_WORDS = {**MEASURES, **JUDGED,
+          "judge_of_real": ("mask accuracy by the judge, near classes as one, of the real photos'", True)}
 _QUALITY = {"psnr": "PSNR, dB", "ssim": "SSIM"}  # of reconstructions, beside MEASURES
 
 
@@ -89,7 +94,8 @@ def markdown_of(kept):
     lines = ["# The pictures, measured", "",
              "Means over the label maps with 95 % bootstrap intervals. mIoU and the Frechet distance are of all "
              "pictures together; the score is computed from the means. Differences are paired, picture by picture. "
-             "Less is better for the LAB distances and the Frechet distance, more for all others. With so few "
+             "Less is better for the LAB distances, the Frechet distance and KID, whose interval is from random "
+             "halves; more is better for all others. With so few "
              "pictures a Frechet distance is biased upwards: compare it only within one table."]
     for section, found in sections.items():
         text = " ".join(filter(None, (_TEXTS[section], found.get("note"))))
@@ -157,14 +163,14 @@ def _costs(found):
     """Parameters, times and memory of the compared models, and the sheet of their pictures."""
     lines = _table(["", "M parameters", "training", "minutes", "s an image", "GB at most"],
                    [[c["name"], f"{c['parameters'] / 1e6:.2f}",
-                     "; ".join(f"{steps} steps of {each:.2f} s" for steps, each in c["training"] if steps)
-                     or "see its card", f"{_minutes(c):.0f}", f"{c['seconds']:.2f}",
+                     "; ".join(f"{steps} steps of {each:.2f} s" for steps, each in c["training"] if steps is not None)
+                     or "as given", f"{_minutes(c):.0f}", f"{c['seconds']:.2f}",
                      f"{c['memory']:.2f}"] for c in found["costs"]])
     return [*lines, "", f"![the same label maps, model by model]({found['sheet']})"]
 
 
 def _minutes(cost):
-    return sum((steps or 1) * seconds for steps, seconds in cost["training"]) / 60
+    return sum((1 if steps is None else steps) * seconds for steps, seconds in cost["training"]) / 60
 
 
 def _words(key, terms):

@@ -1,6 +1,5 @@
 """The benchmark on the CPU. Each row is a ratio of two times of one run: `make bench`, on a quiet machine."""
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
@@ -35,7 +34,7 @@ from jiidm.baselines.inference import BaselineGenerator
 from jiidm.baselines.networks import Baseline, save_baseline
 from jiidm.checkpoint import arrays_of, save_checkpoint
 from jiidm.commands.entry import run_tool
-from jiidm.config import AutoencoderConfig, Config, ImageConfig, UNetConfig, builtin_config, load_config
+from jiidm.config import AutoencoderConfig, Config, UNetConfig, builtin_config, load_config
 from jiidm.data.latents import one_hot_batch
 from jiidm.diffusion.guidance import Guidance, guided_denoiser
 from jiidm.diffusion.samplers import ddim
@@ -317,7 +316,7 @@ def baselines(folder):
     labels = np.random.default_rng(0).integers(0, 29, (6, 8)).astype(np.uint8).repeat(32, 0).repeat(32, 1)
     photo = labels[..., None].repeat(3, 2) * 8
     for model in ("gaugan", "clade"):
-        config = dataclasses.replace(load_config(builtin_config(model), BaselineRun), image=ImageConfig(256, 192))
+        config = load_config(builtin_config(model), BaselineRun)
         network = Baseline(config)
         save_baseline(folder / f"{model}.safetensors", arrays_of(network), config, 0)
         generator = BaselineGenerator.from_checkpoint(folder / f"{model}.safetensors", "cpu")
@@ -373,7 +372,8 @@ def main():
                 raise InputError(f"section {name}: ended with code {process.returncode}; the lines above say why")
         rows = [r for name in SECTIONS for r in sections[name]]
         rows += ({"section": "recipe", **r} for r in full_recipe(rows))
-        text = write_report(args.output, "cpu", "Benchmark on the CPU", rows, machine())  # what an end by force leaves
+        # now, in case the rest is cut off
+        text = write_report(args.output, "cpu", "Benchmark on the CPU", rows, machine())
     print(text)
     return 0
 

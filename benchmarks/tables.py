@@ -1,7 +1,7 @@
 """The paper's comparison: GauGAN, CLADE and IIDM on one test folder, with times, memory and a sheet of the examples.
 
   python -m benchmarks.tables --labels TEST --references TRAIN --real PHOTOS \
-      --model GauGAN=runs/gaugan/weights --model CLADE=runs/clade/weights --model IIDM=runs/default/weights
+      --model GauGAN=runs/gaugan/weights --model CLADE=runs/clade/weights --model IIDM=default --minutes IIDM=270
 
 A model with a recipe has two rows, one round and the full recipe; all rows are compared with the full recipe of the
 first one. GauGAN and CLADE have a row, and another with that recipe's final colour transfer. Each model runs in its own
@@ -93,7 +93,7 @@ def measure_training(weights, data, minutes=None):
     else:
         network = generator.checkpoints[-1]
         parents = network.provenance if network.note.startswith("fine-tuned") else ()
-        if len(parents) > 1:
+        if len(parents) > 1 and minutes is None:
             raise InputError(f"{network.path}: a mean of fine-tuned checkpoints does not say how long the training "
                              f"before them took; give the checkpoints, or what tools/train.py export --average wrote")
         trainers = [(config.train_autoencoder.steps, AutoencoderTrainer(config, folder, nowhere)),
@@ -183,7 +183,9 @@ def add_judged(gallery, pictures, found):
 
     `pictures` is {row: {stem: path}}. Without real photos or the extra "judge" there are no figures.
     """
-    judge, why_not = find_judge(REAL in pictures)
+    if REAL not in pictures:
+        return {"judge": "not measured: no photos were given (--real)"}
+    judge, why_not = find_judge(True)
     if judge is None:
         return {"judge": why_not}
     parts = {"real" if name == REAL else name: files for name, files in pictures.items()}
@@ -229,7 +231,7 @@ def parse_minutes(given, models):
     found = {}
     for text in given:
         name, _, number = text.rpartition("=")
-        if name not in models or not number.isdigit():
+        if name not in models or not number.isdecimal():
             raise InputError(f"--minutes {text}: expected NAME=NUMBER, the name one of: {', '.join(models)}")
         found[models[name]] = int(number)
     return found

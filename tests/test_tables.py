@@ -104,7 +104,7 @@ def test_comparison(place, tmp_path, monkeypatch):
     assert nearer[0] < nearer[1]
     costs = {cost["name"]: cost for cost in found["costs"]}
     assert list(costs) == ["GauGAN", "IIDM, one round", "IIDM, full"]
-    assert costs["GauGAN"]["training"] == [[None, 1800]] and "| see its card | 30 |" in text
+    assert costs["GauGAN"]["training"] == [[None, 1800]] and "| as given | 30 |" in text
     assert [steps for steps, _ in costs["IIDM, full"]["training"]] == [8, 5]
     for cost in costs.values():
         assert cost["parameters"] > 1000 and cost["seconds"] > 0 and 0.05 < cost["memory"] < 20

@@ -136,7 +136,7 @@ def blocked(x):
 class PackedConvolution:
     """A convolution with constant weights, for inference on the CPU.
 
-    The weights are packed once for each size of the input.
+    The weights are packed once for each size of the input, except for those of Winograd on large maps.
 
     Args:
         weight: C_out, C_in, K, K (fp32).
@@ -147,7 +147,8 @@ class PackedConvolution:
 
     # Winograd's F(4x4, 3x3) needs a quarter of the multiplications, but its weights are four times as large: on maps of
     # fewer positions than the first number it saves too little for that. oneDNN's keeps them packed; from the second
-    # on `winograd`, which transforms them at every call but keeps its tiles in the cache, is the faster one.
+    # on `winograd`, which transforms them at every call but keeps its tiles in the cache, is the faster one. The batch
+    # does not count: a picture must not depend on how many are made with it.
     onednn_winograd_from, winograd_from = 96, 3000
 
     def __init__(self, weight, bias, stride, padding):
@@ -169,14 +170,14 @@ class PackedConvolution:
             return winograd(x, self._weight_after(x), self.bias)
         return self._convolve(x, plain, fits and positions >= self.onednn_winograd_from)
 
-    def _convolve(self, x, plain, winograd):
+    def _convolve(self, x, plain, by_winograd):
         out, channels, kernel, _ = self.weight.shape
         height, width = x.shape[2:4]
         blocks = not plain and out % BLOCK == 0
         case = {
             "in": channels, "out": out, "height": height, "width": width, "kernel": kernel, "stride": self.stride,
             "before": self.padding[0], "after": self.padding[1], "blocked_in": int(x.ndim == 5),
-            "blocked_out": int(blocks), "winograd": int(winograd),
+            "blocked_out": int(blocks), "winograd": int(by_winograd),
         }
         with jt.no_grad(), jt.flag_scope(compile_options=onednn_flags()):
             packed = self._pack(case, x)

@@ -1,4 +1,4 @@
-"""3x3 convolution for training on the CPU: Winograd's F(4x4, 3x3) forward and for both gradients (Lavin & Gray 2016).
+"""3x3 convolution on the CPU: Winograd's F(4x4, 3x3) forward and for both gradients (Lavin & Gray 2016).
 
 It takes a quarter of the direct method's multiplications. Activations are in blocks of channels (see `layout`).
 """
