@@ -31,7 +31,7 @@ def main():
     """Measures and writes onnx.md and onnx.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="default", help="folder of weights (default: the package's)")
-    parser.add_argument("--limit", type=int, default=6, help="pictures (default: %(default)s, all examples)")
+    parser.add_argument("--limit", type=int, default=6, help="pictures (default: %(default)s)")
     parser.add_argument("--precision", default="fp32", help="fp32 or fp16 (default: fp32)")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the report")
     args = parser.parse_args()

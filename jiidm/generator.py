@@ -112,8 +112,8 @@ class Generator:
             condition_cache_mb: memory for the SPADE maps of the masks, in MB (None: no limit on CUDA, 2048 on the CPU,
                 768 there with low memory). Maps that do not fit are computed at every step, with the same result.
             reference: compute as the authors' release does, twice the whole network a step in Jittor's own operators.
-            low_memory: on the CPU keep no packed weights: a third of the memory at full size, nearly twice the time a
-                step (None: where less than four times the UNet's weights is free; a line on stderr then says so).
+            low_memory: on the CPU keep no packed weights: a third of the memory at full size, half as much time again
+                a step (None: where less than four times the UNet's weights is free; a line on stderr then says so).
 
         Raises:
             InputError: weights that are missing, unreadable, of another model, or have NaN.
@@ -303,7 +303,7 @@ def _is_short(unet):
     if free is None or free >= _PACKED_MEMORY * weights:
         return False
     print(f"jiidm: {free / 1e9:.1f} GB of memory are free, and packed weights would take it to about "
-          f"{_PACKED_MEMORY * weights / 1e9:.1f} GB: computing with low memory, about half as fast",
+          f"{_PACKED_MEMORY * weights / 1e9:.1f} GB: computing with low memory, at two thirds of the speed",
           file=sys.stderr, flush=True)
     return True
 

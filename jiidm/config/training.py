@@ -101,7 +101,7 @@ class AutoencoderTrainingConfig(TrainingConfig):
             runs.
         discriminator_start: the discriminator learns from this step on.
         discriminator_ramp: steps over which its weight in the loss grows to full.
-        discriminator_weight: factor of the adaptive weight (Esser et al. 2021, eq. 6).
+        discriminator_weight: factor of the adaptive weight (Esser et al. 2021, eq. 7).
         discriminator_channels: width of its first layer.
         discriminator_layers: its strided layers.
         revive_codes_every: interval at which codes without use move to latents of the batch.
