@@ -112,7 +112,7 @@ class Generator:
             condition_cache_mb: memory for the SPADE maps of the masks, in MB (None: no limit on CUDA, 2048 on the CPU,
                 768 there with low memory). Maps that do not fit are computed at every step, with the same result.
             reference: compute as the authors' release does, twice the whole network a step in Jittor's own operators.
-            low_memory: on the CPU keep no packed weights: a third of the memory at full size, half as much time again
+            low_memory: on the CPU keep no packed weights: half of the memory at full size, half as much time again
                 a step (None: where less than four times the UNet's weights is free; a line on stderr then says so).
 
         Raises:

@@ -102,7 +102,7 @@ def add_computing(parser):
                              "--low-memory, no limit on a GPU). Maps that do not fit are computed at every step; the "
                              "result is the same")
     parser.add_argument("--low-memory", action=argparse.BooleanOptionalAction, default=None,
-                        help="on the CPU keep no packed weights: a third of the memory at full size, two thirds of the "
+                        help="on the CPU keep no packed weights: half of the memory at full size, two thirds of the "
                              "speed (default: where less than four times the UNet's weights is free)")
 
 
