@@ -21,7 +21,7 @@ _TEXTS = {
                   "transfer. GauGAN and CLADE have no perceptual loss unless their configurations name VGG weights, "
                   "which are not included; the decoder of the default weights has one, by EfficientNet-Lite0. CLADE "
                   "has intra-class positional encoding, as in configs/clade.yaml. The Frechet distance is to the style "
-                  "photos; where the real photos are among them, theirs is 0 or little more. A mask accuracy above "
+                  "photos; where the real photos are among them, theirs is low for that reason. A mask accuracy above "
                   "that of real photos does not mean better: the judge finds a class more easily where it looks "
                   "typical.",
     "real": "The ceiling of the mask accuracy. Further rows: the same photos after a colour transfer to the style "
