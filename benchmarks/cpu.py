@@ -100,7 +100,7 @@ def step(folder):
     predict_guided(release, z).sync()  # compiles
     start = time.perf_counter()
     expected = sample(release)
-    plain = (time.perf_counter() - start) / 20
+    plain = (time.perf_counter() - start) / 20  # the steps of `sample`
     error = float(np.abs(result - expected).max() / np.abs(expected).max())
     yield row("guided step", ours, "s", "release's algorithm, Jittor's own operators", plain,
               note=f"{STEP_FLOP / ours / 1e9:.0f} GFLOP/s counted in the direct convolution's FLOP")

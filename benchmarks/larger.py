@@ -18,7 +18,7 @@ from jiidm.commands.entry import run_tool
 from jiidm.data.folders import TestFolder
 from jiidm.data.pictures import fit_photo, photo_size, read_photo
 from jiidm.evaluation.judge import load_judge
-from jiidm.evaluation.metrics import figure
+from jiidm.evaluation.metrics import centred, figure
 from jiidm.evaluation.realism import kernel_distance, kernel_distances_of_halves, sharpness
 from jiidm.evaluation.report import format_figure
 from jiidm.system.errors import InputError
@@ -81,7 +81,7 @@ def main():
         pairs = list(zip(features[name], features["photos"], strict=True))
         value = np.mean([kernel_distance(*pair) for pair in pairs])
         halves = np.mean([kernel_distances_of_halves(*pair, args.resamples) for pair in pairs], 0)
-        kid, share = figure(value, halves + value - halves.mean()), sharp[name] / sharp["photos"]
+        kid, share = figure(value, centred(halves, value)), sharp[name] / sharp["photos"]
         figures[name] = {"KID": list(kid), "sharpness_of_photos": share}
         lines.append(f"| {name} | {format_figure(kid, 3)} | {share:.2f} |")
     text = (f"# Twice the size\n\n{len(items)} label maps, pictures of {size[0]}x{size[1]}, windows of "
