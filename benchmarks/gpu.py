@@ -2,11 +2,13 @@
 
     python -m benchmarks.gpu --output runs/gpu
 
-It needs no files but the package. The first part compares: kernels with their plain twins, networks on the GPU with the
-CPU, a chain of steps with and without the kernels. It runs in a process of its own, in which NVIDIA's libraries do not
-round float32 to TF32. The second part measures: the card's own ceilings, kernels against these and against their twins,
-guided and training steps. The third measures these steps in PyTorch, where it is installed. A further row is a function
-that yields `Row`s, in ROWS.
+It needs no files but the package. `parity` compares: kernels with their plain twins, networks on the GPU with the CPU,
+a chain of steps with and without the kernels; there NVIDIA's libraries do not round float32 to TF32. `bf16` and `fp32`
+measure guided and training steps, `kernels` the kernels against the card's own ceilings and their twins, `torch` the
+steps in PyTorch, where it is installed. Each part is a process of its own, since Jittor keeps the algorithm of a
+convolution by its shape alone, whatever the precision. A function that fails costs its own rows: the next one starts in
+a new process, since a fault in a kernel leaves the GPU unusable for the old one. A further row is a function that
+yields `Row`s, in ROWS.
 """
 import argparse
 import dataclasses
@@ -25,7 +27,7 @@ import numpy as np
 
 from benchmarks.gpu_cases import SMALL, Bench, attention_cases, group_norm_cases, normal, random_mask, variables
 from benchmarks.gpu_parity import PARITY
-from benchmarks.gpu_timing import COLUMNS, REPEATS, Row, Stopwatch, called, launched
+from benchmarks.gpu_timing import COLUMNS, REPEATS, Row, Stopwatch, called, computed, launched, milliseconds
 from benchmarks.measuring import ROOT, machine, program, with_random_weights
 from jiidm.checkpoint import arrays_of, save_checkpoint
 from jiidm.commands.entry import run_tool
@@ -50,29 +52,36 @@ STEP_FLOP = 799e9  # that remain of a guided step at full size and 96x128, see d
 # ---- kernels
 
 def group_norm_speed(bench):
-    """Shapes of the full-size UNet at 96x128; 16 is a batch that no cache holds."""
+    """Shapes of the full-size UNet at 96x128. Of one picture they stay in the card's cache, where the share of the
+    ceiling can pass 1; no cache holds 16."""
     shapes = [(1, 256, 96, 128), (1, 512, 96, 128), (1, 512, 24, 32), (1, 1024, 6, 8), (16, 256, 96, 128)]
-    for what, dtype, kernel, twin, size in group_norm_cases(bench, shapes):
-        gpu = launched(group_norm_cuda, kernel)
-        yield Row(what, dtype, gpu=gpu, call=called(kernel), plain=called(twin),
-                  ceiling=size / bench.bandwidth / gpu * 1e3)
+    yield from kernel_rows(group_norm_cuda, list(group_norm_cases(bench, shapes)),
+                           lambda dtype, size: size / bench.bandwidth)
 
 
 def attention_speed(bench):
     """Shapes of the full-size UNet: 8 heads of 64 channels at 24x32, a lower level, larger batches and pictures."""
-    for what, dtype, kernel, twin, (heads, depth, length) in attention_cases(
-            bench, [(8, 64, 768), (16, 64, 48), (128, 64, 768), (16, 64, 3072)]):
-        gpu = launched(attention_cuda, kernel)
-        floor = 4 * heads * depth * length**2 / bench.matrix_rate[dtype]
-        yield Row(what, dtype, gpu=gpu, call=called(kernel), plain=called(twin), ceiling=floor / gpu * 1e3)
+    shapes = [(8, 64, 768), (16, 64, 48), (128, 64, 768), (16, 64, 3072)]
+    yield from kernel_rows(attention_cuda, list(attention_cases(bench, shapes)),
+                           lambda dtype, shape: 4 * shape[0] * shape[1] * shape[2]**2 / bench.matrix_rate[dtype])
+
+
+def kernel_rows(module, cases, floor):
+    """A row a case; `floor` gives the seconds that the card needs at least, from dtype and size of the case."""
+    launches = [launched(module, kernel) for _, _, kernel, _, _ in cases]
+    computed(launches, *(call() for case in cases for call in case[2:4]))
+    for (what, dtype, kernel, twin, size), launch in zip(cases, launches, strict=True):
+        gpu = milliseconds(launch)
+        yield Row(what, dtype, gpu=gpu, call=called(kernel), plain=called(twin), ceiling=floor(dtype, size) / gpu * 1e3)
 
 
 def nearest_code_speed(bench):
     """One picture against the full-size codebook."""
     z, codebook = variables("float32", normal(*bench.shape(12288, 3)), normal(*bench.shape(8192, 3)))
     kernel = partial(nearest_code_cuda.nearest_code_cuda, z, codebook)
-    yield Row(f"nearest code, {z.shape[0]} of {codebook.shape[0]}", "float32", gpu=launched(nearest_code_cuda, kernel),
-              call=called(kernel), plain=called(partial(nearest_code_plain, z, codebook)))
+    yield Row(f"nearest code, {z.shape[0]} of {codebook.shape[0]}", "float32",
+              gpu=milliseconds(launched(nearest_code_cuda, kernel)), call=called(kernel),
+              plain=called(partial(nearest_code_plain, z, codebook)))
 
 
 # ---- steps
@@ -80,13 +89,12 @@ def nearest_code_speed(bench):
 def training_steps(bench):
     """A training step of the full-size UNet, as tools/train.py takes it, and the memory that it takes."""
     config, *_ = small_or_full(bench)
-    for precision, blocks in (("fp32", False), ("bf16", False), ("bf16", True)):
-        settings = dataclasses.replace(config.train_unet, batch=5, precision=precision, checkpoint_blocks=blocks)
+    for blocks in (False, True) if bench.precision == "bf16" else (False,):
+        settings = dataclasses.replace(config.train_unet, batch=5, precision=bench.precision, checkpoint_blocks=blocks)
         chosen = dataclasses.replace(config, train_unet=settings)
         jt.gc()
         seconds, memory = measured_step(UNetTrainer(chosen, random_store(chosen), None, Path("/"), []), 0)
-        yield Row(f"training step, batch 5{', blocks recomputed' if blocks else ''}",
-                  "bfloat16" if precision == "bf16" else "float32", call=seconds * 1e3,
+        yield Row(f"training step, batch 5{', blocks recomputed' if blocks else ''}", bench.dtype, call=seconds * 1e3,
                   note=f"{memory / 1e9:.1f} GB")
 
 
@@ -94,17 +102,18 @@ def guided_steps(bench):
     """A guided step of the full-size network at 96x128, and how much of its time Python takes to describe it."""
     config, height, width = (SMALL, 24, 32) if bench.tiny else (UNetConfig(), 96, 128)
     network = with_random_weights(UNet(config))
-    for dtype, precision in (("float32", "fp32"), ("bfloat16", "bf16")):
-        prepare(network, inference_convolution("cuda", precision))
-        for batch, joint in ((1, False), (1, True), (16, False), (16, True)):
-            conditions = Conditions(network, random_mask(batch, height, width), height, width, joint=joint)
-            conditions.prepare([500])
-            denoise = guided_denoiser(conditions.predict, Schedule(DiffusionConfig()), Guidance(3.5))
-            total, python = timeline(denoise, jt.array(normal(batch, config.in_channels, height, width)))
-            share = None if bench.tiny else STEP_FLOP * batch / bench.matrix_rate[dtype] / total * 1e3
-            yield Row(f"guided step, batch {batch}{', branches as one batch' if joint else ''}", dtype, call=total,
-                      ceiling=share,
-                      note=f"Python {python:.1f} ms; the paper's 640 steps: {640 * total / batch / 1e3:.1f} s an image")
+    prepare(network, inference_convolution("cuda", bench.precision))
+    for batch, joint in ((16, True), (1, True), (16, False), (1, False)):
+        conditions = Conditions(network, random_mask(batch, height, width), height, width, joint=joint)
+        conditions.prepare([500])
+        denoise = guided_denoiser(conditions.predict, Schedule(DiffusionConfig()), Guidance(3.5))
+        total, python = timeline(denoise, jt.array(normal(batch, config.in_channels, height, width)))
+        share = STEP_FLOP * batch / bench.matrix_rate[bench.dtype] / total * 1e3
+        if bench.tiny or bench.precision == "fp32":  # cuDNN may round fp32 to TF32, the matrix product does not
+            share = None
+        yield Row(f"guided step, batch {batch}{', branches as one batch' if joint else ''}", bench.dtype, call=total,
+                  ceiling=share,
+                  note=f"Python {python:.1f} ms; the paper's 640 steps: {640 * total / batch / 1e3:.1f} s an image")
 
 
 def timeline(denoise, z):
@@ -173,8 +182,9 @@ def ceilings(bench):
     stopwatch = Stopwatch()
     stopwatch.code(x.shape, "float32", [x],
                    cuda_src="cudaMemcpyAsync(out0_p, in0_p, in0->size, cudaMemcpyDeviceToDevice);")
-    bench.bandwidth = 2 * 4 * x.shape[0] / stopwatch.milliseconds * 1e3
-    yield Row("copy within the card", note=f"{bench.bandwidth / 1e12:.2f} TB/s", gpu=stopwatch.milliseconds)
+    copy = milliseconds(stopwatch.launch)
+    bench.bandwidth = 2 * 4 * x.shape[0] / copy * 1e3
+    yield Row("copy within the card", note=f"{bench.bandwidth / 1e12:.2f} TB/s", gpu=copy)
     size = 64 if bench.tiny else 8192
     a, b = normal(size, size), normal(size, size)
     for dtype in ("float32", "bfloat16"):
@@ -185,36 +195,57 @@ def ceilings(bench):
 
 ROWS = {
     "parity": PARITY,
-    "speed": [ceilings, group_norm_speed, attention_speed, nearest_code_speed, guided_steps, training_steps],
+    "bf16": [ceilings, guided_steps, training_steps],
     "torch": [torch_guided_steps, torch_training_steps],
+    "kernels": [ceilings, group_norm_speed, attention_speed, nearest_code_speed],
+    "fp32": [ceilings, guided_steps, training_steps],
 }
 
 
-def measured(part, tiny, folder=None):
-    """The rows of one part as dicts, printed as they come; a function that fails becomes a row that says so.
+def measure(part, tiny, folder, after=None):
+    """Writes the rows of a part into PART.json of `folder` and prints them, both as they come.
 
-    With a `folder`, PART.json in it has all rows so far: a run that is cut off leaves what it has measured.
+    Args:
+        part: of ROWS.
+        tiny: whether shapes are to be tiny.
+        folder: for PART.json.
+        after: name of the function that failed in the process before: go on with the next one.
+
+    Returns:
+        Whether all went well. A function that fails becomes a row that says so, and the process starts anew.
     """
-    bench, rows = Bench(tiny), []
+    bench, path, functions = Bench(tiny, "fp32" if part == "fp32" else "bf16"), folder / f"{part}.json", ROWS[part]
+    rows = json.loads(path.read_text()) if after else []
+    if after:
+        if ceilings in functions and after != ceilings.__name__:
+            list(ceilings(bench))
+        functions = functions[[f.__name__ for f in functions].index(after) + 1:]
 
     def add(row):
         rows.append({**dataclasses.asdict(row), "fault": row.fault})
         print(row.line(), flush=True)
-        if folder:
-            with written_whole(folder / f"{part}.json") as draft:
-                draft.write_text(json.dumps(rows, indent=1))
+        with written_whole(path) as draft:
+            draft.write_text(json.dumps(rows, indent=1))
 
-    for function in ROWS[part]:
-        start = time.perf_counter()
+    for function in functions:
+        start, name = time.perf_counter(), function.__name__
         try:
             for row in function(bench):
                 add(row)
         except Exception as error:
             traceback.print_exc()
             why = next(iter(str(error).splitlines()), type(error).__name__)
-            add(Row(function.__name__, error=float("nan"), tolerance=0.0, note=why[:80].replace("|", "/")))
-        print(f"{function.__name__}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    return rows
+            add(Row(name, error=float("nan"), tolerance=0.0, note=why[:80].replace("|", "/")))
+            if function is not functions[-1]:
+                sys.stderr.flush()
+                os.execv(sys.executable, [*call_of(part, tiny, folder), "--after", name])
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return not any(row["fault"] for row in rows)
+
+
+def call_of(part, tiny, folder):
+    """The command that measures a part."""
+    return program("gpu", "--part", part, "--output", str(folder), *["--tiny"] * tiny)
 
 
 def card():
@@ -228,16 +259,19 @@ def card():
 
 
 def all_parts(tiny):
-    """The rows of all parts, the comparisons made in a process without TF32; prints the table's head first."""
+    """The rows of all parts, each in a process of its own; prints the table's head first."""
     print(f"{card()}, {machine()}, compiled for {list(jt.flags.cuda_archs)}\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}", flush=True)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        command = program("gpu", "--part", "parity", "--output", folder, *["--tiny"] * tiny)
-        subprocess.run(command, cwd=ROOT, env={**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}, check=False)
-        results = Path(folder, "parity.json")
-        if not results.exists():
-            raise InputError("the comparisons ended without a result; what they said is above")
-        return [*json.loads(results.read_text()), *measured("speed", tiny), *measured("torch", tiny)]
+        for part in ROWS:
+            exact = {"NVIDIA_TF32_OVERRIDE": "0"} if part == "parity" else {}
+            subprocess.run(call_of(part, tiny, folder), cwd=ROOT, env={**os.environ, **exact}, check=False)
+            results = Path(folder, f"{part}.json")
+            if not results.exists():
+                raise InputError(f"{part} ended without a result; what it said is above")
+            rows += json.loads(results.read_text())
+    return rows
 
 
 def main():
@@ -245,19 +279,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", help="folder for results.json, or PART.json")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: does it run at all?")
-    parser.add_argument("--part", choices=ROWS, help="one part only, without the table's head")
+    parser.add_argument("--part", choices=ROWS, help="one part only, without the table's head; needs --output")
+    parser.add_argument("--after", metavar="FUNCTION", help="go on after this function of the part")
     args = parser.parse_args()
     if cuda_reason:
         raise InputError(f"no CUDA: {cuda_reason}")
+    if args.part and not args.output:
+        raise InputError(f"--part {args.part}: expected --output, the folder for {args.part}.json")
     use_device("cuda")
     folder = args.output and output_folder(args.output)
-    rows = measured(args.part, args.tiny, folder) if args.part else all_parts(args.tiny)
-    if folder and not args.part:
+    if args.part:
+        return not measure(args.part, args.tiny, folder, args.after)
+    rows = all_parts(args.tiny)
+    if folder:
         with written_whole(folder / "results.json") as draft:
             draft.write_text(json.dumps({"card": card(), "machine": machine(), "rows": rows}, indent=1))
     faults = [row["what"] for row in rows if row["fault"]]
-    if not args.part:
-        print(f"\nfailed: {'; '.join(faults)}" if faults else "\nall pass")
+    print(f"\nfailed: {'; '.join(faults)}" if faults else "\nall pass")
     return bool(faults)
 
 

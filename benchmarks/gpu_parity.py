@@ -2,7 +2,7 @@
 import numpy as np
 
 from benchmarks.gpu_cases import SMALL, attention_cases, group_norm_cases, normal, random_mask, variables
-from benchmarks.gpu_timing import Row, largest_error, numbers
+from benchmarks.gpu_timing import Row, computed, largest_error, numbers
 from benchmarks.measuring import with_random_weights
 from jiidm.config import AutoencoderConfig, DiffusionConfig
 from jiidm.diffusion.guidance import Guidance, guided_denoiser
@@ -11,13 +11,13 @@ from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Schedule
 from jiidm.kernels import group_norm_cuda, nearest_code_cuda, plain_operators
 from jiidm.kernels.attention import attention
-from jiidm.kernels.convolution import inference_convolution
+from jiidm.kernels.convolution import inference_convolution, rounded_convolution
 from jiidm.kernels.group_norm import group_norm
 from jiidm.kernels.nearest_code import nearest_code, nearest_code_plain
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.blocks import prepare, round_operands
 from jiidm.models.unet import Conditions, UNet
-from jiidm.system.runtime import jt, use_device
+from jiidm.system.runtime import jt, nn, use_device
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 
@@ -26,8 +26,10 @@ def kernel_parity(bench):
     """Each kernel against its twin, ragged shapes too."""
     cases = [*group_norm_cases(bench, [(2, 256, 96, 128), (1, 2048, 6, 8), (3, 96, 7, 9), (1, 512, 96, 128)]),
              *attention_cases(bench, [(8, 64, 768), (3, 40, 77), (2, 128, 200), (2, 64, 3072)])]
-    for what, dtype, kernel, twin, _ in cases:
-        yield Row(what, dtype, largest_error(numbers(kernel()), numbers(twin())), TOLERANCE[dtype])
+    results = [(kernel(), twin()) for _, _, kernel, twin, _ in cases]
+    computed(*(result for pair in results for result in pair))
+    for (what, dtype, *_), (result, expected) in zip(cases, results, strict=True):
+        yield Row(what, dtype, largest_error(numbers(result), numbers(expected)), TOLERANCE[dtype])
 
 
 def large_mean(bench):
@@ -51,14 +53,14 @@ def nearest_code_parity(bench):
     yield Row("nearest code, 5000 of 2700", "float32", error, 1e-6, note=f"{(index != twin).sum()} other choices")
 
 
-def compared(name, function, arrays, tolerance):
-    """The same function of the same arrays on the GPU and on the CPU."""
+def compared(name, function, arrays, tolerance, dtype="float32"):
+    """The same function of the same arrays on the GPU and on the CPU; `dtype` is that of its operands."""
     results = []
     for device in ("cuda", "cpu"):
         use_device(device)
         results.append(numbers(function(*(jt.array(a) for a in arrays))))
     use_device("cuda")
-    return Row(f"{name}, GPU and CPU", "float32", largest_error(*results), tolerance)
+    return Row(f"{name}, GPU and CPU", dtype, largest_error(*results), tolerance)
 
 
 def with_gradients(function):
@@ -82,6 +84,11 @@ def inferred(function):
 
 def network_parity(bench):
     """What the networks call, forward and backward, and small networks with random weights."""
+    arrays = normal(2, 64, 24, 32), normal(64, 64, 3, 3), normal(64)
+    yield compared("convolution and gradients", with_gradients(
+        lambda x, w, b: nn.conv2d(x, w, b, padding=1)), arrays, 1e-4)
+    yield compared("convolution and gradients", with_gradients(
+        lambda x, w, b: rounded_convolution(x, w, b, 1, 1)), arrays, TOLERANCE["bfloat16"], "bfloat16")
     yield compared("group norm and gradients", with_gradients(
         lambda x, a, b: group_norm(x, 32, 1e-5, (a, b), silu=True)), [normal(2, 64, 24, 32) for _ in range(3)], 1e-4)
     yield compared("attention and gradients", with_gradients(attention), [normal(8, 32, 200) for _ in range(3)], 1e-4)

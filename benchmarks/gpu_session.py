@@ -8,13 +8,15 @@ that fails stops no other. A second call goes on with the first step that is not
 need not be brought again while the machine lives. A training goes on until the minutes are over, and in the next call.
 
 OUT gets results.jsonl (a line a step, of all calls), logs.txt (of this call), and in pieces home.tar (what Jittor has
-compiled; put the pieces into CARRY, and the next machine need not compile it) and run.tar (weights in half
-precision, tables, sample grids): `cat run.tar.* | tar x`.
+compiled) and run.tar (weights in half precision, tables, sample grids): `cat run.tar.* | tar x`. With results.jsonl and
+the pieces of home.tar in CARRY, another machine goes on where this one stopped; what Jittor has compiled serves only a
+machine of the same name, processor and system.
 """
 import argparse
 import contextlib
 import importlib.util
 import json
+import lzma
 import os
 import shutil
 import signal
@@ -70,7 +72,10 @@ class Session:
         self.end = time.monotonic() + 60 * minutes
         for folder in (work, output):
             folder.mkdir(parents=True, exist_ok=True)
-        self.results = work / "results.jsonl"
+        self.results, self.running = work / "results.jsonl", work / "running"
+        if not self.results.exists() and (carry / "results.jsonl").exists():
+            shutil.copyfile(carry / "results.jsonl", self.results)
+        end_leftover(self.running)
         self.records = [json.loads(line) for line in self.results.read_text().splitlines()] if (
             self.results.exists()) else []
         self.publish()
@@ -80,9 +85,9 @@ class Session:
         return self.end - time.monotonic()
 
     def is_done(self, step):
-        """Whether the last result of the step is final."""
+        """Whether the last result of the step is final; one that was skipped is tried again."""
         last = next((r for r in reversed(self.records) if r["step"] == step.name), None)
-        return last is not None and last["status"] in ("done", "failed", "skipped")
+        return last is not None and last["status"] in ("done", "failed")
 
     def add(self, name, status, **more):
         """Notes the result of a step, here and in the output."""
@@ -125,15 +130,19 @@ class Session:
         return manifest
 
     def _untar(self, archive, target):
-        """Unpacks an archive into a new folder, whole or not at all."""
+        """Unpacks an archive into a new folder, whole or not at all; one that is damaged becomes a result."""
         if target.exists() or not archive.exists():
             return
         draft = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        with tarfile.open(archive) as file:
-            file.extractall(draft, filter="data")
-        os.replace(draft, target)
+        try:
+            with tarfile.open(archive) as file:
+                file.extractall(draft, filter="data")
+        except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
+            self.add("unpack", "failed", note=f"{archive.name}: {error}")
+        else:
+            os.replace(draft, target)
 
     # ---- the steps
 
@@ -153,7 +162,7 @@ class Session:
             log.write(f"\n==== {step.name}: {' '.join(command)}\n".encode())
             log.flush()
             first = log.tell()
-            code = finished(command, seconds, log, {**os.environ, **self.environment(), **step.env})
+            code = finished(command, seconds, log, {**os.environ, **self.environment(), **step.env}, self.running)
         tail = logs.read_bytes()[first:].decode(errors="replace").replace("\r", "\n").splitlines()[-TAIL:]
         shorten(logs)
         report = step.report and step.report.exists() and json.loads(step.report.read_text())
@@ -202,19 +211,37 @@ class Session:
         run, home = self.work / "run", self.work / "run-out"
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir()
-        newest = sorted(run.glob("unet-[l0-9]*.safetensors"), key=lambda path: path.stat().st_mtime)
-        if newest:
+        for kind in ("unet", "decoder"):
+            newest = by_age(path for path in run.glob(f"{kind}*.safetensors") if "-state-" not in path.name)[-1:]
             with open(self.output / "logs.txt", "ab") as log:
-                finished([sys.executable, "-c", HALF, newest[-1], home / "unet.safetensors"], 60, log,
-                         {**os.environ, **self.environment(), "JIIDM_DEVICE": self.device})
-        grids = sorted(run.glob("*-[0-9]*.jpg"), key=lambda path: path.stat().st_mtime)[-4:]
-        for path in (*run.glob("decoder*.safetensors"), *run.glob("*.csv"), *grids):
-            if "-state-" not in path.name:
-                shutil.copyfile(path, home / path.name)
+                for path in newest:
+                    finished([sys.executable, "-c", HALF, path, home / f"{kind}.safetensors"], 60, log,
+                             {**os.environ, **self.environment(), "JIIDM_DEVICE": self.device})
+        for path in (*run.glob("*.csv"), *by_age(run.glob("*-[0-9]*.jpg"))[-4:]):
+            shutil.copyfile(path, home / path.name)
         if any(home.iterdir()):
             with tarfile.open(self.work / "run-out.tar", "w") as file:
                 file.add(home, ".")
             split(self.work / "run-out.tar", self.output / "run.tar")
+
+
+def by_age(paths):
+    """Paths of files, the newest last."""
+    return sorted(paths, key=lambda path: path.stat().st_mtime)
+
+
+def end_leftover(running):
+    """Ends the step that a call which was killed has left behind: it would hold the GPU and its run folder."""
+    if running.exists():
+        with contextlib.suppress(ValueError, ProcessLookupError):
+            os.killpg(int(running.read_text()), signal.SIGKILL)
+        running.unlink()
+
+
+def machine():
+    """What matters of this machine, in a line."""
+    memory = next(line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line)
+    return f"{os.uname().nodename}, {os.uname().release}, {os.cpu_count()} cores, {int(memory) >> 20} GiB"
 
 
 def jittor_home():
@@ -241,11 +268,14 @@ def shorten(path):
         path.write_bytes(text[: LOG_BYTES // 8] + b"\n...\n" + text[-LOG_BYTES // 2 :])
 
 
-def finished(command, seconds, log, env):
-    """Runs a command; returns its exit code, None where it had to be ended after `seconds`."""
+def finished(command, seconds, log, env, running=None):
+    """Runs a command; returns its exit code, None where it had to be ended after `seconds`. `running` is a file for
+    the number of its process group, there as long as it runs."""
     process = subprocess.Popen([str(part) for part in command], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log,
                                stderr=log, start_new_session=True)
     try:
+        if running:
+            running.write_text(str(process.pid))
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
@@ -257,6 +287,8 @@ def finished(command, seconds, log, env):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if running:
+            running.unlink(missing_ok=True)
 
 
 def outcome(step, code, seconds, tail):
@@ -271,19 +303,31 @@ def outcome(step, code, seconds, tail):
     return "done", ""
 
 
+def missing(package):
+    """Why a step cannot be done here; None where the package is installed."""
+    return None if importlib.util.find_spec(package) else f"{package} is not installed here: pip install {package}"
+
+
 def steps_of(session, manifest, tiny, train_minutes):
     """The steps, in their order."""
     python, work, device = sys.executable, session.work, session.device
-    steps = [Step("doctor", [python, "tools/doctor.py"], 540, env={"JIIDM_DEVICE": device})]
-    no_torch = None if importlib.util.find_spec("torch") else "PyTorch is not installed here: pip install torch"
-    for part, limit, without in (("parity", 540, None), ("speed", 540, None), ("torch", 300, no_torch)):
-        command = [python, "-m", "benchmarks.gpu", "--part", part, "--output", work / "reports", *["--tiny"] * tiny]
-        exact = {"NVIDIA_TF32_OVERRIDE": "0"} if part == "parity" else {}
-        steps.append(Step(part, command, limit, 60, exact, work / "reports" / f"{part}.json", without=without))
-    tests = ["tests/test_networks.py", "tests/test_diffusion.py"]
-    steps.insert(2, Step("reference", [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], 300, 60,
-                         {"NVIDIA_TF32_OVERRIDE": "0", "JIIDM_DEVICE": device},
-                         without=None if importlib.util.find_spec("pytest") else "pytest is not installed here"))
+    exact = {"NVIDIA_TF32_OVERRIDE": "0"}
+
+    def part(name, limit, env=None, without=None):
+        command = [python, "-m", "benchmarks.gpu", "--part", name, "--output", work / "reports", *["--tiny"] * tiny]
+        return Step(name, command, limit, 60, env or {}, work / "reports" / f"{name}.json", without=without)
+
+    steps = [
+        Step("doctor", [python, "tools/doctor.py"], 540, env={"JIIDM_DEVICE": device}),
+        part("parity", 420, exact),
+        part("bf16", 300),
+        part("torch", 240, without=missing("torch")),
+        part("kernels", 300),
+        part("fp32", 240),
+        Step("reference", [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_networks.py",
+                           "tests/test_diffusion.py"], 300, 60,
+             {**exact, "JIIDM_DEVICE": device, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, without=missing("pytest")),
+    ]
     start = work / "run" / "start.safetensors"
     for stage, data in (("unet", work / "latents.xz"), ("decoder", work / "photos")):
         if stage not in manifest:
@@ -291,7 +335,7 @@ def steps_of(session, manifest, tiny, train_minutes):
         command = [python, "tools/train.py", stage, "--config", work / "config.yaml", "--data", data, "--run",
                    work / "run", "--resume", "--device", device, "--minutes", "{minutes}",
                    *(["--start-from", start] if stage == "unet" and start.exists() else [])]
-        steps.append(Step(stage, command, int(60 * train_minutes), 60, result=work / "run" / manifest[stage],
+        steps.append(Step(stage, command, int(60 * train_minutes), 120, result=work / "run" / manifest[stage],
                           without=None if data.exists() else f"{data.name} was not brought along"))
     return steps
 
@@ -311,7 +355,7 @@ def main():
     parser.add_argument("--again", nargs="+", default=[], metavar="STEP", help="these steps even if they are done")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this program")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes in the comparisons, to try this program")
-    parser.add_argument("--home-mb", type=float, default=45,
+    parser.add_argument("--home-mb", type=float, default=30,
                         help="the most that home.tar may have, 0: it stays here (default %(default)s)")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through `finally`: no step outlives this program
@@ -324,15 +368,20 @@ def main():
     unknown = [name for name in (*(args.only or ()), *args.again) if name not in names]
     if unknown:
         raise SystemExit(f"error: step {unknown[0]}: expected one of {', '.join(names)}")
+    with open(session.output / "logs.txt", "a") as log:
+        log.write(f"{machine()}\n")
     for step in steps:
         if args.only and step.name not in args.only or session.is_done(step) and step.name not in args.again:
             continue
         if not session.run(step):
             break
-        if step.name in ("parity", "speed") and session.left() > 3 * SPARE:
+        if step.result:
+            session.pack_run()
+        if step.name == "doctor" and any("cannot be imported" in line for line in session.records[-1]["tail"]):
+            print("Jittor does not work here: no further step is tried; see logs.txt")
+            break
+        if step.name in ("parity", "bf16") and session.left() > 3 * SPARE:
             session.pack_home(1e6 * args.home_mb)
-    if any(step.result for step in steps):
-        session.pack_run()
     last = {record["step"]: record["status"] for record in session.records}
     print(", ".join(f"{name} {last.get(name, 'not begun')}" for name in names))
     return any(status == "failed" for status in last.values())

@@ -77,10 +77,10 @@ class Stopwatch:
         return getattr(jt, name)
 
     def code(self, shapes, dtypes, inputs, cuda_header="", cuda_src="", **options):
-        """`jt.code`; leaves the median milliseconds of a launch in `milliseconds`."""
+        """`jt.code`; leaves a Var with the milliseconds of each series in `launch`."""
         single = isinstance(shapes[0], int)
         shapes, dtypes = ([shapes], [dtypes]) if single else (shapes, dtypes)
-        *results, took = jt.code(
+        *results, self.launch = jt.code(
             [*shapes, (REPEATS,)], [*dtypes, "float32"], inputs,
             cuda_header="#include <cuda_runtime.h>\n" + cuda_header, cuda_src=f"""
             @alias(took, out{len(shapes)})
@@ -97,13 +97,23 @@ class Stopwatch:
             cudaEventDestroy(start); cudaEventDestroy(stop);
             cudaMemcpy(took_p, taken, sizeof(taken), cudaMemcpyHostToDevice);
             """, **options)
-        self.milliseconds = float(np.median(took.numpy())) / self.LAUNCHES
         return results[0] if single else results
 
 
 def launched(module, function):
-    """Milliseconds on the GPU of the kernel that `function` calls in `module`."""
+    """The kernel that `function` calls in `module`, to be timed: a Var for `milliseconds`, not computed yet."""
     stopwatch = Stopwatch()
     with patch.object(module, "jt", stopwatch):
         function()
-    return stopwatch.milliseconds
+    return stopwatch.launch
+
+
+def milliseconds(launch):
+    """Median milliseconds of a launch of what `launched` gave."""
+    return float(np.median(launch.numpy())) / Stopwatch.LAUNCHES
+
+
+def computed(*results):
+    """Computes Vars and lists of Vars together, so that Jittor compiles their kernels side by side; returns them."""
+    jt.sync([v for result in results for v in (result if isinstance(result, list | tuple) else [result])])
+    return results

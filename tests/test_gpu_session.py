@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -72,9 +73,39 @@ def test_a_training_goes_on_until_its_result_is_there(session, tmp_path):
     assert [r["status"] for r in lines(tmp_path / "out")] == ["part", "done"]
 
 
-def test_what_cannot_be_done_here_is_skipped_with_a_sentence(session, tmp_path):
-    assert session().run(python("", without="PyTorch is not installed here"))
-    assert lines(tmp_path / "out")[0]["note"] == "PyTorch is not installed here"
+def test_what_cannot_be_done_here_is_skipped_with_a_sentence_and_tried_again(session, tmp_path):
+    step = python("", without="torch is not installed here")
+    assert session().run(step) and not session().is_done(step)
+    assert lines(tmp_path / "out")[0]["note"] == "torch is not installed here"
+
+
+def test_another_machine_goes_on_from_the_results_that_it_is_given(session, tmp_path):
+    (tmp_path / "carry").mkdir()
+    (tmp_path / "carry" / "results.jsonl").write_text('{"step": "a", "status": "done"}\n')
+    assert session().is_done(python("")) and lines(tmp_path / "out") == [{"step": "a", "status": "done"}]
+
+
+def test_what_a_killed_call_left_running_is_ended(session, tmp_path):
+    running = tmp_path / "work" / "running"
+    running.parent.mkdir()
+    subprocess.run(["setsid", "--fork", "sh", "-c", f"echo $$ > {running}; exec sleep 60"], check=True)
+    while not running.exists() or not running.read_text().strip():
+        time.sleep(0.01)
+    process = Path("/proc", running.read_text().strip())
+    call, end = session(), time.monotonic() + 10
+    while process.exists() and "State:\tZ" not in (process / "status").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert call.run(python("pass")) and not running.exists()
+
+
+def test_a_damaged_archive_is_noted_and_the_session_goes_on(session, tmp_path):
+    (tmp_path / "carry").mkdir()
+    (tmp_path / "carry" / "carry.json").write_text("{}")
+    (tmp_path / "carry" / "photos.tar.xz").write_bytes(b"not an archive")
+    assert session().unpack() == {} and not (tmp_path / "work" / "photos").exists()
+    record, = lines(tmp_path / "out")
+    assert record["status"] == "failed" and record["note"].startswith("photos.tar.xz: ")
 
 
 def test_compiled_code_goes_home_in_pieces_and_comes_back(session, tmp_path, monkeypatch):
@@ -115,7 +146,7 @@ def top(tmp_path_factory):
     config = to_dict(TINY)
     config["train_autoencoder"].update(steps=1, batch=2, crop=32, discriminator_channels=8, discriminator_layers=1)
     config["train_decoder"].update(crop=32)
-    config["train_unet"].update(steps=40, batch=2, keep_at=[40], sheet_every=0, save_every=5)
+    config["train_unet"].update(steps=40, batch=2, keep_at=[40])
     (top / "tiny.yaml").write_text(yaml.safe_dump(config))
     for command in (("prepare_data", "synthetic", top / "train", "--count", 4, "--width", 64, "--height", 48),
                     *(("train", stage, *common(top)) for stage in ("autoencoder", "latents"))):
@@ -142,13 +173,14 @@ def carried(top, carry, *options):
 @pytest.mark.slow
 @pytest.mark.bench
 def test_a_session_that_is_interrupted_goes_on_and_brings_the_weights_home(top, tmp_path):
-    done = carried(top, tmp_path / "carry", "--parts", "latents", "--limit", 1000)
+    done = carried(top, tmp_path / "carry", "--parts", "latents", "--latents", 3, "--limit", 1000)
+    assert "latents of 3 photos" in done.stdout
     assert done.returncode == 0 and "MiB  latents.xz" in done.stdout and "gpu_session.py" in done.stdout, done.stderr
     command, env = program("gpu_session", tmp_path / "carry", "--output", tmp_path / "out", "--work", tmp_path / "work",
                            "--device", "cpu", "--only", "parity", "unet", "--home-mb", 0)
     env["JIIDM_DEVICE"] = "cpu"
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not list((tmp_path / "work").glob("run/unet-state-*")) and process.poll() is None:
+    while not (tmp_path / "work/run/unet.csv").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=100)
@@ -172,7 +204,8 @@ def test_what_is_too_much_to_carry_is_refused_with_the_sizes(top, tmp_path):
     session = Session(tmp_path / "carry", tmp_path / "work", tmp_path / "out", 1, "cpu")
     assert session.unpack()["decoder"] == "decoder.safetensors"
     assert len(list((tmp_path / "work/photos/imgs").iterdir())) == 3
-    assert yaml.safe_load((tmp_path / "work/config.yaml").read_text())["train_unet"]["precision"] == "fp32"
+    training = yaml.safe_load((tmp_path / "work/config.yaml").read_text())["train_unet"]
+    assert (training["precision"], training["sheet_every"], training["save_every"]) == ("fp32", 0, 500)
 
 
 def test_a_package_that_does_not_exist_is_refused_in_one_line(tmp_path):

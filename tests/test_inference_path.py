@@ -11,7 +11,7 @@ from jiidm.data.latents import one_hot_batch
 from jiidm.diffusion.guidance import Guidance, guided_denoiser
 from jiidm.diffusion.samplers import ddim
 from jiidm.diffusion.schedule import Schedule
-from jiidm.inference.refinement import draw_noise
+from jiidm.inference.refinement import _AT_A_TIME, _in_parts, draw_noise
 from jiidm.kernels import compiled, plain_operators
 from jiidm.kernels.convolution import BLOCK, LeanConvolution, PackedConvolution, blocked, inference_convolution
 from jiidm.kernels.group_norm import group_norm, group_norm_plain
@@ -330,3 +330,14 @@ def test_widths_that_fill_no_blocks_stay_plain():
     assert inference_convolution("cpu", "fp32", 24) is None
     assert inference_convolution("cpu", "fp32", 32, 48) is PackedConvolution
     assert inference_convolution("cpu", "fp32", 32, 48, lean=True) is LeanConvolution
+
+
+def test_the_autoencoder_takes_a_large_batch_in_parts(normal):
+    batch, sizes = normal(2 * _AT_A_TIME + 1, 3, 4, 5), []
+
+    def double(x):
+        sizes.append(len(x))
+        return 2 * x
+
+    assert np.array_equal(_in_parts(double, batch).numpy(), 2 * batch.numpy())
+    assert sizes == [_AT_A_TIME, _AT_A_TIME, 1]

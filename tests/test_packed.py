@@ -65,13 +65,22 @@ def test_whole_photos_alone(top, tmp_path):
     assert (result.labels == store.labels[::2]).all() and (np.stack(list(result.label_maps())) == result.labels).all()
 
 
+def test_some_photos_alone(top, tmp_path):
+    store, names = LatentStore(top / "run" / "latents"), [f"photo{i}" for i in range(COUNT)]
+    pack_latents(store, tmp_path / "a", names, ["photo1", "photo3"], 0.05, chosen=[0, 3])
+    result = PackedLatents(tmp_path / "a")
+    assert result.names == ["photo0", "photo3"] and result.by_hand() == ["photo3"] and len(result) == 4
+    assert (result.labels == store.labels[[0, 1, 6, 7]]).all()
+    assert np.allclose(result.batch(np.arange(4), slice(None), None)[0], store.latents[[0, 1, 6, 7]], atol=0.1)
+
+
 def test_the_unet_trains_on_them_without_the_photos(top, tmp_path):
     packed(top, tmp_path / "light", "--whole")
     (tmp_path / "run").mkdir()
     shutil.copy(top / "run" / "autoencoder.safetensors", tmp_path / "run")
     stages = Stages(CONFIG, tmp_path / "light", tmp_path / "run", resume=True)
     stages.unet(), stages.export()
-    assert stages.by_hand == [1, 3] and (tmp_path / "run" / "weights" / "unet-0000002.safetensors").exists()
+    assert stages.numbers_by_hand() == [1, 3] and (tmp_path / "run" / "weights" / "unet-0000002.safetensors").exists()
     for stage in (stages.autoencoder, stages.decoder, stages.latents):
         refused(stage, tmp_path / "light", "only the unet")
 

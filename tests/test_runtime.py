@@ -194,6 +194,76 @@ def test_cuda_13_gets_a_home(toolkit):
     assert cuda_home.find_cuda() == (settings, None)
 
 
+# a stand-in of cuDNN 9: algorithm 6 does not run, 7 does not say its workspace
+CUDNN = """
+#pragma once
+#include <cstddef>
+#define CUDNN_MAJOR 9
+enum cudnnStatus_t { CUDNN_STATUS_SUCCESS, CUDNN_STATUS_NOT_SUPPORTED };
+enum cudnnDataType_t { CUDNN_DATA_FLOAT, CUDNN_DATA_HALF, CUDNN_DATA_BFLOAT16 };
+enum cudnnMathType_t {
+    CUDNN_DEFAULT_MATH, CUDNN_TENSOR_OP_MATH, CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION, CUDNN_FMA_MATH };
+enum cudnnConvolutionMode_t { MODE };
+enum cudnnConvolutionFwdAlgo_t { CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM = 1 };
+enum cudnnConvolutionBwdDataAlgo_t { CUDNN_CONVOLUTION_BWD_DATA_ALGO_1 = 1 };
+enum cudnnConvolutionBwdFilterAlgo_t { CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1 = 1 };
+struct Convolution { cudnnMathType_t math; cudnnDataType_t compute; };
+typedef Convolution* cudnnConvolutionDescriptor_t;
+typedef void* cudnnHandle_t;
+struct Found { cudnnConvolutionFwdAlgo_t algo; cudnnStatus_t status; cudnnMathType_t mathType; };
+inline cudnnStatus_t cudnnSetConvolutionNdDescriptor(cudnnConvolutionDescriptor_t d, int, const int*, const int*,
+        const int*, cudnnConvolutionMode_t, cudnnDataType_t t) { d->compute = t; return CUDNN_STATUS_SUCCESS; }
+inline cudnnStatus_t cudnnSetConvolutionMathType(cudnnConvolutionDescriptor_t d, cudnnMathType_t t) {
+    d->math = t; return CUDNN_STATUS_SUCCESS; }
+inline cudnnStatus_t cudnnGetConvolutionMathType(cudnnConvolutionDescriptor_t d, cudnnMathType_t* t) {
+    *t = d->math; return CUDNN_STATUS_SUCCESS; }
+inline cudnnStatus_t cudnnFindConvolutionForwardAlgorithmEx(cudnnHandle_t, int, const void*, int, const void*,
+        cudnnConvolutionDescriptor_t, int, void*, int, int* n, Found* found, void*, size_t) {
+    found[0] = {cudnnConvolutionFwdAlgo_t(6), CUDNN_STATUS_SUCCESS, CUDNN_DEFAULT_MATH};
+    found[1] = {cudnnConvolutionFwdAlgo_t(1), CUDNN_STATUS_SUCCESS, CUDNN_TENSOR_OP_MATH};
+    *n = 2; return CUDNN_STATUS_SUCCESS; }
+inline cudnnStatus_t cudnnGetConvolutionForwardWorkspaceSize(cudnnHandle_t, int, int, cudnnConvolutionDescriptor_t, int,
+        cudnnConvolutionFwdAlgo_t algo, size_t* bytes) {
+    *bytes = 100 + algo; return algo == 7 ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS; }
+inline cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t, const void*, int, const void*, int, const void*,
+        cudnnConvolutionDescriptor_t, cudnnConvolutionFwdAlgo_t algo, void*, size_t, const void*, int, void* y) {
+    *(int*)y = algo; return algo == 6 ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS; }
+"""
+CONVOLUTIONS = """
+#include "cudnn.h"
+#include <cstdio>
+#include <initializer_list>
+int main() {
+    for (auto type : {CUDNN_DATA_FLOAT, CUDNN_DATA_BFLOAT16}) {
+        Convolution d = {CUDNN_DEFAULT_MATH};
+        cudnnSetConvolutionNdDescriptor(&d, 2, 0, 0, 0, MODE, type);
+        Found found[8]; int n, used; size_t bytes;
+        cudnnFindConvolutionForwardAlgorithmEx(nullptr, 0, 0, 0, 0, &d, 0, 0, 8, &n, found, 0, 0);
+        printf("%d %d %d %d;", d.compute, d.math, found[0].status, found[1].status);
+        for (int number : {6, 7, 2}) {
+            auto algo = cudnnConvolutionFwdAlgo_t(number);
+            auto status = cudnnGetConvolutionForwardWorkspaceSize(nullptr, 0, 0, &d, 0, algo, &bytes);
+            printf(" %d %zu", status, bytes);
+            status = cudnnConvolutionForward(nullptr, 0, 0, 0, 0, 0, &d, algo, 0, 0, 0, 0, &used);
+            printf(" %d %d", status, used);
+        }
+        puts("");
+    }
+}
+"""
+
+
+def test_a_convolution_takes_an_algorithm_that_supports_its_type(tmp_path):
+    (tmp_path / "cudnn_real.h").write_text(CUDNN)
+    (tmp_path / "main.cc").write_text(CONVOLUTIONS)
+    subprocess.run(["g++", "-std=c++14", "-I", cuda_home.SHIMS, "-I", tmp_path, tmp_path / "main.cc", "-o",
+                    tmp_path / "main"], check=True)
+    plain, narrow = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout.splitlines()
+    used = " 0 106 0 1 0 101 0 7 0 102 0 2"  # of 6, 7 and 2: status and bytes of the workspace, status and algorithm
+    assert plain == "0 0 0 0;" + used
+    assert narrow == "0 2 1 0;" + used  # compute type, math type, whether what was found counts
+
+
 def test_what_a_cuda_13_lacks_is_named(toolkit):
     (toolkit / "include" / "cudnn.h").unlink()
     if any(Path("/usr/include").rglob("cudnn.h")):

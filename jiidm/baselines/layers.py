@@ -11,7 +11,7 @@ from jiidm.kernels.group_norm import group_norm
 from jiidm.kernels.layout import blocks_available, from_blocks, to_blocks
 from jiidm.kernels.winograd import winograd
 from jiidm.models.blocks import resize_nearest
-from jiidm.system.runtime import jt, nn
+from jiidm.system.runtime import jt, nn, transposed
 
 EPS = 1e-5  # of batch and instance normalisation
 _MOMENTUM = 0.1
@@ -258,4 +258,4 @@ class ClassAffine(nn.Module):
 
 
 def _looked_up(table, mask):
-    return nn.conv2d(mask, table.transpose(1, 0).unsqueeze(2).unsqueeze(3))
+    return nn.conv2d(mask, transposed(table, 1, 0).unsqueeze(2).unsqueeze(3))

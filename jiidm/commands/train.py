@@ -94,6 +94,8 @@ def _train_iidm(args, path):
         return plan_of(config, args.data, args.device)
     stages = Stages(config, args.data, args.run, args.validation, args.resume, args.device, args.average,
                     args.tensorboard, args.start_from, reader, args.latest)
+    if args.stage == "all":
+        stages.numbers_by_hand()  # told now, not after the autoencoder's hours
     for stage in STAGES if args.stage == "all" else (args.stage,):
         getattr(stages, stage)()
     return [_weights_line(args)] if args.stage in ("all", "export") else []

@@ -22,7 +22,7 @@ _LARGEST = 127  # of int8
 
 
 def pack_latents(store: LatentStore, path: str | Path, names: Sequence[str], by_hand: Sequence[str] | None,
-                 step: float = 0.4, whole: bool = False) -> float:
+                 step: float = 0.4, whole: bool = False, chosen: Sequence[int] | None = None) -> float:
     """Writes a store of latents as one packed file.
 
     Args:
@@ -32,6 +32,7 @@ def pack_latents(store: LatentStore, path: str | Path, names: Sequence[str], by_
         by_hand: the names of those whose label maps people made. None: unknown.
         step: latents are rounded to multiples of this many standard deviations.
         whole: take the whole photos alone, without their mirror images and further views.
+        chosen: numbers of the photos to take. None: all of them.
 
     Returns:
         The error of the rounding: its norm as a share of the norm of the latents.
@@ -39,8 +40,12 @@ def pack_latents(store: LatentStore, path: str | Path, names: Sequence[str], by_
     Raises:
         InputError: the step is too fine for the largest latent, or the file cannot be written.
     """
-    stride = store.per_photo if whole else 1
-    latents, labels = store.latents[::stride], store.labels[::stride]
+    views = 1 if whole else store.per_photo
+    entries = slice(None, None, store.per_photo // views)
+    if chosen is not None:
+        entries = (store.per_photo * np.asarray(chosen)[:, None] + np.arange(views)).ravel()
+        names = [names[number] for number in chosen]
+    latents, labels = store.latents[entries], store.labels[entries]
     blocks = [slice(first, first + _BLOCK) for first in range(0, len(latents), _BLOCK)]
     squares = [np.square(latents[block], dtype=np.float64) for block in blocks]
     size = step * float(np.sqrt(sum(map(np.sum, squares)) / latents.size))
@@ -48,8 +53,8 @@ def pack_latents(store: LatentStore, path: str | Path, names: Sequence[str], by_
     if not step > 0 or largest / size > _LARGEST:
         raise InputError(f"step {step:g}: expected at least {step * largest / size / _LARGEST:.3f} for these latents, "
                          f"so that they fit eight bits")
-    about = {**store.about, "format": _FORMAT, "step": size, "per_photo": store.per_photo // stride,
-             "names": list(names), "by_hand": None if by_hand is None else list(by_hand)}
+    about = {**store.about, "format": _FORMAT, "step": size, "per_photo": views, "names": list(names),
+             "by_hand": None if by_hand is None else sorted(set(by_hand) & set(names))}
     error = 0.0
     with written_whole(path) as draft, lzma.open(draft, "wb") as file:
         _write(file, np.frombuffer(json.dumps(about).encode(), np.uint8))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jiidm.system.errors import InputError
-from jiidm.system.runtime import jt, nn
+from jiidm.system.runtime import jt, nn, transposed
 
 _EPS = 1e-6  # of the blocks' norms and a stage's last one
 _EMBEDDING_EPS = 1e-5  # of the norms after the strided convolutions
@@ -133,8 +133,8 @@ class Attention(nn.Module):
         q, k, v = (part.reshape(n * self.heads, c // self.heads, -1)
                    for part in (self.query(x), self.key(reduced), self.value(reduced)))
         # q (B, D, T), k and v (B, D, S) with S = T / ratio^2
-        weight = nn.softmax(nn.matmul((q * (c // self.heads) ** -0.5).transpose(0, 2, 1), k), dim=-1)
-        return self.dense(nn.matmul(v, weight.transpose(0, 2, 1)).reshape(n, c, h, w))
+        weight = nn.softmax(nn.matmul(transposed(q * (c // self.heads) ** -0.5, 0, 2, 1), k), dim=-1)
+        return self.dense(nn.bmm_transpose(v, weight).reshape(n, c, h, w))
 
 
 class MixFFN(nn.Module):

@@ -18,6 +18,8 @@ from jiidm.diffusion.samplers import SAMPLERS
 from jiidm.inference.color_transfer import transfer_color
 from jiidm.system.runtime import jt
 
+_AT_A_TIME = 4  # pictures in the autoencoder: of 512x384 pixels each needs some GB
+
 
 @dataclass(frozen=True)
 class Step:
@@ -61,7 +63,7 @@ def refine(autoencoder, condition, schedule, styles, plan, sizes, noise, label_p
         pictures = _transfer_each(pictures, styles, label_pairs, planned.color_transfer)
         grown = np.stack([fit_photo(picture, *size) for picture in pictures])
         with jt.no_grad():  # never around a yield: the caller would run under it
-            latents = autoencoder.encode(jt.array(from_pixels(grown)))
+            latents = _in_parts(autoencoder.encode, jt.array(from_pixels(grown)))
         if conditions is None or size != sizes[number - 1]:
             conditions = condition(*latents.shape[2:])
         colors = colors or LatentColors(latents, styles)  # of the first round: the style photos' own latents
@@ -72,11 +74,22 @@ def refine(autoencoder, condition, schedule, styles, plan, sizes, noise, label_p
                 signal = schedule.alphas_cumprod[planned.timesteps[done]]
                 yield Step(number, done, steps, None, functools.partial(colors.draw, z, signal))
         with jt.no_grad():
-            pictures = to_pixels(autoencoder.decode(z).numpy())
+            pictures = to_pixels(_in_parts(autoencoder.decode, z).numpy())
         if number == len(plan.rounds) - 1:
             pictures = _transfer_each(pictures, styles, label_pairs, plan.final_color_transfer, plan.final_color_share)
         images = [Image.fromarray(picture) for picture in pictures]
         yield Step(number, steps, steps, images, functools.partial(colors.draw, z, 1.0))
+
+
+def _in_parts(function, batch):
+    """`function` of a batch, a few samples at a time."""
+    if len(batch) <= _AT_A_TIME:
+        return function(batch)
+    parts = []
+    for first in range(0, len(batch), _AT_A_TIME):
+        parts.append(function(batch[first : first + _AT_A_TIME]))
+        parts[-1].sync()
+    return jt.concat(parts)
 
 
 def sample_round(conditions, schedule, planned, latents, noise):

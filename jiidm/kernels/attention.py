@@ -3,7 +3,7 @@ from jiidm.kernels import compiled
 from jiidm.kernels.attention_cuda import attention_cuda
 from jiidm.kernels.attention_cuda import supports as attention_cuda_supports
 from jiidm.kernels.vectors import HEADER
-from jiidm.system.runtime import jt, nn
+from jiidm.system.runtime import jt, nn, transposed
 
 # All matrices are channel-major (D x T), as a 1x1 convolution leaves them. Two micro-kernels do the work on 4 x 64
 # resp. 4 x 4 tiles held in registers: `rows` adds sum_k A[r, k] B[k, :] to row r, `dots` takes inner products of rows.
@@ -212,9 +212,9 @@ def attention(q, k, v):
 def attention_plain(q, k, v):
     """`attention` in Jittor's own operators, the softmax in fp32."""
     scale = q.shape[1] ** -0.25
-    weight = nn.matmul((q * scale).transpose(0, 2, 1), k * scale)
+    weight = nn.matmul(transposed(q * scale, 0, 2, 1), k * scale)
     weight = nn.softmax(weight.float32(), dim=-1).cast(q.dtype)
-    return nn.matmul(v, weight.transpose(0, 2, 1))
+    return nn.bmm_transpose(v, weight)
 
 
 class _Attention(jt.Function):

@@ -162,7 +162,7 @@ static void attention_launch(const bf16* q, const bf16* k, const bf16* v, bf16* 
     const auto misplaced = [](const void* p) { return uintptr_t(p) % 16 > 0; };
     const bool aligned = T % 8 == 0 && !misplaced(q) && !misplaced(k) && !misplaced(v) && !misplaced(out);
     auto* kernel = aligned ? attention_bf16<D, true> : attention_bf16<D, false>;
-    const int bytes = 4 * (D + 15) / 16 * 16 * ROW * sizeof(bf16);
+    const int bytes = 4 * ((D + 15) / 16 * 16) * ROW * sizeof(bf16);
     if (bytes > 48 << 10) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     kernel<<<B * ((T + TILE - 1) / TILE), 128, bytes>>>(q, k, v, out, T, 1.44269504f / sqrtf(D));
     const cudaError_t error = cudaGetLastError();

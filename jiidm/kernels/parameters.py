@@ -1,4 +1,4 @@
-"""Passes over all parameters of a network, on the CPU: AdamW (Loshchilov & Hutter 2019), averages, norms."""
+"""Passes over all parameters of a network, compiled on the CPU: AdamW (Loshchilov & Hutter 2019), averages, norms."""
 from jiidm.kernels import compiled
 from jiidm.system.runtime import device_name, jt
 
@@ -73,6 +73,17 @@ def towards(a, b, share):
 def sum_of_squares(x):
     """The sum of the squares of a Var's values, as a Var of one value."""
     return _code([[1]], [x], _SQUARES, {})[0] if _on_cpu() else (x * x).sum()
+
+
+def numbers_of(scalars):
+    """The numbers of Vars of one fp32 value each. On CUDA in one copy: each `item()` would wait for the GPU anew."""
+    if device_name() == "cpu":
+        jt.sync(scalars)
+        return [scalar.item() for scalar in scalars]
+    copies = "".join(f"cudaMemcpyAsync(out0_p + {i}, in{i}_p, sizeof(float), cudaMemcpyDeviceToDevice);\n"
+                     for i in range(len(scalars)))
+    return jt.code((len(scalars),), "float32", scalars, cuda_header="#include <cuda_runtime.h>",
+                   cuda_src=copies).numpy().tolist()
 
 
 def _on_cpu():

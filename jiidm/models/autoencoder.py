@@ -2,7 +2,7 @@
 from jiidm.kernels.attention import attention
 from jiidm.kernels.nearest_code import nearest_code
 from jiidm.models.blocks import GroupNorm, conv1x1, conv3x3, upsample_nearest, use_blocks
-from jiidm.system.runtime import jt, nn
+from jiidm.system.runtime import jt, nn, transposed
 
 _EPS = 1e-6
 
@@ -150,8 +150,8 @@ class Quantizer(nn.Module):
     def execute(self, z):
         """Codes of z (N, D, H, W): the nearest code at every position (N, D, H, W) and its index (N, H, W)."""
         n, d, height, width = z.shape
-        index = nearest_code(z.transpose(0, 2, 3, 1).reshape(-1, d), self.embedding.weight)
-        codes = self.embedding(index).reshape(n, height, width, d).transpose(0, 3, 1, 2)
+        index = nearest_code(transposed(z, 0, 2, 3, 1).reshape(-1, d), self.embedding.weight)
+        codes = transposed(self.embedding(index).reshape(n, height, width, d), 0, 3, 1, 2)
         return codes, index.reshape(n, height, width)
 
 

@@ -182,7 +182,8 @@ def upsample_nearest(x):
 def downsample_average(x):
     """N, C, 2H, 2W -> N, C, H, W; blocks of channels (a fifth axis) are kept."""
     n, c, h, w, *block = x.shape
-    return x.reshape(n, c, h // 2, 2, w // 2, 2, *block).mean((3, 5))
+    mean = x.reshape(n, c, h // 2, 2, w // 2, 2, *block).mean((3, 5))
+    return mean if mean.dtype == x.dtype else mean.cast(x.dtype)  # of bfloat16 it is fp32
 
 
 def resize_nearest(x, height, width):

@@ -33,9 +33,9 @@ _EPS = 1e-5
 def timestep_embedding(t, channels):
     """Sinusoids of the timesteps t (N) -> N, channels: cosines, then sines."""
     half = channels // 2
-    frequencies = jt.exp(-math.log(10000) / half * jt.arange(half).float32())
-    angles = t.float32().unsqueeze(1) * frequencies.unsqueeze(0)
-    return jt.concat([jt.cos(angles), jt.sin(angles)], 1)
+    frequencies = jt.exp(-math.log(10000) / half * jt.arange(half).float64()).float32()
+    angles = (t.float32().unsqueeze(1) * frequencies.unsqueeze(0)).float64()  # fp32's cosine on CUDA is off by 1e-4
+    return jt.concat([jt.cos(angles), jt.sin(angles)], 1).float32()
 
 
 class ResBlock(nn.Module):

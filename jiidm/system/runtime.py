@@ -21,6 +21,8 @@ from jiidm.system.cuda_home import find_cuda
 from jiidm.system.errors import InputError, SetupError
 from jiidm.system.host import find_faults, is_under_mpi, short_hash, write_python_config
 
+_ALGORITHMS = 1 << 20  # that are remembered; beyond Jittor's 100, cuDNN would be asked again at every call
+_WORKSPACE = 0.05  # of the GPU's memory for a convolution, at most; Jittor keeps two, each up to a quarter by default
 _ONEDNN = re.compile(r"lib(dnnl|mkldnn)[.]so")
 
 
@@ -125,6 +127,9 @@ def _import_jittor():
         signal.signal(signal.SIGINT, interrupt)  # Jittor's own handler ends the process without KeyboardInterrupt
     if reason is None and not jittor.has_cuda:
         reason = "Jittor finds no GPU"
+    if reason is None and jittor.cudnn:
+        jittor.cudnn.set_algorithm_cache_size(_ALGORITHMS)
+        jittor.cudnn.set_max_workspace_ratio(_WORKSPACE)
     jittor.flags.use_cuda = int(reason is None)
     faster_kernels(jittor, cache)
     if "log_silent" in settings:
@@ -144,6 +149,16 @@ from jittor import nn  # noqa: E402, F401
 def device_name() -> str:
     """Returns where Jittor computes now: "cpu" or "cuda"."""
     return "cuda" if jt.flags.use_cuda else "cpu"
+
+
+def transposed(x: "jt.Var", *axes: int) -> "jt.Var":
+    """`x.transpose(*axes)`. On CUDA Jittor's own runs on the CPU where cutt is missing.
+
+    Args:
+        x: of any shape.
+        axes: all of its axes, in their new order.
+    """
+    return jt.fuse_transpose(x, axes) if jt.flags.use_cuda else x.transpose(*axes)
 
 
 def use_device(name: str) -> str:

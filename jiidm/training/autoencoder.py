@@ -8,7 +8,7 @@ from jiidm.data.pictures import fit_photo, from_pixels
 from jiidm.models.autoencoder import Autoencoder
 from jiidm.models.discriminator import PatchDiscriminator
 from jiidm.system.distributed import all_gather, all_reduce, broadcast_vars
-from jiidm.system.runtime import jt
+from jiidm.system.runtime import jt, transposed
 from jiidm.training.adversarial import adaptive_weight_of_batch, generator_loss, hinge_loss
 from jiidm.training.crops import CropTrainer
 from jiidm.training.losses import anchor_loss, coarse_loss, quantizer_loss
@@ -136,7 +136,7 @@ class AutoencoderTrainer(CropTrainer):
         if every and step % every == 0:
             z = all_gather(self._latents, self.training.batch)
             unused = np.flatnonzero(self._counts == 0)
-            self._renew_codes(step, z.transpose(0, 2, 3, 1).reshape(-1, z.shape[1]), unused)
+            self._renew_codes(step, transposed(z, 0, 2, 3, 1).reshape(-1, z.shape[1]), unused)
             self._counts[:] = 0
         self.usage.assign(jt.array(self._counts.astype(np.float32)))
 

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from jiidm.kernels.parameters import adamw_step, sum_of_squares
+from jiidm.kernels.parameters import adamw_step, numbers_of, sum_of_squares
 from jiidm.system.distributed import all_reduce_vars, shard
 from jiidm.system.runtime import jt
 from jiidm.training.patching import patched
@@ -78,9 +78,7 @@ class Gradients:
 
     def nonfinite(self):
         """Computes `grad_norm`; returns the names of the parameters whose gradient is not finite."""
-        squares = [sum_of_squares(value) for value in self.values]
-        jt.sync(squares)
-        squares = [square.item() for square in squares]
+        squares = numbers_of([sum_of_squares(value) for value in self.values])
         self.grad_norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
         return [name for name, square in zip(self.names, squares, strict=True) if not math.isfinite(square)]
 

@@ -80,9 +80,24 @@ class Stages:
         self.tensorboard, self.start_from = tensorboard, start_from
         self.packed = PackedLatents(data, reader) if Path(data).is_file() else None
         self.folder = self.packed or TrainingFolder(data, reader)
-        self.by_hand = _numbers_by_hand(self.folder, config.train_unet.by_hand_weight)
         self.validation = TrainingFolder(validation, reader) if validation else None
         self.run = output_folder(run)
+
+    def numbers_by_hand(self):
+        """Numbers of the photos that `by_hand_weight` is for; none at weight 1.
+
+        Raises:
+            InputError: the data folder does not name them.
+        """
+        weight = self.config.train_unet.by_hand_weight
+        if weight == 1:
+            return []
+        names = self.folder.by_hand()
+        if names is None:
+            raise InputError(f"{self.folder.path / BY_HAND}: missing; train_unet.by_hand_weight {weight:g} needs the "
+                             f"names of the hand-made label maps, a line each")
+        numbers = {name: number for number, name in enumerate(self.folder.names)}
+        return [numbers[name] for name in names] if len(names) < len(self.folder.names) else []
 
     def autoencoder(self):
         """Trains the autoencoder: `autoencoder.safetensors`."""
@@ -123,9 +138,9 @@ class Stages:
         else:
             store = self._packed_of(network) if self.packed else self._store_of(network)
         photos = self.folder.names if self.packed else [self.folder.photo_path(n).name for n in self.folder.names]
-        run_stage(UNetTrainer(self.config, store, network, self.run, photos, self.tensorboard, self.start_from,
-                              self.folder.reader(self.config.unet.num_classes).vocabulary.table, self.by_hand),
-                  self._resume_of("unet"))
+        table = self.folder.reader(self.config.unet.num_classes).vocabulary.table
+        run_stage(UNetTrainer(self.config, store, network, self.run, photos, self.tensorboard, self.start_from, table,
+                              self.numbers_by_hand()), self._resume_of("unet"))
 
     def export(self):
         """Writes what inference needs, in half precision and with the configuration's recipe, into `weights/`: the
@@ -217,15 +232,3 @@ class Stages:
         network = Autoencoder(self.config.autoencoder)
         load_into(network, checkpoint.tensors, checkpoint.path)
         return network
-
-
-def _numbers_by_hand(folder, weight):
-    """Numbers of the photos of a `TrainingFolder` or `PackedLatents` that `by_hand_weight` is for; none at weight 1."""
-    if weight == 1:
-        return []
-    names = folder.by_hand()
-    if names is None:
-        raise InputError(f"{folder.path / BY_HAND}: missing; train_unet.by_hand_weight {weight:g} needs the names of "
-                         f"the hand-made label maps, a line each")
-    numbers = {name: number for number, name in enumerate(folder.names)}
-    return [numbers[name] for name in names] if len(names) < len(folder.names) else []
