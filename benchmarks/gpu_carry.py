@@ -1,6 +1,6 @@
 """Prepares what a machine with a GPU and without a network needs, in one small folder, for benchmarks/gpu_session.py.
 
-    python -m benchmarks.gpu_carry CARRY --config landscapes --run runs/mine --data train --photos 300
+    python -m benchmarks.gpu_carry CARRY --config landscapes --run runs/mine --data train --latents 3000
 
 The folder gets the packages that such machines lack (Jittor, numpy 1), the latents of RUN rounded and packed (`jiidm
 data pack`), some photos for the decoder, and the configuration with `precision: bf16`. What is in the working tree

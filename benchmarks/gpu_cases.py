@@ -1,4 +1,5 @@
 """What the parts of benchmarks/gpu.py share: the shapes of kernels, random inputs and a small network."""
+import collections
 import dataclasses
 from functools import partial
 
@@ -22,7 +23,8 @@ class Bench:
     tiny: bool
     precision: str = "fp32"                                  # of the steps: fp32 or bf16
     bandwidth: float = float("nan")                          # bytes a second, read and written
-    matrix_rate: dict = dataclasses.field(default_factory=dict)  # dtype: operations a second
+    matrix_rate: dict = dataclasses.field(  # dtype: operations a second
+        default_factory=lambda: collections.defaultdict(lambda: float("nan")))
 
     @property
     def dtype(self):

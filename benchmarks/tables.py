@@ -1,7 +1,7 @@
 """The paper's comparison: GauGAN, CLADE and IIDM on one test folder, with times, memory and a sheet of the examples.
 
   python -m benchmarks.tables --labels TEST --references TRAIN --real PHOTOS \
-      --model GauGAN=runs/gaugan/weights --model CLADE=runs/clade/weights --model IIDM=default --minutes IIDM=280
+      --model GauGAN=runs/gaugan/weights --model CLADE=runs/clade/weights --model IIDM=default --minutes IIDM=315
 
 A model with a recipe has two rows, one round and the full recipe; all rows are compared with the full recipe of the
 first one. GauGAN and CLADE have a row, and another with that recipe's final colour transfer. Each model runs in its own

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from helpers import ROOT, TINY, refused, run_tool
 
-from benchmarks import gpu_carry, gpu_session
+from benchmarks import gpu, gpu_carry, gpu_session
 from benchmarks.gpu_session import Session, Step, split
 from jiidm.checkpoint import load_checkpoint
 from jiidm.config import to_dict
@@ -81,17 +81,32 @@ def test_what_cannot_be_done_here_is_skipped_with_a_sentence_and_tried_again(ses
 
 def test_another_machine_goes_on_from_the_results_that_it_is_given(session, tmp_path):
     (tmp_path / "carry").mkdir()
-    (tmp_path / "carry" / "results.jsonl").write_text('{"step": "a", "status": "done"}\n')
-    assert session().is_done(python("")) and lines(tmp_path / "out") == [{"step": "a", "status": "done"}]
+    results = [("doctor", "done"), ("parity", "cut"), ("bf16", "done"), ("torch", "failed"), ("unet", "done")]
+    text = "".join(json.dumps({"step": step, "status": status}) + "\n" for step, status in results)
+    (tmp_path / "carry" / "results.jsonl").write_text(text)
+    done = [name for name, _ in results if session().is_done(python("", name=name))]
+    assert done == ["bf16", "torch"] == [record["step"] for record in lines(tmp_path / "out")]
+
+
+def test_a_doctor_that_failed_is_asked_again(session):
+    call = session()
+    for name in ("doctor", "parity"):
+        call.add(name, "failed")
+    assert not call.is_done(python("", name="doctor")) and call.is_done(python("", name="parity"))
 
 
 def test_what_a_killed_call_left_running_is_ended(session, tmp_path):
     running = tmp_path / "work" / "running"
     running.parent.mkdir()
-    subprocess.run(["setsid", "--fork", "sh", "-c", f"echo $$ > {running}; exec sleep 60"], check=True)
-    while not running.exists() or not running.read_text().strip():
+    number = tmp_path / "number"
+    subprocess.run(["setsid", "--fork", "sh", "-c", f"echo $$ > {number}; exec sleep 60"], check=True)
+    while not number.exists() or not number.read_text().strip():
         time.sleep(0.01)
-    process = Path("/proc", running.read_text().strip())
+    process = Path("/proc", number.read_text().strip())
+    running.write_text(f"{process.name} 1")  # another process that had this number
+    session()
+    assert process.exists() and not running.exists()
+    running.write_text(f"{process.name} {gpu_session.started(process.name)}")
     call, end = session(), time.monotonic() + 10
     while process.exists() and "State:\tZ" not in (process / "status").read_text():
         assert time.monotonic() < end
@@ -139,6 +154,47 @@ def test_a_long_log_loses_its_middle(tmp_path, monkeypatch):
     assert len(text) < 800 and text.startswith(b"a" * 100) and text.endswith(b"c" * 400) and b"..." in text
 
 
+def test_a_function_that_fails_costs_its_rows_and_the_next_one_starts_in_a_new_process(tmp_path, monkeypatch):
+    ran = []
+
+    def ceilings(bench):
+        ran.append("ceilings")
+        yield gpu.Row("copy")
+
+    def bad(bench):
+        yield gpu.Row("bad, first")
+        raise RuntimeError("an illegal memory access\nand more")
+
+    def good(bench):
+        ran.append("good")
+        yield gpu.Row("good", error=0.0, tolerance=1.0)
+
+    def restart(program, call):
+        raise SystemExit(call)
+
+    monkeypatch.setattr(gpu, "ceilings", ceilings)
+    monkeypatch.setitem(gpu.ROWS, "bf16", [ceilings, bad, good])
+    monkeypatch.setattr(gpu.os, "execv", restart)
+    with pytest.raises(SystemExit) as stopped:
+        gpu.measure("bf16", True, tmp_path)
+    assert stopped.value.code[-2:] == ["--after", "bad"] and "--tiny" in stopped.value.code
+    assert not gpu.measure("bf16", True, tmp_path, "bad")
+    assert ran == ["ceilings", "ceilings", "good"]
+    rows = json.loads((tmp_path / "bf16.json").read_text())
+    assert [(row["what"], row["fault"]) for row in rows] == [
+        ("copy", False), ("bad, first", False), ("bad", True), ("good", False)]
+    assert rows[2]["note"] == "an illegal memory access"
+
+
+def test_a_part_that_ends_without_a_fault_of_its_own_is_one(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "ROWS", {"parity": [], "bf16": []})
+    monkeypatch.setattr(gpu, "call_of", lambda part, tiny, folder: [sys.executable, "-c", (
+        f"open('{folder}/{part}.json', 'w').write('[]'); raise SystemExit({int(part == 'bf16')})")])
+    row, = gpu.all_parts(True)
+    assert (row["what"], row["fault"], row["note"]) == ("bf16", True, "ended with exit code 1")
+    assert "FAIL" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def top(tmp_path_factory):
     """A folder with train/, tiny.yaml and run/, an autoencoder after one step and its latents."""
@@ -180,7 +236,8 @@ def test_a_session_that_is_interrupted_goes_on_and_brings_the_weights_home(top, 
                            "--device", "cpu", "--only", "parity", "unet", "--home-mb", 0)
     env["JIIDM_DEVICE"] = "cpu"
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not (tmp_path / "work/run/unet.csv").exists() and process.poll() is None:
+    table = tmp_path / "work/run/unet.csv"
+    while not (table.exists() and len(table.read_text().splitlines()) > 1) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=100)

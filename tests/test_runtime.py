@@ -194,12 +194,13 @@ def test_cuda_13_gets_a_home(toolkit):
     assert cuda_home.find_cuda() == (settings, None)
 
 
-# a stand-in of cuDNN 9: algorithm 6 does not run, 7 does not say its workspace
+# a stand-in of cuDNN 9 that does not support algorithm 6
 CUDNN = """
 #pragma once
 #include <cstddef>
 #define CUDNN_MAJOR 9
-enum cudnnStatus_t { CUDNN_STATUS_SUCCESS, CUDNN_STATUS_NOT_SUPPORTED };
+enum cudnnStatus_t { CUDNN_STATUS_SUCCESS, CUDNN_STATUS_BAD_PARAM = 2000, CUDNN_STATUS_NOT_SUPPORTED = 3000 };
+#define CUDNN_STATUS_CATEGORY(status) ((status) / 1000 * 1000)
 enum cudnnDataType_t { CUDNN_DATA_FLOAT, CUDNN_DATA_HALF, CUDNN_DATA_BFLOAT16 };
 enum cudnnMathType_t {
     CUDNN_DEFAULT_MATH, CUDNN_TENSOR_OP_MATH, CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION, CUDNN_FMA_MATH };
@@ -224,10 +225,11 @@ inline cudnnStatus_t cudnnFindConvolutionForwardAlgorithmEx(cudnnHandle_t, int, 
     *n = 2; return CUDNN_STATUS_SUCCESS; }
 inline cudnnStatus_t cudnnGetConvolutionForwardWorkspaceSize(cudnnHandle_t, int, int, cudnnConvolutionDescriptor_t, int,
         cudnnConvolutionFwdAlgo_t algo, size_t* bytes) {
-    *bytes = 100 + algo; return algo == 7 ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS; }
+    *bytes = 1000 / algo; return algo == 6 ? cudnnStatus_t(3003) : CUDNN_STATUS_SUCCESS; }
 inline cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t, const void*, int, const void*, int, const void*,
-        cudnnConvolutionDescriptor_t, cudnnConvolutionFwdAlgo_t algo, void*, size_t, const void*, int, void* y) {
-    *(int*)y = algo; return algo == 6 ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS; }
+        cudnnConvolutionDescriptor_t, cudnnConvolutionFwdAlgo_t algo, void*, size_t bytes, const void*, int, void* y) {
+    *(int*)y = algo;
+    return algo == 6 ? cudnnStatus_t(3003) : bytes < 1000 / algo ? CUDNN_STATUS_BAD_PARAM : CUDNN_STATUS_SUCCESS; }
 """
 CONVOLUTIONS = """
 #include "cudnn.h"
@@ -240,11 +242,11 @@ int main() {
         Found found[8]; int n, used; size_t bytes;
         cudnnFindConvolutionForwardAlgorithmEx(nullptr, 0, 0, 0, 0, &d, 0, 0, 8, &n, found, 0, 0);
         printf("%d %d %d %d;", d.compute, d.math, found[0].status, found[1].status);
-        for (int number : {6, 7, 2}) {
+        for (int number : {6, 2}) {
             auto algo = cudnnConvolutionFwdAlgo_t(number);
             auto status = cudnnGetConvolutionForwardWorkspaceSize(nullptr, 0, 0, &d, 0, algo, &bytes);
             printf(" %d %zu", status, bytes);
-            status = cudnnConvolutionForward(nullptr, 0, 0, 0, 0, 0, &d, algo, 0, 0, 0, 0, &used);
+            status = cudnnConvolutionForward(nullptr, 0, 0, 0, 0, 0, &d, algo, 0, bytes, 0, 0, &used);
             printf(" %d %d", status, used);
         }
         puts("");
@@ -259,9 +261,9 @@ def test_a_convolution_takes_an_algorithm_that_supports_its_type(tmp_path):
     subprocess.run(["g++", "-std=c++14", "-I", cuda_home.SHIMS, "-I", tmp_path, tmp_path / "main.cc", "-o",
                     tmp_path / "main"], check=True)
     plain, narrow = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout.splitlines()
-    used = " 0 106 0 1 0 101 0 7 0 102 0 2"  # of 6, 7 and 2: status and bytes of the workspace, status and algorithm
+    used = " 0 1000 0 1 0 500 0 2"  # of 6 and 2: status and bytes of the workspace, status and algorithm of the run
     assert plain == "0 0 0 0;" + used
-    assert narrow == "0 2 1 0;" + used  # compute type, math type, whether what was found counts
+    assert narrow == "0 2 3000 0;" + used  # compute type, math type, whether what was found counts
 
 
 def test_what_a_cuda_13_lacks_is_named(toolkit):

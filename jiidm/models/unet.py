@@ -6,6 +6,8 @@ branch of the guidance). Calling the network runs them all; `Conditions` runs ea
 """
 import math
 
+import numpy as np
+
 from jiidm.kernels import plain_operators
 from jiidm.kernels.attention import attention
 from jiidm.kernels.group_norm import group_norm
@@ -28,14 +30,19 @@ from jiidm.system.errors import InputError
 from jiidm.system.runtime import jt, nn
 
 _EPS = 1e-5
+_TURN = 2 * math.pi
 
 
 def timestep_embedding(t, channels):
     """Sinusoids of the timesteps t (N) -> N, channels: cosines, then sines."""
     half = channels // 2
-    frequencies = jt.exp(-math.log(10000) / half * jt.arange(half).float64()).float32()
-    angles = (t.float32().unsqueeze(1) * frequencies.unsqueeze(0)).float64()  # fp32's cosine on CUDA is off by 1e-4
-    return jt.concat([jt.cos(angles), jt.sin(angles)], 1).float32()
+    frequencies = jt.array(np.exp(-math.log(10000) / half * np.arange(half)).astype(np.float32))
+    angles = (t.float32().unsqueeze(1) * frequencies.unsqueeze(0)).float64()
+    # below one turn: Jittor's cosine on CUDA is off by 1e-4 at large angles. 2 pi in two parts, since Jittor rounds
+    # numbers of Python to fp32
+    turns = jt.floor(angles / _TURN)
+    angles = (angles - 6.28125 * turns - (_TURN - 6.28125) * turns).float32()
+    return jt.concat([jt.cos(angles), jt.sin(angles)], 1)
 
 
 class ResBlock(nn.Module):
