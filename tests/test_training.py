@@ -319,14 +319,15 @@ def test_photos_labelled_by_hand_are_drawn_more_often_and_a_run_resumes(run, dat
     shutil.copytree(data, folder)
     config = dataclasses.replace(CONFIG, train_unet=dataclasses.replace(CONFIG.train_unet, by_hand_weight=4.0))
     with pytest.raises(InputError, match=r"by_hand.txt: missing; train_unet.by_hand_weight 4"):
-        Stages(config, folder, tmp_path / "run")
+        Stages(config, folder, tmp_path / "run").numbers_by_hand()
     (folder / "by_hand.txt").write_text("2\n5\n")
     stages = Stages(config, folder, tmp_path / "run")
-    assert stages.by_hand == [2, 5]
-    trainer = UNetTrainer(config, LatentStore(run / "latents"), None, tmp_path / "run", [], by_hand=stages.by_hand)
+    numbers = stages.numbers_by_hand()
+    assert numbers == [2, 5]
+    trainer = UNetTrainer(config, LatentStore(run / "latents"), None, tmp_path / "run", [], by_hand=numbers)
     drawn = np.concatenate([trainer.indices(step) for step in range(26)])  # 26 * 3 = 3 epochs of 10 + 4 * 4 entries
     assert np.bincount(drawn, minlength=14).tolist() == [12 if entry in (4, 5, 10, 11) else 3 for entry in range(14)]
-    again = UNetTrainer(config, LatentStore(run / "latents"), None, tmp_path / "run", [], by_hand=stages.by_hand)
+    again = UNetTrainer(config, LatentStore(run / "latents"), None, tmp_path / "run", [], by_hand=numbers)
     assert (again.indices(17) == drawn[51:54]).all()  # a function of the step alone
 
 
