@@ -8,9 +8,9 @@ that fails stops no other. A second call goes on with the first step that is not
 need not be brought again while the machine lives. A training goes on until the minutes are over, and in the next call.
 
 OUT gets results.jsonl (a line a step, of all calls), logs.txt (of this call), and in pieces home.tar (what Jittor has
-compiled) and run.tar (weights in half precision, tables, sample grids): `cat run.tar.* | tar x`. With results.jsonl and
-the pieces of home.tar in CARRY, another machine goes on where this one stopped; what Jittor has compiled serves only a
-machine of the same name, processor and system.
+compiled) and run.tar (weights in half precision, tables, sample grids): `cat run.tar.* | tar x`. With results.jsonl in
+CARRY another machine does not repeat the comparisons. With the pieces of home.tar it need not compile, if it has the
+same name, processor and system.
 """
 import argparse
 import contextlib
@@ -393,10 +393,11 @@ def main():
     for step in steps:
         if args.only and step.name not in args.only or session.is_done(step) and step.name not in args.again:
             continue
-        goes_on, last = session.run(step), session.records[-1:]
+        goes_on = session.run(step)
         if step.result:
             session.pack_run()
-        if step.name == "doctor" and goes_on and not any(line.startswith("device") for line in last[0]["tail"]):
+        if step.name == "doctor" and goes_on and not any(
+                line.startswith("device") for line in session.records[-1]["tail"]):
             print("Jittor cannot be imported: no further step is tried; see logs.txt")
             break
         if not goes_on:

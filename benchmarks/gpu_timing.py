@@ -114,6 +114,5 @@ def milliseconds(launch):
 
 
 def computed(*results):
-    """Computes Vars and lists of Vars together, so that Jittor compiles their kernels side by side; returns them."""
+    """Computes Vars and lists of Vars together, so that Jittor compiles their kernels side by side."""
     jt.sync([v for result in results for v in (result if isinstance(result, list | tuple) else [result])])
-    return results

@@ -157,6 +157,9 @@ def transposed(x: "jt.Var", *axes: int) -> "jt.Var":
     Args:
         x: of any shape.
         axes: all of its axes, in their new order.
+
+    Returns:
+        The transposed Var, of x's dtype.
     """
     return jt.fuse_transpose(x, axes) if jt.flags.use_cuda else x.transpose(*axes)
 
